@@ -1,0 +1,258 @@
+"""The selector language: one way to pick parameters for init rules, freezing, optimizer groups and re-initialisation.
+
+A selector is a mapping with any of `match` (a glob, or a list of globs, over the whole parameter name), `module` (the
+name of a class, or a list; subclasses included) and `role`; all that are given must hold:
+
+    {match: "backbone.layer4.*", module: [Conv2d, Linear], role: weight}
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from modelfactory.errors import Problems, did_you_mean, nearest
+from modelfactory.spec import check_value, join
+
+SELECTOR_KEYS = ("match", "module", "role", "optional")
+ROLES = (
+    "weight",
+    "bias",
+    "norm",
+    "embedding",
+    "recurrent",
+    "gate",
+    "query",
+    "key",
+    "value",
+    "residual_out",
+    "head",
+    "scale",
+    "activation",
+    "other",
+)
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_MATRICES = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd)
+_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+_GATED = (nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell)
+_EMBEDDING_NAME = re.compile(r"(pos|cls|class|mask|dist|register)_?(embed|token|emb)|embedding|relative_position|_token$")
+_SCALE_NAME = re.compile(r"^(scale|alpha|layer_?scale|gamma(_\d+)?|ls\d*)$")
+
+
+@dataclass(frozen=True)
+class ParamInfo:
+    """A parameter of a model: its names (more than one when it is tied), its owner and what it is there for.
+
+    Attributes:
+        names: every full name under which the model holds it; `name` is the first.
+        parameter: the tensor itself.
+        module: the module that owns it, `module_name` that module's full name ("" for the model itself).
+        attr: its name inside `module`.
+        roles: what it is there for, the most telling role first.
+    """
+
+    names: tuple[str, ...]
+    parameter: nn.Parameter
+    module: nn.Module
+    module_name: str
+    attr: str
+    roles: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
+
+
+def describe(model: nn.Module) -> list[ParamInfo]:
+    """Every parameter of the model once, in registration order; tied ones carry all of their names.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
+        >>> [(info.name, info.roles) for info in describe(model)][:3]
+        [('0.weight', ('weight',)), ('0.bias', ('bias',)), ('1.weight', ('norm',))]
+        >>> describe(model)[-1].roles
+        ('bias', 'head')
+    """
+    names: dict[int, list[str]] = {}
+    owners: dict[int, tuple[nn.Parameter, nn.Module, str, str]] = {}
+    head, branch_ends = None, set()
+    for module_name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, _MATRICES):
+            head = module
+        if getattr(type(module), "is_residual", False):
+            branch_ends.add(_last_matrix(module))
+        for attr, parameter in module._parameters.items():
+            if parameter is not None:
+                names.setdefault(id(parameter), []).append(join(module_name, attr))
+                owners.setdefault(id(parameter), (parameter, module, module_name, attr))
+    infos = []
+    for key, (parameter, module, module_name, attr) in owners.items():
+        roles = _roles(module, attr, parameter)
+        if module is head:
+            roles += ("head",)
+        if module in branch_ends:
+            roles += ("residual_out",)
+        infos.append(ParamInfo(tuple(names[key]), parameter, module, module_name, attr, roles))
+    return infos
+
+
+def _last_matrix(residual: nn.Module) -> nn.Module | None:
+    """The last layer with a weight in the branch of a residual container."""
+    branch = [module for name, child in residual.named_children() if name != "shortcut" for module in child.modules()]
+    return next((module for module in reversed(branch) if isinstance(module, _MATRICES)), None)
+
+
+def _roles(module: nn.Module, attr: str, parameter: torch.Tensor) -> tuple[str, ...]:
+    is_bias = attr.startswith("bias") or attr.endswith("bias") or attr == "beta"
+    if isinstance(module, _NORMS) or "norm" in type(module).__name__.lower() and parameter.ndim == 1:
+        return ("norm", "bias") if is_bias else ("norm",)
+    if isinstance(module, _RECURRENT):
+        gate = ("gate",) if isinstance(module, _GATED) and not attr.startswith("weight_hr") else ()
+        kind = "bias" if is_bias else "recurrent" if attr.startswith("weight_hh") else "weight"
+        return (kind, *(("weight",) if kind == "recurrent" else ()), *gate)
+    if isinstance(module, nn.MultiheadAttention):
+        return _attention_roles(attr, is_bias)
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return ("embedding",)
+    if isinstance(module, nn.PReLU):
+        return ("activation",)
+    if isinstance(module, _MATRICES):
+        return ("bias",) if is_bias else ("weight",)
+    if _EMBEDDING_NAME.search(attr):
+        return ("embedding",)
+    if _SCALE_NAME.search(attr):
+        return ("scale",)
+    if is_bias:
+        return ("bias",)
+    return ("weight",) if attr.endswith("weight") and parameter.ndim >= 2 else ("other",)
+
+
+def _attention_roles(attr: str, is_bias: bool) -> tuple[str, ...]:
+    if attr.startswith("in_proj"):
+        return ("bias" if is_bias else "weight", "query", "key", "value")
+    separate = {"q_proj_weight": "query", "k_proj_weight": "key", "v_proj_weight": "value"}
+    return ("weight", separate[attr]) if attr in separate else ("other",)
+
+
+@dataclass(frozen=True)
+class Selector:
+    """Picks parameters; every criterion that is given must hold.
+
+    Attributes:
+        match: globs over the whole name, one of which must match; empty picks any.
+        module: class names, one of which the owner or a base of it must have; empty picks any.
+        role: roles, one of which the parameter must have; empty picks any.
+        optional: whether it may pick nothing.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.Conv1d(3, 3, 1))
+        >>> [info.name for info in Selector(module=("Linear",), role=("weight",)).select(describe(model))]
+        ['0.weight']
+    """
+
+    match: tuple[str, ...] = ()
+    module: tuple[str, ...] = ()
+    role: tuple[str, ...] = ()
+    optional: bool = field(default=False, compare=False)
+
+    @classmethod
+    def read(cls, mapping: Mapping[str, Any], path: str, problems: Problems) -> Selector | None:
+        """The selector among the keys of `mapping` (other keys are the caller's), or None after saying what is wrong."""
+        found = len(problems)
+        given = {key: _words(mapping.get(key), join(path, key), problems) for key in ("match", "module", "role")}
+        for word in given["role"]:
+            if word not in ROLES:
+                problems.add(join(path, "role"), f"{word!r} is not a role{did_you_mean(word, ROLES, limit=20)}")
+        optional = check_value(mapping.get("optional", False), bool, join(path, "optional"), problems)
+        if not any(given.values()) and len(problems) == found:
+            problems.add(path, "picks nothing: give match, module or role")
+        return cls(**given, optional=optional) if len(problems) == found else None
+
+    @property
+    def names_parameters(self) -> bool:
+        """Whether it picks by name, and not merely everything or by kind."""
+        return any(glob.strip("*") for glob in self.match)
+
+    def picks(self, info: ParamInfo) -> bool:
+        """Whether it picks this parameter."""
+        if self.role and not set(self.role).intersection(info.roles):
+            return False
+        if self.module and not _class_names(type(info.module)).intersection(self.module):
+            return False
+        return not self.match or any(pattern(name) for name in info.names for pattern in self._patterns)
+
+    def select(self, infos: Iterable[ParamInfo]) -> list[ParamInfo]:
+        """Those of `infos` that it picks, in their order."""
+        return [info for info in infos if self.picks(info)]
+
+    @cached_property
+    def _patterns(self) -> list[Any]:
+        return [re.compile(fnmatch.translate(glob)).match for glob in self.match]
+
+    def __str__(self) -> str:
+        parts = ((key, getattr(self, key)) for key in ("match", "module", "role"))
+        return "{" + ", ".join(f"{key}: {', '.join(words)}" for key, words in parts if words) + "}"
+
+
+def read_selector(value: Any, path: str, problems: Problems) -> Selector | None:
+    """A selector given as a mapping of `match`, `module`, `role` and `optional` alone, or as a glob.
+
+    Example:
+        >>> read_selector("backbone.*", "freeze", Problems())
+        Selector(match=('backbone.*',), module=(), role=(), optional=False)
+    """
+    if isinstance(value, str):
+        value = {"match": value}
+    if not isinstance(value, Mapping):
+        problems.add(path, f"{value!r} is not a selector; give a glob or a mapping of match, module, role")
+        return None
+    for name in set(value) - set(SELECTOR_KEYS):
+        problems.add(join(path, name), f"not a key of a selector{did_you_mean(str(name), SELECTOR_KEYS)}")
+    return Selector.read(value, path, problems)
+
+
+def nothing_picked(selector: Selector, infos: Sequence[ParamInfo]) -> str:
+    """What to say of a selector that picks none of `infos`, with the nearest that there is.
+
+    Example:
+        >>> infos = describe(nn.Sequential(nn.Linear(2, 3)))
+        >>> nothing_picked(Selector(match=("0.weigth",)), infos)
+        "{match: 0.weigth} picks no parameter; did you mean '0.weight'? (optional: true allows it)"
+    """
+    hint = ""
+    if selector.match and not Selector(match=selector.match).select(infos):
+        names = [name for info in infos for name in info.names]
+        close = nearest(selector.match[0], names)
+        hint = f"; did you mean {close!r}?" if close else f"; the parameters are {_some(names)}"
+    elif selector.module and not Selector(module=selector.module).select(infos):
+        hint = did_you_mean(selector.module[0], sorted({type(info.module).__name__ for info in infos}))
+    elif selector.role:
+        hint = f"; the roles here are {', '.join(role for role in ROLES if any(role in info.roles for info in infos)) or 'none'}"
+    return f"{selector} picks no parameter{hint} (optional: true allows it)"
+
+
+def _some(names: Sequence[str], limit: int = 8) -> str:
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+
+
+def _words(value: Any, path: str, problems: Problems) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    words = value if isinstance(value, (list, tuple)) else [value]
+    if not words or not all(isinstance(word, str) and word for word in words):
+        problems.add(path, f"{value!r} is not a text; give one, or a list of them")
+        return ()
+    return tuple(words)
+
+
+@cache
+def _class_names(owner: type) -> frozenset[str]:
+    return frozenset(name for base in owner.__mro__ for name in (base.__name__, f"{base.__module__}.{base.__qualname__}"))
