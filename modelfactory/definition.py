@@ -20,3 +20,7 @@ class Definition:
     path: str
     init: Mapping[str, Any] = field(default_factory=dict)
     freeze: bool | None = None
+
+    @property
+    def says_something(self) -> bool:
+        return bool(self.init) or self.freeze is not None

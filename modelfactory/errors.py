@@ -104,3 +104,13 @@ def did_you_mean(word: str, choices: Iterable[str], limit: int = 12) -> str:
         return ""
     shown = ", ".join(choices[:limit])
     return f"; choose one of {shown}" + (", ..." if len(choices) > limit else "")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of other code says, in one line.
+
+    Example:
+        >>> first_line(ValueError("too long\\nand more"))
+        'too long'
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

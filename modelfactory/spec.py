@@ -99,7 +99,9 @@ def join(path: str, name: object) -> str:
     return f"{path}.{name}" if path else str(name)
 
 
-def check_value(value: Any, hint: Any, path: str, problems: Problems, limits: Mapping[str, Any] = types.MappingProxyType({})) -> Any:
+def check_value(
+    value: Any, hint: Any, path: str, problems: Problems, limits: Mapping[str, Any] = types.MappingProxyType({})
+) -> Any:
     """`value` in the type that `hint` asks for; what is wrong goes to `problems`, with the value as it was written.
 
     Example:

@@ -117,12 +117,18 @@ def resolve(name: Any, path: str, problems: Problems, kind: str = "layer") -> An
         return None
     home = getattr(found, "__module__", None) or ""
     if not _inside(home, (*_ROOTS[kind], *trusted())):
-        problems.add(path, f"{name!r} is refused: it leads to {home}.{getattr(found, '__qualname__', '?')}, outside of what is allowed")
+        problems.add(
+            path, f"{name!r} is refused: it leads to {home}.{getattr(found, '__qualname__', '?')}, outside of what is allowed"
+        )
         return None
     if not _is_of_kind(found, kind):
         problems.add(path, f"{name!r} is not a {root} {word}{_nearest_name(root, name, kind)}")
         return None
-    if inspect.isclass(found) and (found.__name__.startswith("Lazy") or inspect.isabstract(found)) and home.startswith("torch.nn"):
+    if (
+        inspect.isclass(found)
+        and (found.__name__.startswith("Lazy") or inspect.isabstract(found))
+        and home.startswith("torch.nn")
+    ):
         problems.add(path, f"{name!r} is refused: sizes are inferred here; name the layer without Lazy")
         return None
     return found
@@ -308,7 +314,9 @@ def _names_in(module_name: str, kind: str) -> list[str]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError:
         return []
-    return [f"{module_name}.{name}" for name in dir(module) if not name.startswith("_") and _is_of_kind(getattr(module, name), kind)]
+    return [
+        f"{module_name}.{name}" for name in dir(module) if not name.startswith("_") and _is_of_kind(getattr(module, name), kind)
+    ]
 
 
 def _outside(name: str, kind: str) -> str:
