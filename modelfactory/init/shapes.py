@@ -1,0 +1,91 @@
+"""What common calls of torch give, from shapes alone: tracing a model asks this tens of times faster than the meta device.
+
+Only calls whose result is plain from their operands are here; `known_result` says None for every other, which then
+runs on the meta device.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def known_result(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any | None:
+    """A meta tensor (or what the call returns) in the shape that `func(*args, **kwargs)` has, None when not known here.
+
+    Example:
+        >>> x, weight = torch.empty(2, 3, 8, 8, device="meta"), torch.empty(5, 3, 3, 3, device="meta")
+        >>> known_result(torch.conv2d, (x, weight, None, (2, 2), (1, 1)), {}).shape
+        torch.Size([2, 5, 4, 4])
+        >>> known_result(torch.sort, (x,), {}) is None
+        True
+    """
+    rule = _RULES.get(func)
+    return None if rule is None else rule(args, kwargs)
+
+
+def _empty(shape: Any, like: Tensor) -> Tensor:
+    return torch.empty(shape, dtype=like.dtype, device="meta")
+
+
+def _same(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    first = args[0] if args else kwargs.get("input")
+    return _empty(first.shape, first) if isinstance(first, Tensor) else None
+
+
+def _sum(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    if len(args) == 2 and not kwargs and isinstance(args[0], Tensor) and isinstance(args[1], Tensor):
+        if args[0].shape == args[1].shape and args[0].dtype == args[1].dtype:
+            return _empty(args[0].shape, args[0])
+    return None
+
+
+def _linear(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    if len(args) < 2 or args[0].shape[-1] != args[1].shape[-1]:
+        return None
+    return _empty((*args[0].shape[:-1], args[1].shape[0]), args[0])
+
+
+_CONV_DEFAULTS = (None, 1, 0, 1, 1)  # bias, stride, padding, dilation, groups
+
+
+def _conv(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    if len(args) < 2 or kwargs:
+        return None
+    x, weight = args[:2]
+    _, stride, padding, dilation, groups = (*args[2:], *_CONV_DEFAULTS[len(args) - 2 :])
+    dims = weight.ndim - 2
+    if isinstance(padding, str) or x.ndim != weight.ndim or x.shape[1] != weight.shape[1] * groups:
+        return None
+    settings = zip(x.shape[2:], weight.shape[2:], *(_each(value, dims) for value in (stride, padding, dilation)), strict=True)
+    spatial = [(size + 2 * pad - gap * (kernel - 1) - 1) // step + 1 for size, kernel, step, pad, gap in settings]
+    return _empty((x.shape[0], weight.shape[0], *spatial), x) if all(size > 0 for size in spatial) else None
+
+
+def _each(value: Any, dims: int) -> tuple[int, ...]:
+    if isinstance(value, int):
+        return (value,) * dims
+    return tuple(value) * dims if len(value) == 1 else tuple(value)
+
+
+_ATTENTION = inspect.signature(F.multi_head_attention_forward)
+
+
+def _attention(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, None] | None:
+    given = _ATTENTION.bind(*args, **kwargs).arguments
+    return None if given.get("need_weights", True) else (_empty(given["query"].shape, given["query"]), None)
+
+
+_RULES: dict[Any, Callable[[tuple[Any, ...], dict[str, Any]], Any]] = {
+    **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d), _conv),
+    **dict.fromkeys((F.batch_norm, F.layer_norm, F.group_norm, F.dropout, F.relu, F.relu6, F.silu, F.hardswish, F.hardsigmoid), _same),
+    **dict.fromkeys((F.gelu, F.leaky_relu, F.elu, torch.relu, torch.relu_, torch.tanh, torch.sigmoid, Tensor.relu, Tensor.tanh), _same),
+    **dict.fromkeys((torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__), _sum),
+    F.linear: _linear,
+    F.multi_head_attention_forward: _attention,
+}
