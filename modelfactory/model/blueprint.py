@@ -1,0 +1,202 @@
+"""A model that is fully decided but not yet built: every class resolved, every size filled in."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from modelfactory.definition import Definition
+from modelfactory.errors import ConfigError, Problem, first_line
+from modelfactory.init.record import Recording, construction
+from modelfactory.spec import join
+
+# Constructors of torch.nn whose parameters are filled by `reset_parameters` and nothing else: it is left out.
+QUIET = frozenset(
+    {nn.Linear, nn.Bilinear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d}
+    | {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.Embedding, nn.EmbeddingBag}
+    | {nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.RNN, nn.LSTM, nn.GRU}
+)
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One module: its class (or builder function) and its arguments.
+
+    Attributes:
+        incoming: the batched shape that it is given, None when not known or not a tensor.
+        has_state: whether it has parameters or buffers.
+    """
+
+    definition: Definition
+    target: Callable[..., nn.Module]
+    arguments: Mapping[str, Any]
+    incoming: torch.Size | None = None
+    has_state: bool = True
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A container of named children: nn.Sequential, Residual or Parallel."""
+
+    definition: Definition
+    container: type[nn.Module]
+    children: tuple[tuple[str, Node], ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+Node = Leaf | Chain
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A module as constructed: its parameters have memory but no values yet.
+
+    Attributes:
+        module: the plain nn.Module.
+        recordings: by module name, what the constructors of its parts would have drawn.
+        definitions: by module name, what the config says beside it.
+        node: the blueprint.
+    """
+
+    module: nn.Module
+    recordings: dict[str, Recording]
+    definitions: dict[str, Definition]
+    node: Node
+
+    @property
+    def incoming(self) -> dict[str, torch.Size]:
+        """By module name, the batched shape that a layer of the grammar is given."""
+        return {name: part.incoming for name, part in walk(self.node) if isinstance(part, Leaf) and part.incoming is not None}
+
+
+def assemble(node: Node, seed: int) -> Draft:
+    """Constructs a blueprint on the current default device, without any initialisation.
+
+    Example:
+        >>> leaf = Leaf(Definition("model.fc"), nn.Linear, {"in_features": 2, "out_features": 3})
+        >>> draft = assemble(Chain(Definition("model"), nn.Sequential, (("fc", leaf),)), seed=0)
+        >>> list(draft.module.state_dict())
+        ['fc.weight', 'fc.bias']
+    """
+    recordings: dict[str, Recording] = {}
+    module = _construct(node, seed, "", recordings)
+    definitions = {name: part.definition for name, part in walk(node) if part.definition.says_something} if _says_something(node) else {}
+    return Draft(module, recordings, definitions, node)
+
+
+def _says_something(node: Node) -> bool:
+    """Whether anything in this blueprint has a definition; a repeated part is looked at once."""
+    below = {id(child): child for _, child in node.children}.values() if isinstance(node, Chain) else ()
+    return node.definition.says_something or any(map(_says_something, below))
+
+
+def walk(node: Node, name: str = "") -> Iterator[tuple[str, Node]]:
+    """Every node with the name of the module that it becomes."""
+    yield name, node
+    if isinstance(node, Chain):
+        for child_name, child in node.children:
+            yield from walk(child, join(name, child_name))
+
+
+def _construct(node: Node, seed: int, name: str, recordings: dict[str, Recording]) -> nn.Module:
+    if isinstance(node, Leaf):
+        return _construct_leaf(node, seed, name, recordings)
+    children: OrderedDict[str, nn.Module] = OrderedDict()
+    last, module, copyable = None, None, False
+    for child_name, child in node.children:
+        if child is last and module is not None and copyable:
+            module = _copied(module)
+        else:
+            module = _construct(child, seed, join(name, child_name), recordings)
+            copyable = _is_copyable(child)
+        children[child_name] = module
+        last = child
+    return node.container(children, **node.options)
+
+
+def _construct_leaf(leaf: Leaf, seed: int, name: str, recordings: dict[str, Recording]) -> nn.Module:
+    if leaf.target in QUIET:
+        module = _quiet(leaf.target)(**leaf.arguments)
+        module.__class__ = leaf.target  # pyright: ignore[reportAttributeAccessIssue]
+        return module
+    if not leaf.has_state:
+        return construct_leaf(leaf)
+    with construction(seed, name) as recording:
+        module = construct_leaf(leaf)
+        recording.settle(module, seed, name)
+    recordings[name] = recording
+    return module
+
+
+def construct_leaf(leaf: Leaf) -> nn.Module:
+    """Calls a leaf's class or builder.
+
+    Raises:
+        ConfigError: it refuses its arguments, or gives something other than a module.
+    """
+    path, name = leaf.definition.path, getattr(leaf.target, "__name__", str(leaf.target))
+    try:
+        module = leaf.target(**construct_arguments(leaf.arguments))
+    except Exception as error:  # whatever a constructor raises is about its arguments, and told with their path
+        raise ConfigError([Problem(path, f"{name} refuses its arguments: {first_line(error)}")]) from error
+    if not isinstance(module, nn.Module):
+        raise ConfigError([Problem(join(path, "_target_"), f"{name} gives a {type(module).__name__}, not an nn.Module")])
+    return module
+
+
+def _is_copyable(node: Node) -> bool:
+    """Whether a repeat of this node can copy the module before it, which is several times faster than constructing it.
+
+    Only where nothing but parameters without values, plain settings and other such modules is in it.
+    """
+    if isinstance(node, Chain):
+        return node.container is nn.Sequential and all(_is_copyable(child) for _, child in node.children)
+    if node.target in QUIET:
+        return not issubclass(node.target, nn.RNNBase)  # pyright: ignore[reportArgumentType]
+    plain = all(isinstance(value, (bool, int, float, str, type(None))) for value in node.arguments.values())
+    return not node.has_state and plain and node.target.__module__.startswith("torch.nn.modules")
+
+
+_COLLECTIONS = frozenset({dict, OrderedDict, set})
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A module like `module`, with memory of its own for its parameters and buffers; buffers keep their values."""
+    copied = object.__new__(type(module))
+    copied.__dict__ = state = vars(module).copy()
+    for name in [name for name, value in state.items() if type(value) in _COLLECTIONS]:
+        state[name] = state[name].copy() if state[name] else type(state[name])()
+    for name, parameter in state["_parameters"].items():
+        if parameter is not None:
+            state["_parameters"][name] = nn.Parameter(torch.empty_like(parameter))
+    for name, buffer in state["_buffers"].items():
+        state["_buffers"][name] = None if buffer is None else buffer.clone()
+    for name, child in state["_modules"].items():
+        state["_modules"][name] = _copied(child)
+    return copied
+
+
+def construct_arguments(value: Any) -> Any:
+    """Arguments with the modules that they name constructed."""
+    if isinstance(value, Leaf):
+        if value.arguments.get("_partial_"):
+            given = {name: item for name, item in value.arguments.items() if name != "_partial_"}
+            return partial(value.target, **construct_arguments(given))
+        return value.target(**construct_arguments(value.arguments))
+    if isinstance(value, dict):
+        return {name: construct_arguments(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(construct_arguments, value))
+    return value
+
+
+@cache
+def _quiet(layer: Any) -> Any:
+    """A subclass of `layer` that skips its initialisation; an instance is given the class `layer` afterwards."""
+    return type(layer.__name__, (layer,), {"reset_parameters": lambda self: None})

@@ -1,0 +1,304 @@
+"""Reads `model:` of a config into a blueprint: names resolved, arguments checked, sizes inferred.
+
+Everything that is wrong is gathered with its config path; after a layer that is wrong the next ones are still
+checked, as far as they can be without knowing what comes in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from modelfactory.definition import Definition
+from modelfactory.errors import Problems, did_you_mean, first_line, nearest
+from modelfactory.layers import Item, Parallel, Residual, SelfAttention
+from modelfactory.layers.sizes import shape_text
+from modelfactory.model.blueprint import Chain, Leaf, Node
+from modelfactory.model.infer import BROKEN, UNKNOWN, Incoming, Inference, shape_of
+from modelfactory.spec import check_value, join
+from modelfactory.target import check_arguments, resolve
+
+_BESIDE = ("_target_", "layers", "repeat", "init", "freeze", "output")
+_CONTAINERS = {Residual: ("scale",), Parallel: ("combine", "dim"), nn.Sequential: ()}
+
+
+def read_model(config: Any, incoming: torch.Tensor | None, problems: Problems, path: str = "model") -> Node | None:
+    """The blueprint of a model, or None after adding all that is wrong to `problems`.
+
+    Args:
+        config: the mapping under `model`: `layers` in the grammar, or a `_target_` of one's own.
+        incoming: an example input on the meta device, batch first, or None when no input shape is known.
+
+    Example:
+        >>> problems = Problems()
+        >>> layers = {"fc": {"_target_": "torch.nn.Linear", "out_features": 3}}
+        >>> read_model({"layers": layers}, torch.empty(2, 5, device="meta"), problems).children[0][1].arguments
+        {'out_features': 3, 'in_features': 5}
+    """
+    if not isinstance(config, Mapping):
+        problems.add(path, f"{config!r} is not a model; give layers, or _target_")
+        return None
+    if "layers" not in config and "_target_" not in config:
+        problems.add(path, f"has neither layers nor _target_{_misspelt(config)}")
+        return None
+    if "_target_" not in config:
+        config = _without_variables(config, path, problems)
+    node, _ = _Reader(problems, path).read(config, path, UNKNOWN if incoming is None else incoming)
+    return node
+
+
+def _without_variables(config: Mapping[str, Any], path: str, problems: Problems) -> dict[str, Any]:
+    """The keys of the grammar. Others are the config's own figures (`depth: 10`), there for ${model.depth} to use."""
+    for name, value in config.items():
+        close = nearest(str(name), _BESIDE)
+        if name not in _BESIDE and (close is not None or isinstance(value, (Mapping, list))):
+            problems.add(join(path, name), f"not a key of a model{did_you_mean(str(name), _BESIDE)}")
+    return {name: value for name, value in config.items() if name in _BESIDE}
+
+
+def _misspelt(config: Mapping[str, Any]) -> str:
+    close = next((word for key in config for word in [nearest(str(key), ("layers", "_target_"))] if word), None)
+    return f"; did you mean {close!r}?" if close else "; give one of them"
+
+
+class _Reader:
+    """Walks the config with what comes into each layer; `read` gives a node and what leaves it."""
+
+    def __init__(self, problems: Problems, root: str):
+        self.problems, self.root = problems, root
+        self.infer = Inference(problems)
+
+    def read(self, config: Any, path: str, incoming: Incoming) -> tuple[Node | None, Incoming]:
+        if not isinstance(config, Mapping):
+            self.problems.add(path, f"{config!r} is not a layer; give a mapping with _target_, or with layers")
+            return None, BROKEN
+        if config.get("repeat") is not None:
+            return self._repeat(config, path, incoming)
+        definition = self._definition(config, path)
+        if "_target_" not in config:
+            if "layers" not in config:
+                self.problems.add(path, f"has neither _target_ nor layers{_misspelt(config)}")
+                return None, BROKEN
+            return self._chain(config, path, incoming, definition, nn.Sequential)
+        target = resolve(config["_target_"], join(path, "_target_"), self.problems)
+        if target is None:
+            return None, BROKEN
+        if target in _CONTAINERS:
+            return self._chain(config, path, incoming, definition, target)
+        return self._leaf(config, path, incoming, definition, target)
+
+    def _definition(self, config: Mapping[str, Any], path: str) -> Definition:
+        init, freeze = config.get("init"), config.get("freeze")
+        if isinstance(init, str):
+            init = {"weight": init}
+        if init is not None and not isinstance(init, Mapping):
+            self.problems.add(join(path, "init"), f"{init!r} is not a mapping; give parameter: scheme, like {{weight: zeros}}")
+            init = None
+        check_value(freeze, bool | None, join(path, "freeze"), self.problems)
+        return Definition(path, dict(init or {}), freeze)
+
+    def _repeat(self, config: Mapping[str, Any], path: str, incoming: Incoming) -> tuple[Node | None, Incoming]:
+        found = len(self.problems)
+        times = check_value(config["repeat"], int, join(path, "repeat"), self.problems, {"min": 1})
+        if len(self.problems) > found:
+            return None, BROKEN
+        beside = {key: config[key] for key in ("init", "freeze") if key in config}
+        definition = self._definition(beside, path)
+        body = {key: value for key, value in config.items() if key not in ("repeat", "init", "freeze")}
+        children: list[tuple[str, Node]] = []
+        node: Node | None = None
+        shape_in = None
+        for index in range(times):
+            if node is None or shape_of(incoming) != shape_in or shape_in is None:
+                shape_in = shape_of(incoming)
+                node, incoming = self.read(body, path, incoming)
+                if node is None:
+                    return None, BROKEN
+            children.append((str(index), node))
+        return Chain(definition, nn.Sequential, tuple(children)), incoming
+
+    def _chain(
+        self, config: Mapping[str, Any], path: str, incoming: Incoming, definition: Definition, container: type[nn.Module]
+    ) -> tuple[Node | None, Incoming]:
+        found = len(self.problems)
+        layers = config.get("layers")
+        where = join(path, "layers")
+        if not isinstance(layers, Mapping) or not layers:
+            what = "is missing" if layers is None else "is empty" if not layers else f"is {layers!r}, not a mapping"
+            self.problems.add(where, f"{what}; give at least one name: {{_target_: ...}}")
+            return None, BROKEN
+        self._check_keys(config, path, (*_BESIDE, *_CONTAINERS[container], *(("shortcut",) if container is Residual else ())))
+        if container is Residual and config.get("shortcut") is not None:
+            layers = {**layers, "shortcut": config["shortcut"]}
+        children: list[tuple[str, Node]] = []
+        leaving: dict[str, Incoming] = {}
+        flowing = incoming
+        for name, layer in layers.items():
+            if layer is None:  # a layer of the config that a command line took out
+                continue
+            name = str(name)
+            below = join(path if name == "shortcut" and "shortcut" in config else where, name)
+            self._check_name(name, container, below)
+            apart = container is Parallel or (container is Residual and name == "shortcut")
+            node, out = self.read(layer, below, incoming if apart else flowing)
+            leaving[name] = out
+            flowing = flowing if apart else out
+            if node is not None:
+                children.append((name, node))
+                if isinstance(layer, Mapping) and layer.get("output") is not None:
+                    item, out = self._output(layer["output"], below, out)
+                    leaving[name] = out
+                    flowing = flowing if apart else out
+                    if item is not None and not apart:
+                        children.append((f"{name}_output", item))
+                    elif item is not None:
+                        children[-1] = (name, Chain(Definition(below), nn.Sequential, ((name, node), ("output", item))))
+        options: dict[str, Any] = {}
+        if container is Residual:
+            options, flowing = self._residual(config, path, incoming, flowing, leaving.get("shortcut", incoming))
+        elif container is Parallel:
+            options, flowing = self._parallel(config, path, leaving)
+        broken = len(self.problems) > found
+        return (None, BROKEN) if broken else (Chain(definition, container, tuple(children), options), flowing)
+
+    def _output(self, index: Any, path: str, incoming: Incoming) -> tuple[Leaf | None, Incoming]:
+        """The part of a tuple that goes on, and a layer that takes it."""
+        where = join(path, "output")
+        found = len(self.problems)
+        check_value(index, int, where, self.problems)
+        if isinstance(incoming, tuple) and isinstance(index, int) and not -len(incoming) <= index < len(incoming):
+            self.problems.add(where, f"{index} is outside of the {len(incoming)} parts that the layer returns")
+        elif isinstance(incoming, torch.Tensor):
+            self.problems.add(where, f"the layer returns one tensor of shape {shape_text(incoming.shape)}; leave output out")
+        if len(self.problems) > found:
+            return None, BROKEN
+        leaf = Leaf(Definition(path), Item, {"index": index}, None, has_state=False)
+        return leaf, incoming[index] if isinstance(incoming, tuple) else incoming
+
+    def _residual(
+        self, config: Mapping[str, Any], path: str, incoming: Incoming, branch: Incoming, shortcut: Incoming
+    ) -> tuple[dict[str, Any], Incoming]:
+        options: dict[str, Any] = {}
+        scale = config.get("scale")
+        where = join(path, "scale")
+        if isinstance(scale, Mapping):
+            for name in set(scale) - {"learn", "per"}:
+                self.problems.add(join(where, name), f"not a key of scale{did_you_mean(str(name), ('learn', 'per'))}")
+            options["learn_scale"] = check_value(scale.get("learn"), float, join(where, "learn"), self.problems)
+            per = check_value(scale.get("per", "all"), str, join(where, "per"), self.problems, {"choices": ("all", "channel")})
+            shape = shape_of(branch)
+            if per == "channel" and shape is not None:
+                dim = -1 if len(shape) < 4 else 1 - len(shape)
+                options.update(channels=shape[dim], channel_dim=dim)
+            elif per == "channel" and branch is UNKNOWN:
+                self.problems.add(
+                    join(where, "per"), "channel needs the shape of the branch, which is not known; give data.input_shape"
+                )
+        elif scale is not None:
+            options["scale"] = check_value(scale, float, where, self.problems)
+        shape_out, shape_by = shape_of(branch), shape_of(shortcut)
+        if shape_out is not None and shape_by is not None and shape_out != shape_by:
+            other = "the shortcut" if shortcut is not incoming else "what comes in"
+            self.problems.add(
+                path,
+                f"the branch gives {shape_text(shape_out)}, {other} {shape_text(shape_by)}: they cannot be added; "
+                "give a shortcut that ends in the branch's shape",
+            )
+            return options, BROKEN
+        return options, branch if shape_by is not None or shortcut is UNKNOWN else shortcut
+
+    def _parallel(self, config: Mapping[str, Any], path: str, leaving: dict[str, Incoming]) -> tuple[dict[str, Any], Incoming]:
+        options = {key: config[key] for key in ("combine", "dim") if key in config}
+        checked = check_arguments(Parallel, options, path, self.problems, inferred={"layers"})
+        if checked is None:
+            return options, BROKEN
+        tensors = [out for out in leaving.values() if isinstance(out, torch.Tensor)]
+        if len(tensors) < len(leaving):
+            return options, BROKEN if BROKEN in leaving.values() else UNKNOWN
+        try:
+            dim = options.get("dim", 1)
+            out = torch.cat(tensors, dim) if options.get("combine", "cat") == "cat" else _summed(tensors)
+        except (RuntimeError, IndexError) as error:
+            shapes = ", ".join(f"{name} {shape_text(tensor.shape)}" for name, tensor in zip(leaving, tensors, strict=True))
+            self.problems.add(
+                path, f"the branches cannot be combined by {options.get('combine', 'cat')}: {shapes} ({first_line(error)})"
+            )
+            return options, BROKEN
+        return options, out
+
+    def _leaf(
+        self, config: Mapping[str, Any], path: str, incoming: Incoming, definition: Definition, target: Any
+    ) -> tuple[Node | None, Incoming]:
+        found = len(self.problems)
+        if target is nn.MultiheadAttention:
+            target = SelfAttention
+        for key in ("layers",):
+            if key in config:
+                self.problems.add(
+                    join(path, key), f"{config['_target_']} takes no layers; only a chain, Residual and Parallel do"
+                )
+        given = {str(name): value for name, value in config.items() if name not in _BESIDE}
+        arguments = {name: self._argument(value, join(path, name)) for name, value in given.items()}
+        if getattr(target, "__module__", "").startswith("torchvision.models") and given.get("weights") is not None:
+            self.problems.add(
+                join(path, "weights"), f"{given['weights']!r} is refused here; pretrained weights are loaded by backbone"
+            )
+        sized = self.infer.sizes(target, arguments, path, incoming)
+        checked = check_arguments(target, {**arguments, **sized}, path, self.problems, self.infer.left_open(target, incoming))
+        if checked is None or len(self.problems) > found:
+            return None, BROKEN
+        leaf = Leaf(definition, target, checked, shape_of(incoming))
+        if path == self.root:  # nothing comes after a whole model, so what leaves it need not be known
+            return leaf, UNKNOWN
+        traits = self.infer.run(leaf, path, incoming)
+        if traits is None:
+            return None, BROKEN
+        return replace(leaf, has_state=traits.has_state), traits.outgoing
+
+    def _argument(self, value: Any, path: str) -> Any:
+        """An argument of a layer; a mapping with `_target_` in it is a module (or, with `_partial_`, makes one)."""
+        if isinstance(value, (list, tuple)):
+            return type(value)(self._argument(item, f"{path}[{index}]") for index, item in enumerate(value))
+        if not isinstance(value, Mapping) or "_target_" not in value:
+            return value
+        target = resolve(value["_target_"], join(path, "_target_"), self.problems)
+        given = {
+            str(name): self._argument(item, join(path, name))
+            for name, item in value.items()
+            if name not in ("_target_", "_partial_")
+        }
+        if target is None:
+            return None
+        partly = check_value(value.get("_partial_", False), bool, join(path, "_partial_"), self.problems)
+        checked = check_arguments(target, given, path, self.problems, inferred=_all_arguments(target) if partly else ())
+        return Leaf(Definition(path), target, {**(checked or {}), **({"_partial_": True} if partly else {})})
+
+    def _check_keys(self, config: Mapping[str, Any], path: str, allowed: tuple[str, ...]) -> None:
+        for name in config:
+            if name not in allowed:
+                self.problems.add(join(path, name), f"not a key here{did_you_mean(str(name), allowed)}")
+
+    def _check_name(self, name: str, container: type[nn.Module], path: str) -> None:
+        if not name or "." in name:
+            self.problems.add(path, f"{name!r} cannot name a module: it is empty or has a dot")
+        elif hasattr(container, name) or name in ("training", "scale" if container is Residual else "combine", "dim"):
+            self.problems.add(
+                path, f"{name!r} cannot name a module: {container.__name__} has an attribute of that name; choose another"
+            )
+
+
+def _summed(tensors: list[torch.Tensor]) -> torch.Tensor:
+    total = tensors[0]
+    for tensor in tensors[1:]:
+        total = total + tensor
+    return total
+
+
+def _all_arguments(target: Any) -> set[str]:
+    import inspect
+
+    return set(inspect.signature(target).parameters)

@@ -1,0 +1,123 @@
+"""What leaves a layer, found by running it on the meta device: no memory, no numbers, no global random state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import nn
+
+from modelfactory.errors import ConfigError, Problems, first_line
+from modelfactory.init.record import construction
+from modelfactory.layers.sizes import shape_text, size_rules
+from modelfactory.model.blueprint import Leaf, construct_leaf
+from modelfactory.spec import join
+
+
+class Unknown(Enum):
+    """Why it is not known what comes in."""
+
+    NOT_GIVEN = "no input shape is given"
+    AFTER_A_PROBLEM = "a layer before it is wrong"
+
+
+UNKNOWN, BROKEN = Unknown.NOT_GIVEN, Unknown.AFTER_A_PROBLEM
+Incoming = torch.Tensor | tuple[Any, ...] | Unknown
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a trial construction told: what leaves the layer, and whether it has parameters or buffers."""
+
+    outgoing: Incoming
+    has_state: bool
+
+
+def shape_of(incoming: Incoming) -> torch.Size | None:
+    """The batched shape of a tensor that comes in, None of anything else."""
+    return incoming.shape if isinstance(incoming, torch.Tensor) else None
+
+
+class Inference:
+    """Fills in sizes and finds out what leaves each layer; equal layers with equal input are tried once."""
+
+    def __init__(self, problems: Problems):
+        self.problems = problems
+        self._tried: dict[tuple[Any, ...], Traits] = {}
+
+    def sizes(self, target: Callable[..., Any], given: Mapping[str, Any], path: str, incoming: Incoming) -> dict[str, Any]:
+        """The arguments that the input tells and the config leaves out; one it gives otherwise is a problem."""
+        shape, found = shape_of(incoming), {}
+        for rule in size_rules(target):
+            size = rule.of(shape) if shape is not None else None
+            value = given.get(rule.argument)
+            where = join(path, rule.argument)
+            if value is None and size is not None:
+                found[rule.argument] = size
+            elif value is None and shape is not None:
+                self.problems.add(
+                    where, f"cannot be inferred from what comes in, {shape_text(shape)}; give it, or change the layer before"
+                )
+            elif value is None and isinstance(incoming, tuple):
+                self.problems.add(
+                    where, "cannot be inferred: the layer before returns a tuple; say which part goes on with output: 0 beside it"
+                )
+            elif value is None and incoming is UNKNOWN:
+                if rule.argument != "num_parameters":
+                    self.problems.add(where, "cannot be inferred: what comes in is not known; give it, or data.input_shape")
+            elif (
+                isinstance(value, int) and size is not None and value != size and value > 0 and rule.argument != "num_parameters"
+            ):
+                shown = shape_text(shape) if shape is not None else ""
+                self.problems.add(where, f"{value} does not fit what comes in, {shown}: leave it out, or give {size}")
+        return found
+
+    def left_open(self, target: Callable[..., Any], incoming: Incoming) -> set[str]:
+        """The sizes that may be missing because a problem is already told, or will be."""
+        return {rule.argument for rule in size_rules(target)}
+
+    def run(self, leaf: Leaf, path: str, incoming: Incoming) -> Traits | None:
+        """Constructs the layer on the meta device and runs it; None after telling what it refused."""
+        key = (leaf.target, repr(sorted(leaf.arguments.items())), _signature(incoming))
+        if key in self._tried:
+            return self._tried[key]
+        missing = [rule.argument for rule in size_rules(leaf.target) if rule.argument not in leaf.arguments]
+        if missing and incoming is BROKEN:
+            return Traits(BROKEN, True)
+        try:
+            with torch.device("meta"), construction(0, path):
+                module = construct_leaf(leaf)
+        except ConfigError as error:
+            self.problems.extend(error.problems)
+            return None
+        has_state = any(True for _ in module.parameters()) or any(True for _ in module.buffers())
+        traits = Traits(incoming, has_state)
+        if isinstance(incoming, (torch.Tensor, tuple)):
+            outgoing = self.forward(module, path, incoming)
+            if outgoing is None:
+                return None
+            traits = Traits(outgoing, has_state)
+        self._tried[key] = traits
+        return traits
+
+    def forward(self, module: nn.Module, path: str, incoming: torch.Tensor | tuple[Any, ...]) -> Incoming | None:
+        """What leaves a module on the meta device; None after telling what it cannot take."""
+        name = type(module).__name__
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                outgoing = module.eval()(incoming)
+        except Exception as error:  # whatever a layer raises here is about what comes in, and told with its path
+            what = shape_text(incoming.shape) if isinstance(incoming, torch.Tensor) else f"a tuple of {len(incoming)}"
+            hint = "" if isinstance(incoming, torch.Tensor) else "; say which part goes on with output: 0 beside the layer before"
+            self.problems.add(path, f"{name} cannot take what comes in, {what}: {first_line(error)}{hint}")
+            return None
+        return tuple(outgoing) if isinstance(outgoing, (tuple, list)) else outgoing
+
+
+def _signature(incoming: Incoming) -> Any:
+    if isinstance(incoming, torch.Tensor):
+        return incoming.shape, incoming.dtype
+    return tuple(map(_signature, incoming)) if isinstance(incoming, tuple) else incoming
