@@ -1,0 +1,123 @@
+"""The ledger: one row a parameter, saying where its values came from and what they are."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from typing import overload
+
+
+@dataclass(frozen=True)
+class Row:
+    """A parameter's account.
+
+    Attributes:
+        name: its full name; a tied parameter has all of its names, joined by " = ".
+        shape, numel, dtype: of the tensor, shape as "3x4".
+        module: the class that owns it.
+        role: what it is there for; several are joined by a blank.
+        origin: pretrained, rule or default (its author's own init).
+        rule: the rule that chose it: its name, or the config path of one beside a layer.
+        scheme, fan_in, fan_out, gain: what filled it; empty where it has none.
+        expected_mean, expected_std: of an entry, by the scheme's formula; empty without a closed form.
+        mean, std: of its entries, as drawn.
+        trainable: whether it is not frozen.
+        group: the optimizer group it is in; empty when frozen.
+    """
+
+    name: str
+    shape: str
+    numel: int
+    dtype: str
+    module: str
+    role: str
+    origin: str
+    rule: str
+    scheme: str
+    fan_in: float | None
+    fan_out: float | None
+    gain: float | None
+    expected_mean: float | None
+    expected_std: float | None
+    mean: float | None
+    std: float | None
+    trainable: bool
+    group: str
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+
+
+class Ledger:
+    """One row a parameter, in the model's order.
+
+    Example:
+        >>> import modelfactory as mf
+        >>> from torch import nn
+        >>> ledger = mf.initialize(nn.Sequential(nn.Linear(4, 2)), {"match": "*.bias", "scheme": "zeros"})
+        >>> ledger["0.bias"].scheme, ledger["0.bias"].std
+        ('zeros', 0.0)
+    """
+
+    def __init__(self, rows: Iterable[Row]):
+        self.rows = tuple(rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, key: int) -> Row: ...
+    @overload
+    def __getitem__(self, key: str) -> Row: ...
+    def __getitem__(self, key: int | str) -> Row:
+        if isinstance(key, int):
+            return self.rows[key]
+        for row in self.rows:
+            if key in row.name.split(" = "):
+                return row
+        raise KeyError(key)
+
+    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Writes the rows as CSV, whole or not at all; returns the text.
+
+        Empty cells stand for what does not apply; numbers have 8 significant digits.
+        """
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows([_cell(value) for value in astuple(row)] for row in self.rows)
+        if path is not None:
+            target = Path(path)
+            draft = target.with_name(f".{target.name}.{os.getpid()}")
+            draft.write_text(text.getvalue())
+            os.replace(draft, target)
+        return text.getvalue()
+
+    def __str__(self) -> str:
+        head = ("name", "shape", "role", "origin", "rule", "scheme", "gain", "expected_std", "std", "trainable")
+        table = [head, *(tuple(_short(getattr(row, name)) for name in head) for row in self.rows)]
+        widths = [max(len(line[column]) for line in table) for column in range(len(head))]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table
+        )
+
+    def __repr__(self) -> str:
+        return f"Ledger of {len(self)} parameters, {sum(row.numel for row in self):,} numbers"
+
+
+def _cell(value: object) -> object:
+    if value is None or isinstance(value, float) and math.isnan(value):
+        return ""
+    return f"{value:.8g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else value
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) and not math.isnan(value) else str(_cell(value))
