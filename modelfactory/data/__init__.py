@@ -1,0 +1,217 @@
+"""Data sets by `_target_`: each factory here, and any trusted one, gives a training and a validation split.
+
+The keys `batch_size`, `val_batch_size`, `seed`, `num_workers`, `input_shape` and `num_classes` are common to all;
+the other keys of the `data` group are the factory's own arguments.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from modelfactory import target
+from modelfactory.data.batches import make_batches
+from modelfactory.data.digits import digits
+from modelfactory.data.fake import fake
+from modelfactory.data.sets import Data, Split
+from modelfactory.data.tabular import check_sklearn, diabetes, wine
+from modelfactory.data.vision import (
+    check_files,
+    check_image_folder,
+    cifar10,
+    cifar100,
+    fashion_mnist,
+    image_folder,
+    mnist,
+)
+from modelfactory.errors import ConfigError, Problem, Problems
+from modelfactory.spec import check_value, join, key, read
+
+__all__ = [
+    "Data",
+    "Split",
+    "build_data",
+    "check_data",
+    "cifar10",
+    "cifar100",
+    "diabetes",
+    "digits",
+    "fake",
+    "fashion_mnist",
+    "image_folder",
+    "make_batches",
+    "mnist",
+    "wine",
+]
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """The keys that every data set has.
+
+    Attributes:
+        input_shape: what one input is declared to be; checked against what was loaded.
+        num_classes: classes, or values a sample in regression; checked against what was loaded.
+        batch_size: samples a training batch.
+        val_batch_size: samples a validation batch; null: `batch_size`.
+        seed: decides the order of batches and the augmentation.
+        num_workers: processes that load a data set on disk; unused by those in memory.
+    """
+
+    input_shape: tuple[int, ...] | None = None
+    num_classes: int | None = key(None, min=1)
+    batch_size: int = key(64, min=1)
+    val_batch_size: int | None = key(None, min=1)
+    seed: int = key(0, min=0)
+    num_workers: int = key(0, min=0)
+
+
+_COMMON = frozenset(field.name for field in fields(DataSpec))
+_RANGES: dict[str, dict[str, float]] = {
+    "val_fraction": {"above": 0, "max": 0.9},
+    "split_seed": {"min": 0},
+    "sample_seed": {"min": 0},
+    "num_samples": {"min": 1},
+    "num_val_samples": {"min": 1},
+    "noise": {"min": 0},
+}
+
+
+def check_data(mapping: Any, problems: Problems, path: str = "data") -> DataSpec | None:
+    """The common keys of a `data` group, or None after adding to `problems` all that is wrong; loads nothing.
+
+    Checks the target, its arguments, and that the files it needs are there.
+
+    Example:
+        >>> problems = Problems()
+        >>> check_data({"_target_": "modelfactory.data.digits", "batch_size": 0}, problems)
+        >>> print(*problems)
+        data.batch_size: 0 is too small; give a whole number >= 1
+    """
+    found = len(problems)
+    spec, factory, arguments = _read(mapping, problems, path)
+    if factory is not None and len(problems) == found:
+        _check_needs(factory, arguments, problems, path)
+    return spec if len(problems) == found else None
+
+
+def build_data(mapping: Mapping[str, Any], path: str = "data") -> Data:
+    """Loads the data set of a `data` group.
+
+    Raises:
+        ConfigError: what `check_data` says, or `input_shape` or `num_classes` are not those of what was loaded.
+
+    Example:
+        >>> data = build_data({"_target_": "modelfactory.data.digits", "batch_size": 32})
+        >>> len(data.train), len(data.val), data.input_shape, data.batch_size
+        (1438, 359, (1, 8, 8), 32)
+    """
+    problems = Problems()
+    spec = check_data(mapping, problems, path)
+    problems.raise_if_any()
+    spec, factory, arguments = _read(mapping, problems, path)
+    if spec is None or factory is None:
+        raise ConfigError(problems)
+    data = _as_data(factory(**arguments), spec, path)
+    _check_loaded(data, spec, path, problems)
+    problems.raise_if_any()
+    return replace(
+        data, batch_size=spec.batch_size, val_batch_size=spec.val_batch_size, seed=spec.seed, num_workers=spec.num_workers
+    )
+
+
+def _read(mapping: Any, problems: Problems, path: str) -> tuple[DataSpec | None, Callable[..., Any] | None, dict[str, Any]]:
+    if not isinstance(mapping, Mapping):
+        problems.add(path, f"{mapping!r} is not a mapping; give _target_, such as modelfactory.data.digits")
+        return None, None, {}
+    name, given = target.split(mapping)
+    spec = read(DataSpec, {name: value for name, value in given.items() if name in _COMMON}, path, problems)
+    for size in (spec.input_shape or ()) if spec is not None else ():
+        if size < 1:
+            problems.add(
+                join(path, "input_shape"), f"{mapping['input_shape']!r} holds {size}; give sizes >= 1, without the batch"
+            )
+    factory = target.resolve(name, join(path, "_target_"), problems, kind="data")
+    if factory is None:
+        return spec, None, {}
+    takes = inspect.signature(factory).parameters
+    arguments = {name: value for name, value in given.items() if name not in _COMMON or name in takes}
+    checked = target.check_arguments(factory, arguments, path, problems)
+    for name in arguments.keys() & _RANGES.keys():
+        if arguments[name] is not None and _is_ours(factory):
+            check_value(
+                arguments[name], int if isinstance(arguments[name], int) else float, join(path, name), problems, _RANGES[name]
+            )
+    return spec, factory, checked or {}
+
+
+def _is_ours(factory: Callable[..., Any]) -> bool:
+    return factory.__module__.startswith("modelfactory.data.")
+
+
+def _check_needs(factory: Callable[..., Any], arguments: dict[str, Any], problems: Problems, path: str) -> None:
+    """Says what the factory needs and is not there."""
+    if factory in (digits, wine, diabetes):
+        check_sklearn(join(path, "_target_"), problems)
+    elif factory in (mnist, fashion_mnist, cifar10, cifar100):
+        check_files(factory.__name__, arguments.get("root", "data"), arguments.get("download", False), path, problems)
+    elif factory is image_folder:
+        check_image_folder(arguments, path, problems)
+
+
+def _as_data(made: Any, spec: DataSpec, path: str) -> Data:
+    """What a factory returned as Data: a pair of torch datasets becomes one."""
+    if isinstance(made, Data):
+        return made
+    where = join(path, "_target_")
+    if not (isinstance(made, tuple) and len(made) == 2 and all(map(_is_dataset, made))):
+        hint = "return modelfactory.data.Data, or a pair of torch datasets with a length (training, validation)"
+        raise ConfigError([Problem(where, f"returned {type(made).__name__}; {hint}")])
+    train, val = (Split(*part.tensors) if _has_tensors(part) else Split(dataset=part) for part in made)
+    for name, split in (("training", train), ("validation", val)):
+        if len(split) == 0:
+            raise ConfigError([Problem(where, f"returned a {name} set without samples")])
+    x, y = train.sample(1)
+    task = "regression" if y.is_floating_point() else "classification"
+    num_classes = y[0].numel() if task == "regression" else spec.num_classes or _num_classes(train, path)
+    return Data(train, val, task, num_classes, tuple(x.shape[1:]))
+
+
+def _num_classes(split: Split, path: str) -> int:
+    if split.y is not None:
+        return int(split.y.max()) + 1
+    if hasattr(split.dataset, "classes"):
+        return len(split.dataset.classes)
+    raise ConfigError([Problem(join(path, "num_classes"), "missing; a dataset that does not name its classes needs it")])
+
+
+def _is_dataset(part: Any) -> bool:
+    return hasattr(part, "__getitem__") and hasattr(part, "__len__")
+
+
+def _has_tensors(dataset: Any) -> bool:
+    from torch.utils.data import TensorDataset
+
+    return isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2
+
+
+def _check_loaded(data: Data, spec: DataSpec, path: str, problems: Problems) -> None:
+    if spec.input_shape is not None and spec.input_shape != tuple(data.input_shape):
+        problems.add(join(path, "input_shape"), f"{list(spec.input_shape)} is not what was loaded; give {list(data.input_shape)}")
+    if spec.num_classes is not None and spec.num_classes != data.num_classes:
+        what = "classes" if data.task == "classification" else "values a sample"
+        problems.add(join(path, "num_classes"), f"{spec.num_classes} is not what was loaded; give {data.num_classes} ({what})")
+    for name, split in (("training", data.train), ("validation", data.val)):
+        if len(split) == 0:
+            problems.add(path, f"the {name} part has no samples")
+        elif (
+            data.task == "classification"
+            and split.y is not None
+            and not 0 <= int(split.y.min()) <= int(split.y.max()) < data.num_classes
+        ):
+            problems.add(
+                join(path, "num_classes"),
+                f"{data.num_classes} is too small: the {name} targets go from {int(split.y.min())} to {int(split.y.max())}",
+            )

@@ -1,0 +1,126 @@
+"""Batches: slices of tensors on the device for data in memory, a DataLoader with workers for data on disk."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modelfactory.data.sets import Split, keyed_permutation
+from modelfactory.init.rng import key
+
+# Samples are put into the order of an epoch this many bytes at a time: one gather for many batches is what makes
+# slices fast, and bounds the second copy on the device.
+_GATHERED_BYTES = 64 * 2**20
+
+
+def make_batches(
+    split: Split, batch_size: int, device: torch.device, *, seed: int | None = None, num_workers: int = 0
+) -> MemoryBatches | LoaderBatches:
+    """The batches of a split on `device`; in the order of the split when `seed` is None, else shuffled each epoch.
+
+    The order of an epoch depends on (seed, epoch) alone, and so does the augmentation of a sample of a dataset on
+    disk, on (seed, epoch, its index), whatever the number of workers. The last batch may be smaller.
+
+    Example:
+        >>> split = Split(torch.zeros(5, 3), torch.arange(5))
+        >>> [len(y) for x, y in make_batches(split, 2, torch.device("cpu")).epoch(1)]
+        [2, 2, 1]
+    """
+    if split.x is not None and split.y is not None:
+        return MemoryBatches(split.x, split.y, batch_size, device, seed)
+    return LoaderBatches(split.dataset, batch_size, device, seed, num_workers)
+
+
+class MemoryBatches:
+    """Batches of tensors `x` [N, ...] and `y` [N, ...], which live on the device."""
+
+    def __init__(self, x: Tensor, y: Tensor, batch_size: int, device: torch.device, seed: int | None = None):
+        self.x, self.y = x.to(device), y.to(device)
+        self.batch_size, self.seed = batch_size, seed
+        sample_bytes = max(1, x[:1].numel() * x.element_size())
+        self._chunk = batch_size * max(1, _GATHERED_BYTES // (sample_bytes * batch_size))
+
+    def __len__(self) -> int:
+        return -(-len(self.x) // self.batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of epoch `epoch`, counted from 1."""
+        if self.seed is None:
+            yield from zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True)
+            return
+        order = keyed_permutation(len(self.x), self.seed, f"data.epoch.{epoch}").to(self.x.device)
+        for indices in order.split(self._chunk):
+            x, y = self.x[indices], self.y[indices]
+            yield from zip(x.split(self.batch_size), y.split(self.batch_size), strict=True)
+
+
+class LoaderBatches:
+    """Batches of a dataset on disk through `torch.utils.data.DataLoader`; its workers live as long as this object."""
+
+    def __init__(self, dataset: Any, batch_size: int, device: torch.device, seed: int | None = None, num_workers: int = 0):
+        from torch.utils.data import DataLoader
+
+        self.device = device
+        self._sampler = _EpochSampler(len(dataset), seed)
+        self._loader = DataLoader(
+            _KeyedDataset(dataset, seed or 0),  # pyright: ignore[reportArgumentType]
+            batch_size,
+            sampler=self._sampler,
+            num_workers=num_workers,
+            persistent_workers=num_workers > 0,
+            pin_memory=device.type == "cuda",
+            generator=torch.Generator(),  # its draw of the workers' base seed must not come from the global generator
+        )
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of epoch `epoch`, counted from 1."""
+        if self._sampler.seed is not None:  # validation stays what it is
+            self._sampler.epoch = epoch
+        for x, y in self._loader:
+            yield x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+
+
+class _EpochSampler:
+    """Yields (epoch, index): the epoch travels with the index to workers that outlive it."""
+
+    def __init__(self, size: int, seed: int | None):
+        self.size, self.seed, self.epoch = size, seed, 0
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        if self.seed is None:
+            order = range(self.size)
+        else:
+            order = keyed_permutation(self.size, self.seed, f"data.epoch.{self.epoch}").tolist()
+        return ((self.epoch, index) for index in order)
+
+
+class _KeyedDataset:
+    """A dataset whose random transforms draw from generators keyed by (seed, epoch, index)."""
+
+    def __init__(self, dataset: Any, seed: int):
+        self.dataset, self.seed = dataset, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, place: tuple[int, int]) -> Any:
+        epoch, index = place
+        sample_key = key(self.seed, f"data.sample.{epoch}.{index}")
+        torch_state, python_state = torch.get_rng_state(), random.getstate()
+        try:
+            torch.default_generator.manual_seed(sample_key)
+            random.seed(sample_key)
+            return self.dataset[index]
+        finally:
+            torch.set_rng_state(torch_state)
+            random.setstate(python_state)

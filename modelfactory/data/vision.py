@@ -1,0 +1,235 @@
+"""Images through torchvision: MNIST and CIFAR in memory, and folders of one's own on disk.
+
+torchvision is imported when one of these is used, and at no other time. Nothing here reads a pickle: CIFAR is read
+from its authors' binary version, not from the pickled Python version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modelfactory.data.sets import Data, Split, standardise
+from modelfactory.errors import ConfigError, Problems
+from modelfactory.spec import join
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Files of a data set under `root`, and where its authors publish them."""
+
+    folder: str
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    num_classes: int
+    archive: tuple[str, str] | None = None  # (url, md5); None: torchvision's class of that name knows
+    label_bytes: int = 1
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return self.train + self.val
+
+
+_IDX = (("train-images-idx3-ubyte", "train-labels-idx1-ubyte"), ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"))
+_CIFAR = "https://www.cs.toronto.edu/~kriz/"
+_SOURCES = {
+    "mnist": _Source("MNIST/raw", *_IDX, num_classes=10),
+    "fashion_mnist": _Source("FashionMNIST/raw", *_IDX, num_classes=10),
+    "cifar10": _Source(
+        "cifar-10-batches-bin",
+        tuple(f"data_batch_{index}.bin" for index in range(1, 6)),
+        ("test_batch.bin",),
+        num_classes=10,
+        archive=(_CIFAR + "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),
+    ),
+    "cifar100": _Source(
+        "cifar-100-binary",
+        ("train.bin",),
+        ("test.bin",),
+        num_classes=100,
+        archive=(_CIFAR + "cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8"),
+        label_bytes=2,  # the coarse label, then the fine one
+    ),
+}
+
+
+def mnist(root: str = "data", download: bool = False) -> Data:
+    """MNIST (LeCun et al., 1998): 60,000 training and 10,000 validation images [1, 28, 28] of 10 digits.
+
+    Read from root/MNIST/raw, torchvision's place for it; the validation part is the official test part. Inputs are
+    standardised with one mean and std over all pixels of the training part: rms 1.
+
+    Raises:
+        ConfigError: the files are not there and `download` is false.
+
+    Config:
+        data: {_target_: modelfactory.data.mnist, input_shape: [1, 28, 28], num_classes: 10, root: data, download: false}
+    """
+    return _load("mnist", root, download)
+
+
+def fashion_mnist(root: str = "data", download: bool = False) -> Data:
+    """Fashion-MNIST (Xiao et al., 2017): the shapes of `mnist`, ten kinds of clothes, from root/FashionMNIST/raw.
+
+    Config:
+        data: {_target_: modelfactory.data.fashion_mnist, input_shape: [1, 28, 28], num_classes: 10, root: data}
+    """
+    return _load("fashion_mnist", root, download)
+
+
+def cifar10(root: str = "data", download: bool = False) -> Data:
+    """CIFAR-10 (Krizhevsky, 2009): 50,000 training and 10,000 validation images [3, 32, 32] of 10 classes.
+
+    Read from root/cifar-10-batches-bin, the authors' binary version; the validation part is the official test part.
+    Each channel is standardised over the training part: rms 1.
+
+    Raises:
+        ConfigError: the files are not there and `download` is false.
+
+    Config:
+        data: {_target_: modelfactory.data.cifar10, input_shape: [3, 32, 32], num_classes: 10, root: data}
+    """
+    return _load("cifar10", root, download)
+
+
+def cifar100(root: str = "data", download: bool = False) -> Data:
+    """CIFAR-100 (Krizhevsky, 2009): like `cifar10` with 100 (fine) classes, from root/cifar-100-binary.
+
+    Config:
+        data: {_target_: modelfactory.data.cifar100, input_shape: [3, 32, 32], num_classes: 100, root: data}
+    """
+    return _load("cifar100", root, download)
+
+
+def image_folder(
+    root: str,
+    transforms: Mapping[str, Any] | None = None,
+    val_fraction: float | None = None,
+    split_seed: int = 0,
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406),
+    std: tuple[float, ...] = (0.229, 0.224, 0.225),
+) -> Data:
+    """Images in one folder a class: root/train/CLASS/*.png and root/val/CLASS/*.png, read by DataLoader workers.
+
+    Each image becomes a uint8 tensor [3, H, W], passes the declared torchvision v2 transforms of its part, and ends
+    as float32 in 0..1, less `mean` and over `std` (a channel each; the defaults are ImageNet's).
+
+    Args:
+        transforms: `train` and `val`, each a list (or a mapping of names) of `_target_` mappings.
+        val_fraction: where there is no root/val, the fraction of each class of root/train (or of root, where there
+            is no root/train) that is held out; depends on `split_seed` alone.
+
+    Raises:
+        ConfigError: a missing folder, or classes of the two parts that differ.
+
+    Config:
+        data:
+          _target_: modelfactory.data.image_folder
+          root: data/flowers
+          input_shape: [3, 64, 64]
+          num_classes: 5
+          transforms:
+            train: [{_target_: torchvision.transforms.v2.RandomResizedCrop, size: 64}]
+            val: [{_target_: torchvision.transforms.v2.Resize, size: [64, 64]}]
+    """
+    from modelfactory.data.folder import load_folder
+
+    return load_folder(Path(root), transforms or {}, val_fraction, split_seed, mean, std)
+
+
+def check_image_folder(arguments: Mapping[str, Any], path: str, problems: Problems) -> None:
+    """Adds to `problems` missing folders and wrong transforms of an `image_folder` config."""
+    from modelfactory.data.folder import check_folder, read_transforms
+
+    check_folder(Path(arguments["root"]), arguments.get("val_fraction"), path, problems)
+    read_transforms(arguments.get("transforms") or {}, join(path, "transforms"), problems)
+
+
+def check_files(name: str, root: str, download: bool, path: str, problems: Problems) -> None:
+    """Adds to `problems` the files of data set `name` that are not under `root`, unless they may be downloaded.
+
+    Example:
+        >>> problems = Problems()
+        >>> check_files("mnist", "nowhere", False, "data", problems)
+        >>> print(*problems)
+        data.root: there is no folder nowhere/MNIST/raw; give the folder that holds it, or data.download=true to fetch it
+    """
+    folder = Path(root, _SOURCES[name].folder)
+    missing = [file for file in _SOURCES[name].files if not (folder / file).is_file()]
+    if not missing or download:
+        return
+    what = f"folder {folder}" if not folder.is_dir() else f"file {', '.join(missing)} in {folder}"
+    pickled = Path(root, folder.name.replace("-bin", "-py").replace("binary", "python"))
+    hint = f" ({pickled} holds pickles, which are never read)" if "cifar" in name and pickled.is_dir() else ""
+    problems.add(
+        join(path, "root"),
+        f"there is no {what}{hint}; give the folder that holds it, or {path}.download=true to fetch it",
+    )
+
+
+def _load(name: str, root: str, download: bool) -> Data:
+    problems = Problems()
+    check_files(name, root, download, "data", problems)
+    problems.raise_if_any()
+    source, folder = _SOURCES[name], Path(root, _SOURCES[name].folder)
+    if not all((folder / file).is_file() for file in source.files):
+        _download(name, source, Path(root))
+    if source.archive is None:
+        (x_train, y_train), (x_val, y_val) = _read_idx(folder, source.train), _read_idx(folder, source.val)
+        dims = None
+    else:
+        (x_train, y_train), (x_val, y_val) = _read_cifar(folder, source, source.train), _read_cifar(folder, source, source.val)
+        dims = (0, 2, 3)
+    x_train, x_val = standardise(x_train.float(), x_val.float(), dims)
+    return Data(Split(x_train, y_train), Split(x_val, y_val), "classification", source.num_classes, tuple(x_train.shape[1:]))
+
+
+def _read_idx(folder: Path, files: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """Images [N, 1, 28, 28] uint8 and labels [N] int64."""
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    return read_image_file(str(folder / files[0])).unsqueeze(1), read_label_file(str(folder / files[1]))
+
+
+def _read_cifar(folder: Path, source: _Source, files: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """Images [N, 3, 32, 32] uint8 and labels [N] int64; a record is the label bytes and 3 x 32 x 32 pixels.
+
+    Raises:
+        ConfigError: a file that is not a whole number of records.
+    """
+    record = source.label_bytes + 3 * 32 * 32
+    raw = b"".join((folder / file).read_bytes() for file in files)
+    if not raw or len(raw) % record:
+        problems = Problems()
+        problems.add("data.root", f"{folder} holds {len(raw)} bytes, not a whole number of {record}-byte records; fetch it again")
+        raise ConfigError(problems)
+    rows = torch.frombuffer(bytearray(raw), dtype=torch.uint8).reshape(-1, record)
+    return rows[:, source.label_bytes :].reshape(-1, 3, 32, 32), rows[:, source.label_bytes - 1].long()
+
+
+def _download(name: str, source: _Source, root: Path) -> None:
+    """Fetches the files; torchvision checks each against its md5."""
+    import urllib.error
+
+    from torchvision import datasets
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    if source.archive is not None:
+        download_and_extract_archive(source.archive[0], str(root), md5=source.archive[1])
+        return
+    owner = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST}[name]
+    for file, md5 in owner.resources:
+        errors = []
+        for mirror in owner.mirrors:
+            try:
+                download_and_extract_archive(mirror + file, str(root / source.folder), filename=file, md5=md5)
+                break
+            except urllib.error.URLError as error:
+                errors.append(f"{mirror}: {error}")
+        else:
+            raise OSError(f"{file} could not be fetched from any mirror: {'; '.join(errors)}")

@@ -1,0 +1,124 @@
+"""What a run leaves beside its weights: metrics.csv and result.json."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib.metadata
+import io
+import json
+import math
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from modelfactory.checkpoint import remove_leftovers, write_text
+
+METRICS = ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "lr", "seconds")
+SCORES = METRICS[:5]
+
+
+@dataclass
+class Result:
+    """What a training gave.
+
+    Attributes:
+        status: "running", "done" or "failed".
+        final, best: epoch, step, train_loss, val_loss and val_accuracy (None in regression) of the last epoch, and of
+            the best by the monitored value; empty before the first epoch ends.
+        seconds: wall time of the training, resumed parts included.
+        history: one row of METRICS an epoch.
+        run_dir: where the files are; None: nothing was written.
+        model: the trained model, with the weights of the last epoch; those of the best are in model.safetensors.
+        error: why it failed.
+    """
+
+    status: str = "running"
+    final: dict[str, Any] = field(default_factory=dict)
+    best: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    run_dir: Path | None = None
+    model: nn.Module | None = field(default=None, repr=False)
+    error: str | None = None
+
+
+def write_metrics(path: Path, history: Iterable[Mapping[str, Any]]) -> None:
+    """Writes metrics.csv, columns METRICS; an accuracy there is none of is left empty.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_metrics(Path(folder, "metrics.csv"), [dict.fromkeys(METRICS, 1) | {"val_accuracy": None}])
+        ...     Path(folder, "metrics.csv").read_text().splitlines()[1]
+        '1,1,1,1,,1,1'
+    """
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list[str](METRICS), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_text(path, text.getvalue())
+
+
+def write_result(path: Path, result: Result, config: Any) -> None:
+    """Writes result.json: status, final, best, seconds, config_hash, versions, error."""
+    record = {
+        "status": result.status,
+        "final": _finite(result.final),
+        "best": _finite(result.best),
+        "seconds": round(result.seconds, 3),
+        "config_hash": None if config is None else config_hash(config),
+        "versions": versions(),
+        "error": result.error,
+    }
+    write_text(path, json.dumps(record, indent=2) + "\n")
+
+
+class Recorded:
+    """Keeps result.json true: running, then done, or failed with the error."""
+
+    def __init__(self, result: Result, config: Any):
+        self.result, self.config = result, config
+
+    def _write(self, status: str, error: str | None = None) -> None:
+        self.result.status, self.result.error = status, error
+        if self.result.run_dir is not None:
+            write_result(self.result.run_dir / "result.json", self.result, self.config)
+
+    def __enter__(self) -> None:
+        if self.result.run_dir is not None:
+            self.result.run_dir.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.result.run_dir)
+        self._write("running")
+
+    def __exit__(self, kind: Any, error: BaseException | None, _trace: Any) -> None:
+        self._write("done" if error is None else "failed", None if error is None else f"{type(error).__name__}: {error}")
+
+
+def _finite(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN."""
+    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in scores.items()}
+
+
+def config_hash(config: Any) -> str:
+    """16 hex digits of the SHA-256 of the config as JSON with sorted keys.
+
+    Example:
+        >>> config_hash({"a": 1, "b": 2}) == config_hash({"b": 2, "a": 1})
+        True
+    """
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """The versions that decide the numbers."""
+    try:
+        own = importlib.metadata.version("modelfactory")
+    except importlib.metadata.PackageNotFoundError:
+        own = "not installed"
+    return {"modelfactory": own, "torch": str(torch.__version__), "python": platform.python_version()}
