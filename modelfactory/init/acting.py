@@ -7,7 +7,6 @@ called as functions count as much as those that are modules.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from modelfactory.activation import ACTIVATIONS, is_activation
+from modelfactory.init.shadow import shadow_of
 from modelfactory.init.shapes import known_result
 from modelfactory.layers import Parallel, Residual
 from modelfactory.spec import join
@@ -158,14 +158,8 @@ class _Walk:
 
 def _trace(module: nn.Module, name: str, shape: torch.Size, dtype: torch.dtype, acting: Acting) -> dict[int, Acting]:
     """What acts on each parameter of `module`, seen by running it on the meta device; {} when it cannot run there."""
-    memo: dict[int, Any] = {}
-    real_of: dict[int, int] = {}
-    for tensors in (module.parameters(), module.buffers()):
-        for tensor in tensors:
-            on_meta = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-            memo[id(tensor)] = nn.Parameter(on_meta, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else on_meta
-            real_of[id(memo[id(tensor)])] = id(tensor)
-    shadow = copy.deepcopy(module, memo).eval()
+    shadow, original = shadow_of(module)
+    shadow.train()  # auxiliary heads have a forward in training only
     example = torch.empty(shape, dtype=dtype, device="meta")
     example._acting = acting  # pyright: ignore[reportAttributeAccessIssue]
     owners = {id(p): n.rpartition(".")[0] for n, p in shadow.named_parameters()}
@@ -175,7 +169,7 @@ def _trace(module: nn.Module, name: str, shape: torch.Size, dtype: torch.dtype, 
             shadow(example)
     except Exception:  # a forward that needs values (data-dependent control flow) cannot be followed: nothing is known of it
         return {}
-    return {real_of[key]: found for key, found in tracing.found.items() if key in real_of}
+    return {original[key]: found for key, found in tracing.found.items() if key in original}
 
 
 class _Tracing(TorchFunctionMode):
@@ -197,11 +191,11 @@ class _Tracing(TorchFunctionMode):
         tags = [getattr(tensor, "_acting", None) for tensor in signals]
         acting = next((tag for tag in tags if tag is not None), None)
         for parameter in parameters:
-            if acting is not None and signals:
-                here = Acting(acting.activation, acting.source, signals[0].shape, acting.known)
-                if func is F.multi_head_attention_forward and parameter is _attention_out(args, kwargs):
-                    here = Acting(None, f"{self._owners[id(parameter)]} (attention)")
-                self.found.setdefault(id(parameter), here)
+            before = acting or Acting(None, "a constant")  # a buffer, or nothing but the parameter
+            here = Acting(before.activation, before.source, signals[0].shape if signals else None, before.known)
+            if func is F.multi_head_attention_forward and parameter is _attention_out(args, kwargs):
+                here = Acting(None, f"{self._owners[id(parameter)]} (attention)")
+            self.found.setdefault(id(parameter), here)
         output = known_result(func, args, kwargs)
         if output is None:
             output = func(*args, **kwargs)

@@ -14,6 +14,7 @@ from torch import nn
 from modelfactory.definition import Definition
 from modelfactory.errors import ConfigError, Problem, first_line
 from modelfactory.init.record import Recording, construction
+from modelfactory.init.shadow import shadow_of
 from modelfactory.spec import join
 
 # Constructors of torch.nn whose parameters are filled by `reset_parameters` and nothing else: it is left out.
@@ -135,14 +136,21 @@ def _construct_leaf(leaf: Leaf, seed: int, name: str, recordings: dict[str, Reco
 
 
 def construct_leaf(leaf: Leaf) -> nn.Module:
-    """Calls a leaf's class or builder.
+    """Calls a leaf's class or builder. On the meta device a constructor that needs values, such as the drop rates of
+    `torch.linspace(...).tolist()`, is called on the CPU, and the module taken to the meta device.
 
     Raises:
         ConfigError: it refuses its arguments, or gives something other than a module.
     """
     path, name = leaf.definition.path, getattr(leaf.target, "__name__", str(leaf.target))
     try:
-        module = leaf.target(**construct_arguments(leaf.arguments))
+        try:
+            module = leaf.target(**construct_arguments(leaf.arguments))
+        except (NotImplementedError, RuntimeError):
+            if torch.get_default_device().type != "meta":
+                raise
+            with torch.device("cpu"):
+                module, _ = shadow_of(leaf.target(**construct_arguments(leaf.arguments)))
     except Exception as error:  # whatever a constructor raises is about its arguments, and told with their path
         raise ConfigError([Problem(path, f"{name} refuses its arguments: {first_line(error)}")]) from error
     if not isinstance(module, nn.Module):
