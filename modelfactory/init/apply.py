@@ -22,6 +22,7 @@ from modelfactory.activation import gain as gain_of
 from modelfactory.errors import Problems, SchemeError
 from modelfactory.init import rng
 from modelfactory.init.acting import Acting
+from modelfactory.init.elementwise import kaiming_gain
 from modelfactory.init.fans import Block, Fans, operator_fans, torch_fans
 from modelfactory.init.record import Recording, construction
 from modelfactory.init.rules import Choice, SchemeCall
@@ -117,8 +118,7 @@ def _gain(choice: Choice, acting: Acting | None, problems: Problems) -> float | 
         return None
     arguments = {**scheme.arguments, **call.args}
     if "nonlinearity" in arguments:
-        slope = arguments.get("a") if arguments["nonlinearity"] == "leaky_relu" else None
-        return nn.init.calculate_gain(arguments["nonlinearity"], slope)
+        return kaiming_gain(arguments["a"], arguments["nonlinearity"])
     return 1.0
 
 

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor, nn
 
+from modelfactory.activation import gain as computed_gain
 from modelfactory.errors import SchemeError
 from modelfactory.init.fans import Fans, torch_fans
 
@@ -145,18 +146,19 @@ def _kaiming_std(tensor: Tensor, a: float, mode: str, nonlinearity: str, gain: f
 
 @lru_cache
 def kaiming_gain(a: float, nonlinearity: str) -> float:
-    """torch's gain for a nonlinearity by name.
+    """torch's gain for a nonlinearity by name, and where torch's table ends the one computed by quadrature.
+
+    Raises:
+        SchemeError: no such activation.
 
     Example:
-        >>> round(kaiming_gain(0.0, "relu"), 4)
-        1.4142
+        >>> round(kaiming_gain(0.0, "relu"), 4), round(kaiming_gain(0.0, "gelu"), 4)
+        (1.4142, 1.5335)
     """
     try:
         return nn.init.calculate_gain(nonlinearity, a)  # pyright: ignore[reportArgumentType]
     except ValueError:
-        raise SchemeError(
-            f"nonlinearity {nonlinearity!r} is not in torch's table of gains; give gain, a number or auto"
-        ) from None
+        return computed_gain(nonlinearity)
 
 
 def fan_of(fans: Fans, mode: str) -> float:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from modelfactory.activation import gain as computed_gain
 from modelfactory.definition import Definition
-from modelfactory.errors import Problems, did_you_mean
+from modelfactory.errors import Problems, SchemeError, did_you_mean
 from modelfactory.init.schemes import SCHEMES, Scheme, check_scheme_arguments
 from modelfactory.select import SELECTOR_KEYS, ParamInfo, Selector, nothing_picked
 from modelfactory.spec import check_value, join
@@ -164,12 +165,22 @@ def read_scheme(value: Any, given: Mapping[str, Any], path: str, problems: Probl
         return None
     scheme, args, found = SCHEMES[value], dict(given), len(problems)
     gain = args.pop("gain", None) if scheme.uses_gain else None
-    if gain is not None and gain != "auto":
-        if isinstance(gain, str):
-            problems.add(join(path, "gain"), f"{gain!r} is a text; give a number > 0, or auto")
-        gain = check_value(gain, float, join(path, "gain"), problems, {"above": 0}) if not isinstance(gain, str) else None
+    if isinstance(gain, str) and gain != "auto":
+        gain = _gain_of(gain, join(path, "gain"), problems)
+    elif gain is not None and gain != "auto":
+        gain = check_value(gain, float, join(path, "gain"), problems, {"above": 0})
     check_scheme_arguments(value, args, path, problems)
     return SchemeCall(value, scheme, None, args, gain) if len(problems) == found else None
+
+
+def _gain_of(activation: str, path: str, problems: Problems) -> float | None:
+    """The gain of an activation named in a config: by torch.nn.functional's name, or as `my_pkg.MyActivation`."""
+    found = resolve(activation, path, problems, "activation") if "." in activation else activation
+    try:
+        return None if found is None else computed_gain(found)
+    except SchemeError as error:
+        problems.add(path, f"{error}; or give a number > 0, or auto")
+        return None
 
 
 def _own_scheme(
