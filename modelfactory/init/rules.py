@@ -2,7 +2,8 @@
 
 Rules have names and an order; a later one wins over an earlier one. A rule beside a layer ("at definition") wins over
 the rules of the `init` group that pick by role or module alone, and yields to one that names its parameter by `match`.
-Every parameter must be picked by a rule, and every rule must pick a parameter unless it is optional.
+Every parameter must be picked by a rule, and every rule must pick a parameter unless it is optional. A rule whose scheme
+is for matrices may pick a layer whole: its bias goes to the rule before, or is 0.
 """
 
 from __future__ import annotations
@@ -209,6 +210,13 @@ def _named(name: str | None, path: str, problems: Problems) -> dict[str, Any]:
     }
 
 
+_BIASES = Rule("biases", "init.rules.biases", Selector(role=("bias",)), SchemeCall("zeros", SCHEMES["zeros"]))
+
+
+def _fits(rule: Rule, info: ParamInfo) -> bool:
+    return rule.call.scheme is None or rule.call.scheme.min_dims <= info.parameter.ndim
+
+
 class Chooser:
     """Finds the rule that sets each parameter, and every rule that picks nothing."""
 
@@ -219,12 +227,14 @@ class Chooser:
             name: _read_definition(definition, problems) for name, definition in definitions.items() if definition.init
         }
         self._used: set[str] = set()
+        self._fitting: set[str] = set()
         self._by_kind: dict[tuple[Any, ...], Rule | None] = {}
         self._named = any(rule.selector.names_parameters for rule in rules)
 
     def choose(self, infos: Sequence[ParamInfo], whole: bool = True) -> list[Choice]:
         """A choice for each parameter; with `whole`, one that no rule picks is a problem."""
         choices = []
+        self._fitting = {rule.path for rule in self._rules if any(_fits(rule, info) and rule.selector.picks(info) for info in infos)}
         for info in infos:
             rule = self._last(info)
             beside = self._definition(info) if self._beside else None
@@ -240,15 +250,20 @@ class Chooser:
     def _last(self, info: ParamInfo) -> Rule | None:
         if self._named:
             return self._search(info)
-        kind = (type(info.module), info.roles)
+        kind = (type(info.module), info.roles, info.parameter.ndim)
         if kind not in self._by_kind:
             self._by_kind[kind] = self._search(info)
         return self._by_kind[kind]
 
     def _search(self, info: ParamInfo) -> Rule | None:
+        """The last rule that picks it. One that can fill some of what it picks, but not this (the bias beside a matrix),
+        leaves it to the rule before, and a bias that none is left for to the base rule: 0."""
         picking = [rule for rule in self._rules if rule.selector.picks(info)]
         self._used.update(rule.path for rule in picking)
-        return picking[-1] if picking else None
+        able = [rule for rule in picking if _fits(rule, info) or rule.path not in self._fitting]
+        if picking and not able and "bias" in info.roles:
+            return _BIASES
+        return able[-1] if able else None
 
     def _definition(self, info: ParamInfo) -> Rule | None:
         """The rule beside the innermost layer that has one for this parameter."""
