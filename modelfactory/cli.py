@@ -1,0 +1,183 @@
+"""The command line: `modelfactory train`, `modelfactory plan`, and `python train.py`.
+
+Nothing here imports torch before a model is wanted: `--help`, `--cfg job` and shell completion answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from modelfactory.errors import ConfigError, ModelFactoryError, did_you_mean
+
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+Failures = list[tuple[str, Exception]]
+
+_USAGE = """\
+usage: modelfactory COMMAND [OVERRIDES]
+
+commands
+  train   train the model that a config describes, or with -m a sweep of them
+  plan    show what would be built, parameter by parameter, without building it
+
+examples
+  modelfactory train init=kaiming_normal
+  modelfactory train -m init=kaiming_normal,xavier_normal seed=0,1
+  modelfactory plan model=cnn init=xavier_normal
+
+`modelfactory train --help` lists the groups and keys that can be overridden.
+"""
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script; returns the exit status: 0 done, 1 failed while running, 2 the configuration is wrong.
+
+    Example:
+        >>> main(["trian"])
+        2
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    commands: dict[str, Callable[[list[str]], int]] = {"train": train, "plan": plan}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE, end="")
+        return DONE if arguments else WRONG
+    if arguments[0] == "--version":
+        print(f"modelfactory {_version()}")
+        return DONE
+    if arguments[0] in ("-sc", "--shell-completion"):
+        return _complete(arguments, commands)
+    if arguments[0] not in commands:
+        print(f"error: {arguments[0]!r} is not a command{did_you_mean(arguments[0], commands)}", file=sys.stderr)
+        return WRONG
+    return commands[arguments[0]](arguments[1:])
+
+
+def _complete(arguments: list[str], commands: Sequence[str] | dict[str, Any]) -> int:
+    """Shell completion of `modelfactory COMMAND ...`: Hydra completes what comes after the command."""
+    line = os.environ.get("COMP_LINE", "")
+    words = line.split(" ")
+    if len(words) == 2:
+        print(" ".join(command for command in commands if command.startswith(words[1])))
+        return DONE
+    if len(words) > 2:
+        os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
+    return train(arguments)
+
+
+def train(arguments: Sequence[str] | None = None) -> int:
+    """Trains, once or (with -m) for every job of a sweep; all of Hydra's own options work.
+
+    Args:
+        arguments: those of the command line when None.
+
+    Returns:
+        The exit status. In a sweep every job runs; it is 1 if any failed, 2 if all that failed have a wrong configuration.
+    """
+    from modelfactory.config import run_application
+
+    failures: Failures = []
+
+    def job(cfg: Any) -> float | None:
+        return _train_job(cfg, failures)
+
+    try:
+        run_application(job, sys.argv[1:] if arguments is None else arguments, _check)
+        return DONE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            traceback.print_exc()
+        return _tell(failures or [("", error)])
+
+
+def _check(cfg: Any) -> None:
+    from modelfactory.config import to_plain
+
+    plain = to_plain(cfg)
+    from modelfactory.run import check  # torch comes with it: after the errors that need no torch
+
+    check(plain)
+
+
+def _train_job(cfg: Any, failures: Failures) -> float | None:
+    """One job: trains in the directory that Hydra made; returns the best value monitored, for sweepers."""
+    from modelfactory.config import current_job, to_plain
+
+    job = current_job()
+    plain: dict[str, Any] | None = None
+    try:
+        plain = to_plain(cfg)
+        from modelfactory.run import train as train_config
+
+        result = train_config(plain, job.folder)
+    except Exception as error:
+        title = "" if job.number is None else f"job {job.number} ({job.overrides})"
+        failures.append((title, error))
+        if job.number is not None:
+            log.error("%s failed: %s", title, error)
+        if job.number is not None or not isinstance(error, ConfigError):
+            _record(job.folder, error, plain)
+        raise
+    print(f"done: {job.folder}")
+    return result.best.get((plain.get("trainer") or {}).get("monitor", "val_loss"))
+
+
+def _record(folder: Path, error: Exception, plain: dict[str, Any] | None) -> None:
+    """Leaves a result.json for a job that failed before its training could write one."""
+    from modelfactory.records import Result, write_result
+
+    if not (folder / "result.json").exists():
+        write_result(folder / "result.json", Result(status="failed", error=f"{type(error).__name__}: {error}"), plain)
+
+
+def _tell(failures: Failures) -> int:
+    """Prints what failed, on stderr without a traceback, and returns the exit status."""
+    for title, error in failures:
+        wrong = isinstance(error, ConfigError)
+        head = "the configuration is wrong" if wrong else f"{type(error).__name__}: {error}"
+        print(f"error: {title}{': ' if title else ''}{head}", file=sys.stderr)
+        if wrong:
+            print("\n".join(f"  {line}" for line in str(error).splitlines()), file=sys.stderr)
+    if all(isinstance(error, ConfigError) for _, error in failures):
+        return WRONG
+    if not all(isinstance(error, ModelFactoryError) for _, error in failures):
+        print("(set HYDRA_FULL_ERROR=1 to see where)", file=sys.stderr)
+    return FAILED
+
+
+def plan(arguments: Sequence[str]) -> int:
+    """Prints what a config would build, parameter by parameter; nothing is allocated."""
+    what = "Show what a config would build, parameter by parameter."
+    parser = argparse.ArgumentParser(prog="modelfactory plan", description=what)
+    parser.add_argument("overrides", nargs="*", help="as for train: model=cnn init=xavier_normal ...")
+    parser.add_argument("--config-dir", "-cd", default=None, help="a folder of your own configs")
+    parser.add_argument("--config-name", "-cn", default="config", help="the primary config")
+    given = parser.parse_intermixed_args(list(arguments))
+    from modelfactory.config import compose
+
+    try:
+        cfg = compose(*given.overrides, config_dir=given.config_dir, config_name=given.config_name)
+        from modelfactory.run import check
+
+        print(check(cfg))
+        return DONE
+    except ConfigError as error:
+        return _tell([("", error)])
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("modelfactory")
+    except PackageNotFoundError:
+        return "(not installed)"

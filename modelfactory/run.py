@@ -1,0 +1,193 @@
+"""From a resolved config to a plan, a model, a trained model with its files, and back from the file."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from modelfactory.checkpoint import WEIGHTS, load_into, read_weights, write_text
+from modelfactory.config import to_plain, to_yaml
+from modelfactory.data import build_data, check_data
+from modelfactory.errors import ConfigError, Problem, Problems
+from modelfactory.freezing import apply_frozen, choose_frozen
+from modelfactory.model import assemble
+from modelfactory.optimizer import check_optimizer
+from modelfactory.planning import Plan, make_plan, read_spec
+from modelfactory.records import Result
+from modelfactory.scheduler import check_scheduler
+from modelfactory.select import describe
+from modelfactory.trainer import check_trainer, train_model
+
+log = logging.getLogger(__name__)
+
+
+def plan(cfg: Any) -> Plan:
+    """What a config would build, parameter by parameter; nothing is allocated.
+
+    Args:
+        cfg: a DictConfig or a plain dict with `model`, and as needed `init`, `freeze`, `data.input_shape`, `seed`.
+
+    Raises:
+        ConfigError: everything that is wrong, each with its config path.
+
+    Example:
+        >>> layers = {"fc": {"_target_": "torch.nn.Linear", "out_features": 2}}
+        >>> made = plan({"model": {"layers": layers}, "data": {"input_shape": [3]}, "init": "xavier_normal"})
+        >>> [(row.name, row.scheme) for row in made.ledger]
+        [('fc.weight', 'xavier_normal'), ('fc.bias', 'zeros')]
+    """
+    return make_plan(to_plain(cfg))
+
+
+def build(cfg: Any, device: str | torch.device | None = None) -> nn.Module:
+    """The model of a config as a plain nn.Module, every parameter initialised by the rule that picks it.
+
+    Raises:
+        ConfigError: everything that is wrong, each with its config path.
+
+    Example:
+        >>> layers = {"fc": {"_target_": "torch.nn.Linear", "out_features": 2}, "act": {"_target_": "torch.nn.ReLU"}}
+        >>> build({"model": {"layers": layers}, "data": {"input_shape": [3]}, "init": "kaiming_normal", "seed": 1})
+        Sequential(
+          (fc): Linear(in_features=3, out_features=2, bias=True)
+          (act): ReLU()
+        )
+    """
+    return make_plan(to_plain(cfg), look=False).build(device, accounted=False)
+
+
+def check(cfg: Any) -> Plan:
+    """Checks a whole config before anything is built, loaded or written; returns the plan of its model.
+
+    Raises:
+        ConfigError: everything that is wrong, each with its config path, the value and what would do.
+
+    Example:
+        >>> check({"model": {"layers": {}}, "optimizer": {"_target_": "torch.optim.SGD", "lr": -1}})
+        Traceback (most recent call last):
+        modelfactory.errors.ConfigError: model.layers: is empty; give at least one name: {_target_: ...}
+        optimizer.lr: -1 is too small; give a number >= 0
+    """
+    config = to_plain(cfg)
+    problems = Problems()
+    spec = read_spec(config, problems)
+    checks: dict[str, Callable[[Any, Problems], Any]] = {
+        "data": check_data,
+        "optimizer": check_optimizer,
+        "scheduler": check_scheduler,
+        "trainer": check_trainer,
+    }
+    for group, check_group in checks.items():
+        if config.get(group) is not None:
+            check_group(config[group], problems)
+    made = Plan(spec) if spec is not None else None
+    if made is not None:
+        try:
+            made.look()
+        except ConfigError as error:
+            problems.extend(error.problems)
+    if problems or made is None:
+        raise ConfigError(problems)
+    return made
+
+
+def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None) -> Result:
+    """Builds the model of a config, trains it on its data, and leaves a run directory.
+
+    Args:
+        cfg: a DictConfig or a plain dict with all groups.
+        run_dir: where config.yaml, ledger.csv, metrics.csv, result.json, model.safetensors and checkpoint/ go; None:
+            nothing is written.
+
+    Raises:
+        ConfigError: everything that is wrong; nothing has been written then.
+        TrainingError: a loss that is not finite, with the first layer whose output was not.
+
+    Example:
+        >>> import modelfactory as mf
+        >>> cfg = mf.compose("trainer=debug", "trainer.device=cpu", "trainer.progress=none")
+        >>> mf.train(cfg).final["epoch"]
+        1
+    """
+    config = to_plain(cfg)
+    made = check(config)
+    if config.get("data") is None:
+        raise ConfigError([Problem("data", "missing; give _target_, such as modelfactory.data.digits")])
+    data = build_data(config["data"])
+    model = made.build()
+    rows = made.ledger
+    log.info(
+        "model: %s parameters, %s trainable", f"{sum(r.numel for r in rows):,}", f"{sum(r.numel for r in rows if r.trainable):,}"
+    )
+    for warning in made.warnings:
+        log.warning(warning)
+    folder = None if run_dir is None else Path(run_dir)
+    written = False
+
+    def leave_account(_epoch: int) -> None:
+        nonlocal written
+        if folder is not None and not written:
+            write_text(folder / "config.yaml", to_yaml(config))
+            made.ledger.to_csv(folder / "ledger.csv")
+        written = True
+
+    return train_model(
+        model,
+        data,
+        optimizer=config.get("optimizer"),
+        scheduler=config.get("scheduler"),
+        trainer=config.get("trainer"),
+        seed=config.get("seed", 0),
+        run_dir=folder,
+        config=config,
+        before_epoch=leave_account,
+    )
+
+
+def load(path: str | os.PathLike[str]) -> nn.Module:
+    """The model that a run left, from its one file: architecture and weights, in evaluation mode.
+
+    Runs no code from the file: the classes that its config names must be allowed as in any config.
+
+    Args:
+        path: a model.safetensors, or the directory of a run.
+
+    Raises:
+        ConfigError: no such file, no config in it, a class that is not trusted, weights of another model.
+
+    Example:
+        >>> import tempfile
+        >>> import modelfactory as mf
+        >>> cfg = mf.compose("trainer=debug", "trainer.device=cpu", "trainer.progress=none")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = mf.train(cfg, run_dir=folder)
+        ...     model = load(f"{folder}/model.safetensors")
+        >>> model.head
+        Linear(in_features=512, out_features=10, bias=True)
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / WEIGHTS
+    weights = read_weights(file)
+    if not isinstance(weights.config, Mapping):
+        raise ConfigError([Problem("", f"{file} carries no config, so its model cannot be built again")])
+    problems = Problems()
+    config = {
+        name: value for name, value in weights.config.items() if name in ("seed", "data", "model", "init", "freeze", "optimizer")
+    }
+    spec = read_spec(config, problems)
+    if spec is None:
+        raise ConfigError(problems)
+    draft = assemble(spec.node, spec.seed)
+    infos = describe(draft.module)
+    frozen = choose_frozen(infos, spec.freeze, draft.definitions, problems)
+    problems.raise_if_any()
+    load_into(draft.module, weights.tensors, "", str(file), assign=all(len(info.names) == 1 for info in infos))
+    apply_frozen(draft.module, frozen)
+    return draft.module.eval()

@@ -1,0 +1,8 @@
+"""Trains the model that a config describes: python train.py init=kaiming_normal"""
+
+import sys
+
+from modelfactory.cli import train
+
+if __name__ == "__main__":
+    sys.exit(train())
