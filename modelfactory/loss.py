@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from modelfactory import target
-from modelfactory.errors import ConfigError, Problem, Problems
+from modelfactory.errors import ConfigError, Problem, Problems, first_line
 from modelfactory.spec import join
 
 _CLASS_LOSSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
@@ -64,8 +64,12 @@ def build_loss(
         return None
     try:
         loss = factory(**checked, **{key: torch.tensor(value, dtype=torch.float32) for key, value in tensors.items()})
-    except (TypeError, ValueError) as error:
-        problems.add(path, f"{name} refuses {arguments}: {error}")
+        if isinstance(loss, _CLASS_LOSSES):  # torch looks at some of the arguments no sooner than this
+            loss(torch.zeros(1, 2 if loss.weight is None else len(loss.weight)), torch.zeros(1, dtype=torch.int64))
+        elif isinstance(loss, _VALUE_LOSSES) and not tensors:
+            loss(torch.full((1, 1), 0.5), torch.full((1, 1), 0.5))
+    except (TypeError, ValueError, RuntimeError) as error:
+        problems.add(path, f"{name} refuses {arguments}: {first_line(error)}")
         return None
     wrong = _wrong_task(loss, task)
     if wrong:

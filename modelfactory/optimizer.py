@@ -63,7 +63,8 @@ def check_optimizer(mapping: Any, problems: Problems, path: str = "optimizer") -
         problems.add(path, f"{mapping!r} is not a mapping; give _target_, such as torch.optim.AdamW, and lr")
         return None
     name, arguments = target.split(mapping)
-    groups = arguments.pop("groups", None) or {}
+    groups = arguments.pop("groups", None)
+    groups = {} if groups is None else groups
     kind = target.resolve(name, join(path, "_target_"), problems, kind="optimizer")
     if kind is None:
         return None
@@ -77,22 +78,26 @@ def check_optimizer(mapping: Any, problems: Problems, path: str = "optimizer") -
     return OptimizerSpec(kind, checked, specs) if len(problems) == found else None
 
 
-def _check_options(kind: type[Optimizer], options: Mapping[str, Any], path: str, problems: Problems) -> dict[str, Any]:
-    """The arguments in torch's types."""
+def _check_options(
+    kind: type[Optimizer], options: Mapping[str, Any], path: str, problems: Problems, also: tuple[str, ...] = ("groups",)
+) -> dict[str, Any]:
+    """The arguments in torch's types; `also` are the other keys that the place has."""
     if "params" in options:
         problems.add(join(path, "params"), "not a key here; the model's parameters are used, and groups pick among them")
         options = {key: value for key, value in options.items() if key != "params"}
     plain = {key: value for key, value in options.items() if key not in _NOT_NEGATIVE}
-    checked = target.check_arguments(kind, plain, path, problems, inferred={"params", *_NOT_NEGATIVE}) or {}
+    checked = target.check_arguments(kind, plain, path, problems, inferred={"params", *_NOT_NEGATIVE}, also=also) or {}
     takes = inspect.signature(kind).parameters
     for key in options.keys() & _NOT_NEGATIVE:
         if key not in takes:
-            target.check_arguments(kind, {key: options[key]}, path, problems, inferred={"params"})
+            target.check_arguments(kind, {key: options[key]}, path, problems, inferred={"params"}, also=also)
         else:
             checked[key] = check_value(options[key], float, join(path, key), problems, {"min": 0})
     if "betas" in checked:
         before, where = len(problems), join(path, "betas")
         betas = check_value(checked["betas"], tuple[float, ...], where, problems)
+        if len(problems) == before and len(betas) != 2 and kind.__module__.startswith("torch.optim"):
+            problems.add(where, f"{list(betas)} is not two numbers; give such as [0.9, 0.999]")
         for beta in betas if len(problems) == before else ():
             if not 0 <= beta < 1:
                 problems.add(where, f"{beta!r} is not in 0 <= beta < 1")
@@ -111,12 +116,14 @@ def _check_groups(kind: type[Optimizer], groups: Any, path: str, problems: Probl
         if not isinstance(group, Mapping):
             problems.add(where, f"{group!r} is not a mapping; give match, module or role, and lr_scale or another option")
             continue
+        if name == "default":
+            problems.add(where, "'default' is the group of all that no other picks; choose another name")
         selector = Selector.read(group, where, problems)
         options = {key: value for key, value in group.items() if key not in SELECTOR_KEYS}
         scale = check_value(options.pop("lr_scale", 1.0), float, join(where, "lr_scale"), problems, {"min": 0})
         if "lr" in options and "lr_scale" in group:
             problems.add(join(where, "lr_scale"), f"{group['lr_scale']!r} and lr: {options['lr']!r} are both given; give one")
-        checked = _check_options(kind, options, where, problems)
+        checked = _check_options(kind, options, where, problems, also=("lr_scale", *SELECTOR_KEYS))
         if selector is not None:
             specs.append(GroupSpec(str(name), selector, {"lr_scale": scale, **checked}))
     return tuple(specs)
@@ -130,7 +137,7 @@ def _try(kind: type[Optimizer], arguments: dict[str, Any], groups: tuple[GroupSp
         try:
             with without_dynamo():
                 kind([torch.zeros(1, 1, requires_grad=True)], **options)
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:
             problems.add(where, f"{kind.__name__} refuses it: {error}")
             return
 
@@ -184,7 +191,8 @@ def _members(
     infos = describe(model)
     trainable = [info for info in infos if info.parameter.requires_grad or set(info.names) & set(thawed_later)]
     if not trainable:
-        raise ConfigError([Problem(path, "there is nothing to train: every parameter of the model is frozen")])
+        why = "every parameter of the model is frozen" if infos else "the model has no parameters"
+        raise ConfigError([Problem(path, f"there is nothing to train: {why}")])
     problems = Problems()
     group_of = dict.fromkeys((info.name for info in trainable), -1)
     for index, group in enumerate(spec.groups):

@@ -82,7 +82,7 @@ def _rule() -> tuple[Tensor, Tensor, Tensor]:
     n = torch.arange(1, _NODES, dtype=torch.float64)
     off_diagonal = torch.diag(n / (4 * n * n - 1).sqrt(), 1)
     nodes, vectors = torch.linalg.eigh(off_diagonal + off_diagonal.T)
-    weights = 2 * vectors[0] ** 2
+    weights = 2 * vectors[0] ** 2 / (vectors[0] ** 2).sum()
     legendre = [torch.ones_like(nodes), nodes]
     for k in range(1, _NODES - 1):
         legendre.append(((2 * k + 1) * nodes * legendre[k] - k * legendre[k - 1]) / (k + 1))

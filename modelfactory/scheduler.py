@@ -9,13 +9,14 @@ the rest of the training, in epochs or in steps as `interval` says.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from modelfactory import target
 from modelfactory.eager import without_dynamo
@@ -51,8 +52,10 @@ class SchedulerSpec:
     warmup_epochs: float
 
 
-def check_scheduler(mapping: Any, problems: Problems, path: str = "scheduler") -> SchedulerSpec | None:
-    """The `scheduler` group of a config, or None after adding to `problems` all that is wrong.
+def check_scheduler(
+    mapping: Any, problems: Problems, path: str = "scheduler", max_epochs: int | None = None
+) -> SchedulerSpec | None:
+    """The `scheduler` group of a config, or None after adding to `problems` all that is wrong; `max_epochs` where it is known.
 
     Example:
         >>> problems = Problems()
@@ -74,7 +77,9 @@ def check_scheduler(mapping: Any, problems: Problems, path: str = "scheduler") -
                 join(path, extra),
                 "not a key of a constant schedule; name one with _target_, such as torch.optim.lr_scheduler.StepLR",
             )
-        return SchedulerSpec(None, {}, spec.interval, spec.warmup_epochs) if spec is not None and len(problems) == found else None
+        if spec is not None and len(problems) == found:
+            return _tried(SchedulerSpec(None, {}, spec.interval, spec.warmup_epochs), max_epochs, path, problems)
+        return None
     kind = target.resolve(name, join(path, "_target_"), problems, kind="scheduler")
     if kind is None:
         return None
@@ -89,9 +94,7 @@ def check_scheduler(mapping: Any, problems: Problems, path: str = "scheduler") -
         )
     checked = _check_arguments(kind, arguments, path, problems)
     if spec is not None and len(problems) == found:
-        result = SchedulerSpec(kind, checked, spec.interval, spec.warmup_epochs)
-        _try(result, path, problems)
-        return result if len(problems) == found else None
+        return _tried(SchedulerSpec(kind, checked, spec.interval, spec.warmup_epochs), max_epochs, path, problems)
     return None
 
 
@@ -115,19 +118,18 @@ def _check_arguments(kind: type[LRScheduler], arguments: dict[str, Any], path: s
     return {**plain, **(checked or {})}
 
 
-def _try(spec: SchedulerSpec, path: str, problems: Problems) -> None:
+def _tried(spec: SchedulerSpec, max_epochs: int | None, path: str, problems: Problems) -> SchedulerSpec | None:
     """Builds it on an optimizer of one number, for what only torch's constructor knows."""
     with without_dynamo():
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1, momentum=0.9)
-    try:
-        build_schedule(spec, optimizer, steps_per_epoch=10, max_steps=100)
-    except (ConfigError, TypeError, ValueError, ZeroDivisionError) as error:
-        text = (
-            error.problems[0].message
-            if isinstance(error, ConfigError)
-            else f"{spec.kind and spec.kind.__name__} refuses it: {error}"
-        )
-        problems.add(path, text)
+    if max_epochs is None:
+        max_epochs = math.ceil(spec.warmup_epochs) + 1
+    try:  # the steps of an epoch are not known without the data: few enough for any total_steps
+        build_schedule(spec, optimizer, steps_per_epoch=100, max_steps=100 * max_epochs, path=path, fitted=False)
+    except ConfigError as error:
+        problems.extend(error.problems)
+        return None
+    return spec
 
 
 class Schedule:
@@ -207,14 +209,20 @@ def _plain(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def build_schedule(
-    spec: SchedulerSpec, optimizer: Optimizer, steps_per_epoch: int, max_steps: int, path: str = "scheduler"
+    spec: SchedulerSpec,
+    optimizer: Optimizer,
+    steps_per_epoch: int,
+    max_steps: int,
+    path: str = "scheduler",
+    fitted: bool = True,
 ) -> Schedule:
     """The schedule of `optimizer` over a training of `max_steps` optimizer steps.
 
-    A `max_lr` that is one number is that of the groups with lr_scale 1; null is each group's own learning rate.
+    A `max_lr` that is one number is that of the groups with lr_scale 1; null is each group's own learning rate. With
+    `fitted` false, `steps_per_epoch` is a guess, and whether `total_steps` is enough is not looked at.
 
     Raises:
-        ConfigError: a warm-up as long as the training.
+        ConfigError: a warm-up as long as the training, or a `total_steps` shorter than it.
 
     Example:
         >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
@@ -225,7 +233,7 @@ def build_schedule(
     warmup_steps = round(spec.warmup_epochs * steps_per_epoch)
     if warmup_steps >= max_steps and warmup_steps:
         epochs = max_steps / steps_per_epoch
-        message = f"{spec.warmup_epochs:g} is not less than the {epochs:g} epochs of the training"
+        message = f"{spec.warmup_epochs:g} is not less than the {epochs:g} epochs of the training; give fewer, or 0"
         raise ConfigError([Problem(join(path, "warmup_epochs"), message)])
     if spec.kind is None:
         return Schedule(optimizer, None, spec.interval, warmup_steps)
@@ -238,6 +246,10 @@ def build_schedule(
     sized = "epochs" in arguments and "steps_per_epoch" in arguments  # OneCycleLR's other way to say its length
     to_fill = [name for name in _LENGTHS if name in takes and name not in arguments and not sized]
     arguments.update(dict.fromkeys(to_fill, length))
+    total = arguments.get("total_steps")
+    if fitted and issubclass(spec.kind, OneCycleLR) and isinstance(total, int) and total < length:
+        message = f"{total} is less than the {length} {spec.interval}s that it is stepped; give null, which fits it"
+        raise ConfigError([Problem(join(path, "total_steps"), message)])
     if "max_lr" in takes:
         top = arguments.get("max_lr")
         scales = [group.get("lr_scale", 1.0) for group in optimizer.param_groups]

@@ -113,7 +113,8 @@ def check_value(
     """
     accepted, converted = _convert(value, hint)
     if not accepted:
-        problems.add(path, f"{value!r} {_what_it_is(value)}; give {describe(hint, limits)}{_text_number(value, hint)}")
+        shown = list(value) if isinstance(value, tuple) else value
+        problems.add(path, f"{shown!r} {_what_it_is(shown, hint)}; give {describe(hint, limits)}{_text_number(value, hint)}")
     elif isinstance(converted, (int, float)) and not isinstance(converted, bool) and (wrong := _outside(converted, limits)):
         problems.add(path, f"{value!r} {wrong}; give {describe(hint, limits)}")
     elif "choices" in limits and converted is not None and converted not in limits["choices"]:
@@ -130,12 +131,10 @@ def describe(hint: Any, limits: Mapping[str, Any] = types.MappingProxyType({})) 
     """
     signs = {"min": ">=", "above": ">", "max": "<="}
     bounds = " and ".join(f"{signs[name]} {limit:g}" for name, limit in limits.items() if name in signs)
-    if "choices" in limits:
-        bounds = "of " + ", ".join(map(str, limits["choices"]))
     words = []
     for option in _options(hint):
-        if typing.get_origin(option) is typing.Literal:
-            words.append("one of " + ", ".join(map(str, typing.get_args(option))))
+        if typing.get_origin(option) is typing.Literal or option is str and "choices" in limits:
+            words.append("one of " + ", ".join(map(str, limits.get("choices", typing.get_args(option)))))
         elif option in (int, float, str) and bounds:
             words.append(f"{_NAMES[option]} {bounds}")
         else:
@@ -181,9 +180,9 @@ def _convert_one(value: Any, option: Any) -> tuple[bool, Any]:
     if origin is not None:
         return isinstance(value, origin), value
     if option is float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
             return False, value
-        return True, float(value)
+        return _is_finite(value), float(value) if _is_finite(value) else value
     if option is int:
         return isinstance(value, int) and not isinstance(value, bool), value
     if option is dict:
@@ -197,9 +196,20 @@ def _outside(value: float, limits: Mapping[str, Any]) -> str:
     return "is too large" if "max" in limits and value > limits["max"] else ""
 
 
-def _what_it_is(value: Any) -> str:
-    if isinstance(value, float) and not math.isfinite(value):
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
+
+
+def _what_it_is(value: Any, hint: Any) -> str:
+    if isinstance(value, (int, float)) and not _is_finite(value):
         return "is not finite"
+    lists = [option for option in _options(hint) if typing.get_origin(option) in (tuple, list)]
+    if isinstance(value, list) and lists:
+        item = next((item for item in value if not _convert(item, typing.get_args(lists[0])[0])[0]), None)
+        return f"holds {item!r}"
     return f"is {_NAMES.get(type(value), 'a ' + type(value).__name__)}"
 
 
@@ -210,7 +220,10 @@ def _text_number(value: Any, hint: Any) -> str:
         number = float(value)
     except ValueError:
         return ""
-    return f" (YAML reads {value} as text: write {number:g})" if math.isfinite(number) else ""
+    if not math.isfinite(number):
+        return ""
+    quoted = value.strip("+-").replace(".", "", 1).isdigit()  # which YAML itself would not take for a text
+    return f" (leave the quotes out: {value})" if quoted else f" (YAML reads {value} as text: write {number:g})"
 
 
 @cache

@@ -50,11 +50,14 @@ _BASES: dict[str, tuple[str, tuple[str, ...]]] = {
 _SIZES = frozenset(
     "in_features out_features in_channels out_channels num_features num_channels hidden_size input_size embed_dim num_heads "
     "num_layers kernel_size stride dilation groups num_groups num_embeddings embedding_dim d_model nhead dim_feedforward "
-    "num_parameters upscale_factor in1_features in2_features proj_size".split()
+    "num_parameters upscale_factor in1_features in2_features proj_size num_classes".split()
 )
 _MAY_BE_ZERO = frozenset({"proj_size"})
 _NEVER_SUGGESTED = sys.stdlib_module_names | {"torch", "torchvision", "modelfactory", "numpy"}
 _CHOSEN_BY_THE_FACTORY = frozenset({"device", "dtype"})
+# Arguments that the caller gives itself, so that an error does not offer them.
+_NEVER_OFFERED = _CHOSEN_BY_THE_FACTORY | {"params", "optimizer", "last_epoch", "tensor", "generator"}
+_LIMITS: dict[str, Mapping[str, Any]] = {"dropout": {"min": 0, "max": 1}}  # what torch looks at in training only
 
 
 def trust(*packages: str) -> None:
@@ -106,7 +109,8 @@ def resolve(name: Any, path: str, problems: Problems, kind: str = "layer") -> An
     """
     word = _BASES[kind][0]
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        problems.add(path, f"{name!r} is not the dotted name of a {word}, like {_example(kind)}")
+        article = "an" if word[0] in "aeiou" else "a"
+        problems.add(path, f"{name!r} is not the dotted name of {article} {word}, like {_example(kind)}")
         return None
     root = _root_of(name, kind)
     if root is None:
@@ -121,14 +125,13 @@ def resolve(name: Any, path: str, problems: Problems, kind: str = "layer") -> An
             path, f"{name!r} is refused: it leads to {home}.{getattr(found, '__qualname__', '?')}, outside of what is allowed"
         )
         return None
+    if f"{home}.{getattr(found, '__qualname__', '')}" in _BASES[kind][1]:
+        problems.add(path, f"{name!r} is what every {word} is made from, and does nothing itself; give one, like {_example(kind)}")
+        return None
     if not _is_of_kind(found, kind):
         problems.add(path, f"{name!r} is not a {root} {word}{_nearest_name(root, name, kind)}")
         return None
-    if (
-        inspect.isclass(found)
-        and (found.__name__.startswith("Lazy") or inspect.isabstract(found))
-        and home.startswith("torch.nn")
-    ):
+    if inspect.isclass(found) and found.__name__.startswith("Lazy") and home.startswith("torch.nn"):
         problems.add(path, f"{name!r} is refused: sizes are inferred here; name the layer without Lazy")
         return None
     return found
@@ -140,11 +143,14 @@ def check_arguments(
     path: str,
     problems: Problems,
     inferred: Iterable[str] = (),
+    limits: Mapping[str, Mapping[str, Any]] = types.MappingProxyType({}),
+    also: Iterable[str] = (),
 ) -> dict[str, Any] | None:
     """The arguments in the types the signature of `target` asks for, or None after saying what is wrong.
 
     Checks unknown and missing names, simple types, sizes below 1 and numbers that are not finite. The names in
-    `inferred` are filled in later and may be missing. Nested values that are no plain data are left alone.
+    `inferred` are filled in later and may be missing; `limits` are ranges by name; `also` are other keys that the place
+    has, to be suggested. Nested values that are no plain data are left alone.
 
     Example:
         >>> import torch
@@ -161,26 +167,27 @@ def check_arguments(
     for name, value in arguments.items():
         where = join(path, name)
         if name in parameters and name not in _CHOSEN_BY_THE_FACTORY:
-            checked[name] = _check_one(name, value, parameters[name][1], where, problems)
+            checked[name] = _check_one(name, value, parameters[name][1], where, problems, limits.get(name))
         elif name in _CHOSEN_BY_THE_FACTORY:
             problems.add(where, f"{value!r} is refused: trainer.device and trainer.precision choose for the whole model")
         elif str(name).startswith("_"):
-            problems.add(where, "not a key of a layer here; give arguments by name, beside _target_")
+            problems.add(where, "not a key here; give arguments by name, beside _target_")
         elif takes_any:
             checked[name] = value
         else:
-            problems.add(where, f"not an argument of {who}{did_you_mean(str(name), set(parameters) - _CHOSEN_BY_THE_FACTORY)}")
+            choices = [*(key for key in parameters if key not in _NEVER_OFFERED), *also]
+            problems.add(where, f"not an argument of {who}{did_you_mean(str(name), choices) or ', which takes none'}")
     for name, (required, _) in parameters.items():
         if required and name not in arguments and name not in inferred:
             problems.add(join(path, name), f"missing; {who} needs it")
     return checked if len(problems) == found else None
 
 
-def _check_one(name: str, value: Any, hint: Any, where: str, problems: Problems) -> Any:
+def _check_one(name: str, value: Any, hint: Any, where: str, problems: Problems, limits: Mapping[str, Any] | None) -> Any:
     value = _listed(value, hint)
     before = len(problems)
     if hint is not None and not _has_modules(value):
-        value = check_value(value, hint, where, problems)
+        value = check_value(value, hint, where, problems, limits or _LIMITS.get(name, {}))
     if len(problems) == before and name in _SIZES:
         least = 0 if name in _MAY_BE_ZERO else 1
         for size in value if isinstance(value, (list, tuple)) else [value]:
@@ -202,7 +209,9 @@ def _has_modules(value: Any) -> bool:
     """Whether the value is, or holds, something other than plain data of a config."""
     if isinstance(value, (list, tuple)):
         return any(map(_has_modules, value))
-    return isinstance(value, Mapping) or not (value is None or isinstance(value, (bool, int, float, str)))
+    if isinstance(value, Mapping):
+        return any(map(_has_modules, value.values()))
+    return not (value is None or isinstance(value, (bool, int, float, str)))
 
 
 @cache
@@ -223,13 +232,26 @@ def _parameters(target: Callable[..., Any]) -> tuple[dict[str, tuple[bool, Any]]
         elif parameter.kind is not parameter.VAR_POSITIONAL:
             hint = hints.get(parameter.name)
             named[parameter.name] = parameter.default is parameter.empty, hint if _is_plain(hint) else None
-    if takes_any and inspect.isclass(target):
-        for base in target.__mro__[1:]:
-            if "__init__" in vars(base) and base is not object and not base.__module__.endswith("nn.modules.module"):
-                above, takes_any = _parameters(base)
-                named = {**{name: (False, hint) for name, (_, hint) in above.items()}, **named}
-                break
+    for base in _passed_on_to(target, hints) if takes_any else ():
+        if "__init__" in vars(base) and base is not object and not base.__module__.endswith("nn.modules.module"):
+            above, takes_any = _parameters(base)
+            needed = _NEEDED.get(base.__name__, ()) if base.__module__.startswith("torch.nn") else ()
+            named = {**{name: (name in needed, hint) for name, (_, hint) in above.items()}, **named}
+            if needed:
+                named.pop("mode", None)  # each subclass has its own
+            break
     return named, takes_any
+
+
+_NEEDED = {"RNNBase": ("input_size", "hidden_size")}  # by the subclasses, whose signatures do not say
+
+
+def _passed_on_to(target: Callable[..., Any], hints: Mapping[str, Any]) -> tuple[type, ...]:
+    """The classes one of which gets the `**kwargs` of a class or of one of torchvision's builders."""
+    if inspect.isclass(target):
+        return target.__mro__[1:]
+    made = hints.get("return")
+    return made.__mro__ if inspect.isclass(made) and _inside(target.__module__, ("torchvision.models",)) else ()
 
 
 def _is_plain(hint: Any) -> bool:
@@ -289,6 +311,8 @@ def _import_below(package: str, step: str) -> types.ModuleType | None:
 def _is_of_kind(found: Any, kind: str) -> bool:
     bases = _BASES[kind][1]
     if inspect.isclass(found):
+        if kind == "loss" and found.__module__.startswith("torch.nn"):
+            bases = ("torch.nn.modules.loss._Loss",)
         return not bases or any(f"{base.__module__}.{base.__qualname__}" in bases for base in found.__mro__[1:])
     if not inspect.isroutine(found):
         return False
@@ -321,12 +345,13 @@ def _names_in(module_name: str, kind: str) -> list[str]:
 
 def _outside(name: str, kind: str) -> str:
     roots = (*_ROOTS[kind], *trusted())
-    short = _names_in(roots[0], kind) if roots and "." not in name else []
+    package = name.split(".")[0]
+    short = _names_in(roots[0], kind) if roots and package in (name, "nn", "optim", "lr_scheduler", "torch") else []
     by_last = {choice.rpartition(".")[2]: choice for choice in short}
-    close = nearest(name, by_last)
+    close = nearest(name.rpartition(".")[2], by_last) if package != "torch" else None
+    close = name.rpartition(".")[2] if name.rpartition(".")[2] in by_last else close
     if close is not None:
         return f": give the full name; did you mean {by_last[close]!r}?"
-    package = name.split(".")[0]
     allowed = f": only {', '.join(roots)} may be named here" if roots else ": only trusted packages may be named here"
     if package in _NEVER_SUGGESTED:
         return allowed

@@ -1,1 +1,1 @@
-"""Initialisation: keyed draws, effective fans, schemes, the rules that choose among them, and what fills a model."""
+"""Initialisation: pure in-place schemes, the fans of operators, keyed generators, and rules that choose among them."""

@@ -22,10 +22,11 @@ from modelfactory.activation import gain as gain_of
 from modelfactory.errors import Problems, SchemeError
 from modelfactory.init import rng
 from modelfactory.init.acting import Acting
-from modelfactory.init.elementwise import kaiming_gain
 from modelfactory.init.fans import Block, Fans, operator_fans, torch_fans
 from modelfactory.init.record import Recording, construction
 from modelfactory.init.rules import Choice, SchemeCall
+from modelfactory.init.schemes import arguments as arguments_of
+from modelfactory.init.variance import nonlinearity_gain
 from modelfactory.select import ParamInfo
 from modelfactory.spec import join
 
@@ -116,9 +117,9 @@ def _gain(choice: Choice, acting: Acting | None, problems: Problems) -> float | 
     scheme = call.scheme
     if scheme is None or not scheme.uses_gain:
         return None
-    arguments = {**scheme.arguments, **call.args}
+    arguments = {**arguments_of(scheme.name), **call.args}
     if "nonlinearity" in arguments:
-        return kaiming_gain(arguments["a"], arguments["nonlinearity"])
+        return nonlinearity_gain(arguments["nonlinearity"], arguments["a"])
     return 1.0
 
 
@@ -135,7 +136,7 @@ def _pads(module: nn.modules.conv._ConvNd) -> Sequence[Any]:
 def _blocks(info: ParamInfo, shape: torch.Size | None) -> tuple[Block, ...]:
     if type(info.module) is nn.Linear:
         return _linear_blocks(info.module.in_features, info.module.out_features) if info.attr == "weight" else ()
-    if info.parameter.ndim < 2 and not isinstance(info.module, (nn.RNNBase, nn.MultiheadAttention)):
+    if info.parameter.ndim < 2:
         return ()
     return tuple(operator_fans(info.module, info.attr, shape if needs_shape(info) else None))
 
@@ -216,7 +217,7 @@ def _fill_one(item: Assignment, seed: int) -> None:
         call.function(draft, **call.args, **extra)
     elif call.scheme is not None:
         arguments = {**call.args, **({"gain": item.gain} if call.gain is not None else {})}
-        if call.scheme.draws:
+        if call.scheme.random:
             arguments["generator"] = rng.generator(seed, item.info.name)
         for block in item.blocks or _WHOLE:
             part = draft if block.rows is None else draft[block.rows]

@@ -1,28 +1,31 @@
-"""Effective fans: how many inputs an output sums over, and how many outputs an input reaches, in the operator itself.
+"""Fans: how many weights meet in an output, and how many outputs an input reaches.
 
-With ones as weights on ones as input the mean output of an operator is its effective fan_in, and the mean gradient on
-the input its effective fan_out. `operator_fans` gives these in closed form; the tests run the operators.
+The effective fans belong to the operator, not to the weight's shape. Run it with ones as weights on ones as input:
+the mean output is `fan_in`; the mean gradient of the outputs' sum at the input is `fan_out`. What follows computes
+just that, in closed form: a convolution's count is a product over its spatial axes, since the mean over positions
+of a product of counts along each axis is the product of their means.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
-import torch
 from torch import nn
 
 from modelfactory.errors import SchemeError
 
-_GATES = {"LSTM": ("input", "forget", "cell", "output"), "GRU": ("reset", "update", "new")}
-
 
 @dataclass(frozen=True)
 class Fans:
-    """Inputs an output sums over, and outputs an input reaches; not whole numbers where padding cuts some off."""
+    """Effective fans: no whole numbers where a stride or a padding makes them a mean.
+
+    Attributes:
+        fan_in: weights that act on one output.
+        fan_out: outputs (times weights) that one input acts on.
+    """
 
     fan_in: float
     fan_out: float
@@ -30,15 +33,30 @@ class Fans:
 
 @dataclass(frozen=True)
 class Block:
-    """A part of a stored tensor that acts as one matrix: rows of dimension 0 (None: all), its name and its fans."""
+    """One matrix of a parameter; a packed parameter is several, stacked along its first axis.
+
+    Attributes:
+        rows: the block's part of the first axis, or None for the whole parameter.
+        name: `query`, `forget`, ..., or "" for the whole parameter.
+        fans: the fans of this block.
+    """
 
     rows: slice | None
     name: str
-    fans: Fans | None
+    fans: Fans
+
+
+_GATES = {"LSTM": ("input", "forget", "cell", "output"), "GRU": ("reset", "update", "new"), "RNN": ("",)}
+_RECURRENT = re.compile(r"(weight|bias)_(ih|hh|hr)(_l\d+)?(_reverse)?")
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
 def torch_fans(shape: Sequence[int]) -> Fans:
-    """torch.nn.init's own fans, from the shape alone: fan_in = shape[1] * taps, fan_out = shape[0] * taps.
+    """Fans as torch.nn.init takes them from a shape alone: [out, in, *kernel].
+
+    Wrong for grouped, strided, transposed and packed weights: see `operator_fans`.
 
     Raises:
         SchemeError: fewer than two dimensions.
@@ -48,109 +66,141 @@ def torch_fans(shape: Sequence[int]) -> Fans:
         Fans(fan_in=9.0, fan_out=576.0)
     """
     if len(shape) < 2:
-        raise SchemeError(f"a tensor of shape {tuple(shape)} has no fans; it needs two dimensions")
-    taps = math.prod(shape[2:])
-    return Fans(float(shape[1] * taps), float(shape[0] * taps))
+        raise SchemeError(f"shape {tuple(shape)} has no fans: they need at least 2 dimensions")
+    kernel = math.prod(shape[2:])
+    return Fans(float(shape[1] * kernel), float(shape[0] * kernel))
 
 
 def operator_fans(module: nn.Module, attr: str, input_shape: Sequence[int] | None = None) -> list[Block]:
-    """The effective fans of parameter `attr` of `module`, one block for each matrix that is packed in it.
+    """The effective fans of parameter `attr` of `module`, one `Block` for each matrix packed into it.
+
+    Known are Linear, Bilinear, Conv1-3d, ConvTranspose1-3d, Embedding and EmbeddingBag (the input is one-hot, so one
+    weight acts on an output: fan_in 1, fan_out the embedding's width), RNN, LSTM, GRU and their cells,
+    MultiheadAttention, and norms (elementwise: 1 and 1). Of Bilinear, fan_out is the mean over both inputs. Any
+    other module's parameter gets `torch_fans`.
 
     Args:
-        input_shape: the batched shape of the layer's input, (N, C, *spatial). A zero-padded or transposed convolution
-            needs it to count what padding cuts off; without it the fans are those far from the border.
+        module: may be on the meta device.
+        attr: the parameter's name in the module.
+        input_shape: [N, C, *spatial] of a convolution's input. With it, positions at which the kernel lies on zero
+            padding count less; without it, the fans are those far from every border. Circular, reflected and
+            replicated padding lose nothing.
 
-    Returns:
-        An empty list where an operator has no fans (biases, norms); embeddings pick one row, so their fan_in is 1.
+    Raises:
+        SchemeError: the parameter has fewer than two dimensions, or the input does not fit the convolution.
 
     Example:
-        >>> depthwise = nn.Conv2d(64, 64, 3, padding=1, groups=64)
-        >>> operator_fans(depthwise, "weight")[0].fans
+        >>> operator_fans(nn.Conv2d(64, 64, 3, groups=64), "weight")[0].fans
         Fans(fan_in=9.0, fan_out=9.0)
-        >>> [block.name for block in operator_fans(nn.MultiheadAttention(8, 2), "in_proj_weight")]
-        ['query', 'key', 'value']
+        >>> for block in operator_fans(nn.GRU(3, 5), "weight_ih_l0"):
+        ...     print(block.name, block.rows, block.fans.fan_in)
+        reset slice(0, 5, None) 3.0
+        update slice(5, 10, None) 3.0
+        new slice(10, 15, None) 3.0
     """
-    parameter = getattr(module, attr)
-    if parameter is None or attr.startswith("bias") or attr.endswith("bias"):
-        return []
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return [Block(None, "", _conv_fans(module, input_shape))]
-    if isinstance(module, nn.Bilinear):
-        return [
-            Block(
-                None, "", Fans(float(module.in1_features * module.in2_features), float(module.out_features * module.in2_features))
-            )
-        ]
-    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
-        return [Block(None, "", Fans(1.0, float(parameter.shape[1])))]
-    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-        return _gate_blocks(module, attr, parameter)
-    if isinstance(module, nn.MultiheadAttention) and attr == "in_proj_weight":
-        size = module.embed_dim
-        return [
-            Block(slice(i * size, (i + 1) * size), name, Fans(float(size), float(size)))
-            for i, name in enumerate(("query", "key", "value"))
-        ]
-    if parameter.ndim < 2 or isinstance(module, (nn.LayerNorm, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.RMSNorm)):
-        return []
-    return [Block(None, "", torch_fans(parameter.shape))]
+    shape = tuple(getattr(module, attr).shape)
+    if len(shape) < 2:
+        raise SchemeError(f"{type(module).__name__}.{attr} of shape {shape} has no fans: they need at least 2 dimensions")
+    fans = _fans(module, attr, shape, input_shape)
+    return [Block(rows, name, fans) for rows, name in blocks(module, attr)]
 
 
-def _gate_blocks(module: nn.Module, attr: str, parameter: torch.Tensor) -> list[Block]:
-    """One block a gate: rows of hidden_size in torch's order (LSTM i, f, g, o; GRU r, z, n)."""
-    kind = getattr(module, "mode", type(module).__name__.removesuffix("Cell"))
-    names = _GATES.get(kind, ("",)) if not attr.startswith("weight_hr") else ("",)
-    rows, columns = parameter.shape[0] // len(names), parameter.shape[1]
-    fans = Fans(float(columns), float(rows))
+def blocks(module: nn.Module, attr: str) -> list[tuple[slice | None, str]]:
+    """The rows and the name of each block packed along the first axis of a parameter, also of a bias.
+
+    Example:
+        >>> blocks(nn.MultiheadAttention(4, 2), "in_proj_bias")
+        [(slice(0, 4, None), 'query'), (slice(4, 8, None), 'key'), (slice(8, 12, None), 'value')]
+        >>> blocks(nn.Linear(2, 2), "weight")
+        [(None, '')]
+    """
+    if isinstance(module, nn.MultiheadAttention):
+        names = {"in_proj_weight": ("query", "key", "value"), "in_proj_bias": ("query", "key", "value")}.get(attr)
+        if names is None:
+            role = {"q": "query", "k": "key", "v": "value"}.get(attr[0], "") if attr.endswith("_proj_weight") else ""
+            return [(None, role)]
+    elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and (parsed := _RECURRENT.fullmatch(attr)) and parsed[2] != "hr":
+        names = _gate_names(module)
+    else:
+        return [(None, "")]
     if len(names) == 1:
-        return [Block(None, "", fans)]
-    return [Block(slice(i * rows, (i + 1) * rows), name, fans) for i, name in enumerate(names)]
+        return [(None, names[0])]
+    rows = getattr(module, attr).shape[0] // len(names)
+    return [(slice(i * rows, (i + 1) * rows), name) for i, name in enumerate(names)]
 
 
-def _conv_fans(module: Any, input_shape: Sequence[int] | None) -> Fans:
-    """C_in/g and C_out/g times the mean number of taps that land, a product over the spatial dimensions."""
-    groups, dims = module.groups, len(module.kernel_size)
-    sizes = list(input_shape[-dims:]) if input_shape is not None else [None] * dims
-    per_output = per_input = 1.0
-    for index, size in enumerate(sizes):
-        kernel, stride, dilation = module.kernel_size[index], module.stride[index], module.dilation[index]
-        if module.transposed:
-            out, inward = _transposed_taps(kernel, stride, dilation, module.padding[index], module.output_padding[index], size)
-        else:
-            before, after = _padding(module, index)
-            circular = module.padding_mode != "zeros"
-            out, inward = _taps(kernel, stride, dilation, before, after, size, circular)
-        per_output, per_input = per_output * out, per_input * inward
-    return Fans(module.in_channels / groups * per_output, module.out_channels / groups * per_input)
+def _gate_names(module: nn.RNNBase | nn.RNNCellBase) -> tuple[str, ...]:
+    if isinstance(module, (nn.LSTM, nn.LSTMCell)):
+        return _GATES["LSTM"]
+    return _GATES["GRU"] if isinstance(module, (nn.GRU, nn.GRUCell)) else _GATES["RNN"]
 
 
-def _padding(module: Any, index: int) -> tuple[int, int]:
+def _fans(module: nn.Module, attr: str, shape: tuple[int, ...], input_shape: Sequence[int] | None) -> Fans:
+    """Fans of one block of the parameter."""
+    if isinstance(module, _CONVOLUTIONS + _TRANSPOSED) and attr == "weight":
+        return _convolution_fans(module, input_shape)
+    if isinstance(module, nn.Bilinear) and attr == "weight":
+        out, in1, in2 = shape
+        return Fans(float(in1 * in2), 2 * out * in1 * in2 / (in1 + in2))
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and attr == "weight":
+        return Fans(1.0, float(shape[1]))
+    if isinstance(module, _NORMS):
+        return Fans(1.0, 1.0)
+    if isinstance(module, nn.MultiheadAttention) and attr in ("bias_k", "bias_v"):  # a token appended to the sequence
+        return Fans(1.0, float(shape[-1]))
+    packed = len(blocks(module, attr))
+    return torch_fans((shape[0] // packed, *shape[1:]))
+
+
+def _convolution_fans(module: nn.Module, input_shape: Sequence[int] | None) -> Fans:
+    if not isinstance(module, nn.modules.conv._ConvNd):
+        raise TypeError(f"{type(module).__name__} is not a convolution")
+    channels_in, channels_out = module.in_channels // module.groups, module.out_channels // module.groups
+    axes = len(module.kernel_size)
+    if input_shape is None:
+        kernel, stride = math.prod(module.kernel_size), math.prod(module.stride)
+        taps = (kernel / stride, float(kernel)) if module.transposed else (float(kernel), kernel / stride)
+    else:
+        if len(input_shape) != axes + 2:
+            raise SchemeError(f"{type(module).__name__} takes an input of {axes + 2} dimensions [N, C, ...], not {tuple(input_shape)}")
+        means = [_mean_taps(module, axis, input_shape[axis + 2]) for axis in range(axes)]
+        taps = math.prod(mean for mean, _ in means), math.prod(mean for _, mean in means)
+    return Fans(channels_in * taps[0], channels_out * taps[1])
+
+
+def _mean_taps(module: nn.modules.conv._ConvNd, axis: int, size: int) -> tuple[float, float]:
+    """Along one axis: kernel taps that lie on the input, a mean over outputs; and those that reach an input, over inputs."""
+    kernel, stride, dilation = module.kernel_size[axis], module.stride[axis], module.dilation[axis]
+    left, right = _padding(module, axis)
+    reach = dilation * (kernel - 1)
+    if module.transposed:
+        out = (size - 1) * stride - left - right + reach + module.output_padding[axis] + 1
+        starts, limit = size, out
+    else:
+        out = (size + left + right - reach - 1) // stride + 1
+        starts, limit = out, size
+    if size < 1 or out < 1:
+        raise SchemeError(f"an input of size {size} along spatial axis {axis} is too small for this {type(module).__name__}")
+    if module.padding_mode != "zeros":
+        return float(kernel), kernel * out / size
+    hits = sum(_hits(starts, stride, tap * dilation - left, limit) for tap in range(kernel))
+    return hits / out, hits / size
+
+
+def _hits(starts: int, stride: int, offset: int, limit: int) -> int:
+    """How many n in [0, starts) have 0 <= n * stride + offset < limit."""
+    first = max(0, -(offset // stride))
+    last = min(starts - 1, (limit - 1 - offset) // stride)
+    return max(0, last - first + 1)
+
+
+def _padding(module: nn.modules.conv._ConvNd, axis: int) -> tuple[int, int]:
     if module.padding == "valid":
         return 0, 0
     if module.padding == "same":
-        total = module.dilation[index] * (module.kernel_size[index] - 1)
+        total = module.dilation[axis] * (module.kernel_size[axis] - 1)
         return total // 2, total - total // 2
-    return module.padding[index], module.padding[index]
-
-
-@cache
-def _taps(kernel: int, stride: int, dilation: int, before: int, after: int, size: int | None, wraps: bool) -> tuple[float, float]:
-    """Mean taps an output sums over, and mean outputs an input reaches, along one dimension of a convolution."""
-    if size is None:
-        return float(kernel), kernel / stride
-    outputs = (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
-    if wraps:
-        landed = outputs * kernel
-    else:
-        landed = sum(0 <= i * stride - before + k * dilation < size for i in range(outputs) for k in range(kernel))
-    return landed / outputs, landed / size
-
-
-@cache
-def _transposed_taps(kernel: int, stride: int, dilation: int, padding: int, extra: int, size: int | None) -> tuple[float, float]:
-    """The same of a transposed convolution, where each input spreads over `kernel` outputs."""
-    if size is None:
-        return kernel / stride, float(kernel)
-    outputs = (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + extra + 1
-    landed = sum(0 <= i * stride + k * dilation - padding < outputs for i in range(size) for k in range(kernel))
-    return landed / outputs, landed / size
+    width = module.padding[axis]
+    if not isinstance(width, int):
+        raise SchemeError(f"padding {module.padding!r} of {type(module).__name__} is not known: use torch's fans")
+    return width, width

@@ -16,7 +16,7 @@ from typing import Any
 from modelfactory.activation import gain as computed_gain
 from modelfactory.definition import Definition
 from modelfactory.errors import Problems, SchemeError, did_you_mean
-from modelfactory.init.schemes import SCHEMES, Scheme, check_scheme_arguments
+from modelfactory.init.schemes import SCHEMES, Scheme, arguments, check_scheme_arguments
 from modelfactory.select import SELECTOR_KEYS, ParamInfo, Selector, nothing_picked
 from modelfactory.spec import check_value, join
 from modelfactory.target import check_arguments, resolve
@@ -202,7 +202,7 @@ def _named(name: str | None, path: str, problems: Problems) -> dict[str, Any]:
     if name not in SCHEMES:
         problems.add(path, f"{name!r} is not a scheme{did_you_mean(name, ('default', *SCHEMES), limit=40)}")
         return author
-    gain = {"gain": "auto"} if SCHEMES[name].uses_gain and "nonlinearity" not in SCHEMES[name].arguments else {}
+    gain = {"gain": "auto"} if SCHEMES[name].uses_gain and "nonlinearity" not in arguments(name) else {}
     return {
         **author,
         "biases": {"role": "bias", "scheme": "zeros", "optional": True},

@@ -1,26 +1,30 @@
-"""The catalogue: every scheme by name, with its function, the moments it promises, and what is known of it."""
+"""The table of schemes: every `init=NAME`, its in-place function, its exact moments, its documentation."""
 
 from __future__ import annotations
 
 import inspect
-import math
+import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 from typing import Any
 
-from modelfactory.activation import critical
+from torch import Tensor
+
+from modelfactory import activation as activations
 from modelfactory.errors import Problems, SchemeError, did_you_mean
-from modelfactory.init import elementwise, structured
-from modelfactory.init.elementwise import fan_of, kaiming_gain, truncated_moments
-from modelfactory.init.fans import Fans, torch_fans
+from modelfactory.init import elementwise, structured, variance
 from modelfactory.spec import check_value, join
 
-_NOT_ARGUMENTS = ("tensor", "fans", "generator")
-_RANGES: dict[str, dict[str, Any]] = {
+REQUIRED = inspect.Parameter.empty
+"""The default, in `arguments`, of an argument that has none."""
+
+_GIVEN_BY_CALLER = frozenset({"tensor", "fans", "generator"})
+_LIMITS: dict[str, dict[str, float]] = {
     "std": {"min": 0},
-    "scale": {"above": 0},
+    "gain": {"min": 0},
+    "scale": {"min": 0},
     "sparsity": {"min": 0, "max": 1},
     "groups": {"min": 1},
     "upscale_factor": {"min": 1},
@@ -31,268 +35,192 @@ _RANGES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Scheme:
-    """A row of the catalogue.
+    """One row of the table.
 
     Attributes:
-        name: as torch.nn.init has it, where torch has it.
-        fill: fills a tensor in place, and takes `fans` and `generator` where it uses them.
-        moments: (shape, fans, **arguments) -> mean and std of an entry; NaN without a closed form.
-        formula, source, when: for people.
-        min_dims: fewest dimensions it can fill.
-        elementwise: entries are drawn independently and alike.
+        name: torch.nn.init's where torch has it, without the underscore.
+        fill: `fill(tensor, **arguments, fans=, generator=)`, in place; `fans` only if `uses_fans`, `generator` only if `random`.
+        moments: `moments(shape, fans, **arguments)`: mean and standard deviation of an entry. NaN where float64 cannot
+            tell. Raises SchemeError for what `fill` would refuse, so it is also the check before anything is drawn.
+        min_dims: the fewest dimensions it fills.
+        uses_fans: whether it takes `fans`.
+        uses_gain: whether it has a gain, so that a config may say `gain: auto`.
+        elementwise: whether entries are independent and alike, so that their order does not matter.
+        random: whether it draws, and takes a `generator`.
+        summary, formula, source, when: for documentation, from the docstring of `fill`.
     """
 
     name: str
-    fill: Callable[..., Any]
+    fill: Callable[..., Tensor]
     moments: Callable[..., tuple[float, float]]
+    min_dims: int
+    uses_fans: bool
+    uses_gain: bool
+    elementwise: bool
+    random: bool
+    summary: str
     formula: str
     source: str
     when: str
-    min_dims: int = 1
-    elementwise: bool = True
 
-    @cached_property
-    def _parameters(self) -> Mapping[str, inspect.Parameter]:
-        return inspect.signature(self.fill).parameters
 
-    @cached_property
-    def arguments(self) -> dict[str, Any]:
-        """Argument names with their defaults; `inspect.Parameter.empty` where one must be given."""
-        return {name: parameter.default for name, parameter in self._parameters.items() if name not in _NOT_ARGUMENTS}
+def arguments(scheme: str) -> dict[str, Any]:
+    """The arguments of a scheme that a config may give, with their defaults (`REQUIRED` where there is none).
 
-    @cached_property
-    def hints(self) -> dict[str, Any]:
-        """The types of the arguments."""
-        return typing.get_type_hints(self.fill)
+    Raises:
+        SchemeError: there is no such scheme.
 
-    @cached_property
-    def uses_fans(self) -> bool:
-        return "fans" in self._parameters
-
-    @cached_property
-    def uses_gain(self) -> bool:
-        return "gain" in self._parameters
-
-    @cached_property
-    def draws(self) -> bool:
-        return "generator" in self._parameters
+    Example:
+        >>> arguments("kaiming_normal")
+        {'a': 0, 'mode': 'fan_in', 'nonlinearity': 'leaky_relu', 'gain': None}
+    """
+    return dict(_arguments(_find(scheme).fill))
 
 
 def check_scheme_arguments(name: str, args: Mapping[str, Any], path: str, problems: Problems) -> bool:
-    """Whether these arguments (the gain aside) suit the scheme; what is wrong is added to `problems`.
+    """Whether a config's arguments suit a scheme; what does not goes to `problems`.
+
+    `gain: auto` suits every scheme that uses a gain. The tensor's shape is not looked at: `Scheme.moments` does that.
+
+    Args:
+        name: of a scheme; an unknown one is a problem at `path`.scheme.
+        args: without `scheme` and without the selector.
+        path: the config path of the rule.
+        problems: where problems go.
 
     Example:
         >>> problems = Problems()
-        >>> check_scheme_arguments("normal", {"stdd": 0.1}, "init.rules.a", problems)
+        >>> check_scheme_arguments("normal", {"sdt": 1.0, "mean": "x"}, "init.rules.w", problems)
         False
-        >>> print(*problems)
-        init.rules.a.stdd: not an argument of normal; did you mean 'std'?
+        >>> print(*problems, sep="\\n")
+        init.rules.w.sdt: not an argument of normal; did you mean 'std'?
+        init.rules.w.mean: 'x' is a text; give a number
     """
-    scheme, found = SCHEMES[name], len(problems)
-    for key, value in args.items():
-        if key not in scheme.arguments or key == "gain":
-            hint = did_you_mean(str(key), scheme.arguments) if scheme.arguments else "; it takes none"
-            problems.add(join(path, key), f"not an argument of {name}{hint}")
+    found = len(problems)
+    try:
+        scheme = _find(name)
+    except SchemeError as error:
+        problems.add(join(path, "scheme"), str(error))
+        return False
+    defaults, hints = _arguments(scheme.fill), typing.get_type_hints(scheme.fill)
+    for argument, value in args.items():
+        if argument not in defaults:
+            problems.add(join(path, argument), f"not an argument of {name}{did_you_mean(str(argument), defaults)}")
+        elif argument == "gain" and value == "auto":
+            continue
+        elif argument in ("activation", "nonlinearity"):
+            _check_activation(value, argument, join(path, argument), problems)
         else:
-            check_value(value, scheme.hints[key], join(path, key), problems, _RANGES.get(key, {}))
-    for key, default in scheme.arguments.items():
-        if default is inspect.Parameter.empty and key not in args:
-            problems.add(join(path, key), f"missing; {name} needs it")
-    if len(problems) == found and "nonlinearity" in scheme.arguments:
-        try:
-            kaiming_gain(args.get("a", 0.0), args.get("nonlinearity", "leaky_relu"))
-        except SchemeError as error:
-            problems.add(join(path, "nonlinearity"), str(error))
+            check_value(value, hints[argument], join(path, argument), problems, _LIMITS.get(argument, {}))
+    for argument, default in defaults.items():
+        if default is REQUIRED and argument not in args:
+            problems.add(join(path, argument), f"missing; {name} needs it")
+    if len(problems) == found:
+        _check_together(name, {**defaults, **args}, path, problems)
     return len(problems) == found
 
 
-def _fans(shape: tuple[int, ...], fans: Fans | None) -> Fans:
-    return fans if fans is not None else torch_fans(shape)
+def _check_activation(value: Any, argument: str, path: str, problems: Problems) -> None:
+    if argument == "nonlinearity" and not isinstance(value, str):
+        check_value(value, str, path, problems)
+    elif not (argument == "nonlinearity" and value in variance.LINEAR):
+        try:
+            activations.gain(value)
+        except SchemeError as error:
+            problems.add(path, str(error))
 
 
-def _uniform(shape, fans, a=0.0, b=1.0):
-    return (a + b) / 2, (b - a) / math.sqrt(12)
+def _check_together(name: str, args: Mapping[str, Any], path: str, problems: Problems) -> None:
+    """What only several arguments together can break: bounds in the wrong order, no critical point."""
+    try:
+        if name == "uniform":
+            elementwise.uniform_moments((), None, **args)
+        elif name == "trunc_normal":
+            elementwise.trunc_normal_moments((), None, **args)
+        elif name == "critical":
+            activations.critical(**args)
+    except SchemeError as error:
+        problems.add(path, str(error))
 
 
-def _normal(shape, fans, mean=0.0, std=1.0):
-    return mean, std
+def _find(name: str) -> Scheme:
+    if name not in SCHEMES:
+        raise SchemeError(f"{name!r} is not a scheme{did_you_mean(str(name), SCHEMES)}")
+    return SCHEMES[name]
 
 
-def _trunc_normal(shape, fans, mean=0.0, std=1.0, a=-2.0, b=2.0):
-    if a >= b:
-        raise SchemeError(f"a = {a:g} is not below b = {b:g}")
-    return truncated_moments(mean, std, a, b) if std > 0 else (mean, 0.0)
+@cache
+def _arguments(fill: Callable[..., Tensor]) -> dict[str, Any]:
+    parameters = inspect.signature(fill).parameters
+    return {name: parameter.default for name, parameter in parameters.items() if name not in _GIVEN_BY_CALLER}
 
 
-def _xavier(shape, fans, gain=1.0):
-    fans = _fans(shape, fans)
-    return 0.0, gain * math.sqrt(2 / (fans.fan_in + fans.fan_out))
+def _section(docstring: str, name: str) -> str:
+    found = re.search(rf"^{name}: (.+?)(?:\n\n|\Z)", docstring, re.DOTALL | re.MULTILINE)
+    return " ".join(found[1].split()) if found else ""
 
 
-def _kaiming(shape, fans, a=0.0, mode="fan_in", nonlinearity="leaky_relu", gain=None):
-    gain = kaiming_gain(a, nonlinearity) if gain is None else gain
-    return 0.0, gain / math.sqrt(fan_of(_fans(shape, fans), mode))
+def _scheme(fill: Callable[..., Tensor], moments: Callable[..., tuple[float, float]], min_dims: int, elementwise: bool) -> Scheme:
+    parameters = inspect.signature(fill).parameters
+    docstring = inspect.getdoc(fill) or ""
+    return Scheme(
+        name=fill.__name__.rstrip("_"),
+        fill=fill,
+        moments=moments,
+        min_dims=min_dims,
+        uses_fans="fans" in parameters,
+        uses_gain="gain" in parameters,
+        elementwise=elementwise,
+        random="generator" in parameters,
+        summary=docstring.split("\n\n")[0].replace("\n", " "),
+        formula=_section(docstring, "Formula"),
+        source=_section(docstring, "Source"),
+        when=_section(docstring, "Use"),
+    )
 
 
-def _lecun(shape, fans, gain=1.0):
-    return 0.0, gain / math.sqrt(_fans(shape, fans).fan_in)
+def _plain(fill: Callable[..., Tensor], moments: Callable[..., tuple[float, float]]) -> Scheme:
+    return _scheme(fill, moments, min_dims=0, elementwise=True)
 
 
-def _variance_scaling(shape, fans, scale=1.0, mode="fan_in", distribution="truncated_normal", gain=1.0):
-    return 0.0, gain * math.sqrt(scale / fan_of(_fans(shape, fans), mode))
+def _variance(fill: Callable[..., Tensor], std: Callable[..., float]) -> Scheme:
+    def moments(shape: Any, fans: Any, **args: Any) -> tuple[float, float]:
+        return 0.0, std(shape, fans, **args)
+
+    return _scheme(fill, moments, min_dims=2, elementwise=True)
 
 
-def _critical(shape, fans, activation="tanh", q=1.0, sigma_b=None, gain=None):
-    sigma = gain if gain is not None else math.sqrt(critical(activation, q, sigma_b)[0])
-    return 0.0, sigma / math.sqrt(_fans(shape, fans).fan_in)
+def _constant(fill: Callable[..., Tensor], value: float) -> Scheme:
+    def moments(shape: Any, fans: Any) -> tuple[float, float]:
+        return elementwise.constant_moments(shape, fans, value)
+
+    return _plain(fill, moments)
 
 
-def _eye(shape, fans):
-    if len(shape) != 2:
-        raise SchemeError(f"eye fills matrices, not a tensor of shape {shape}; for convolutions use dirac")
-    return _of_ones(min(shape), math.prod(shape))
-
-
-def _dirac(shape, fans, groups=1):
-    if len(shape) not in (3, 4, 5):
-        raise SchemeError(f"dirac fills convolution kernels, not a tensor of shape {shape}; for matrices use eye")
-    if shape[0] % groups:
-        raise SchemeError(f"{shape[0]} outputs do not divide into {groups} groups")
-    return _of_ones(groups * min(shape[0] // groups, shape[1]), math.prod(shape))
-
-
-def _of_ones(ones: int, of: int) -> tuple[float, float]:
-    mean = ones / of
-    return mean, math.sqrt(mean - mean * mean)
-
-
-def _orthogonal(shape, fans, gain=1.0):
-    rows, columns = shape[0], math.prod(shape[1:])
-    return 0.0, gain / math.sqrt(max(rows, columns))
-
-
-def _delta_orthogonal(shape, fans, gain=1.0):
-    structured.check_delta(shape)
-    return 0.0, gain / math.sqrt(shape[0] * math.prod(shape[2:]))
-
-
-def _sparse(shape, fans, sparsity=0.0, std=0.01):
-    if len(shape) != 2:
-        raise SchemeError(f"sparse fills matrices, not a tensor of shape {shape}")
-    return 0.0, std * math.sqrt(1 - math.ceil(sparsity * shape[0]) / shape[0])
-
-
-def _icnr(shape, fans, upscale_factor=2, gain=None):
-    structured.check_icnr(shape, upscale_factor)
-    return _kaiming(shape, fans, nonlinearity="relu", gain=gain)
-
-
-def _constant(shape, fans, val=0.0):
-    return float(val), 0.0
-
-
-_GLOROT, _HE = "Glorot and Bengio 2010", "He et al. 2015"
-_ROWS = (
-    Scheme("uniform", elementwise.uniform_, _uniform, "U(a, b)", "torch.nn.init", "a range is known"),
-    Scheme("normal", elementwise.normal_, _normal, "N(mean, std^2)", "torch.nn.init", "a std is known, as 0.02 in transformers"),
-    Scheme(
-        "trunc_normal",
-        elementwise.trunc_normal_,
-        _trunc_normal,
-        "N(mean, std^2) within [a, b], absolute",
-        "torch.nn.init",
-        "no outliers",
-    ),
-    Scheme("constant", elementwise.constant_, _constant, "val", "torch.nn.init", "biases, gates, scales"),
-    Scheme("ones", elementwise.ones_, lambda shape, fans: (1.0, 0.0), "1", "torch.nn.init", "scales"),
-    Scheme("zeros", elementwise.zeros_, lambda shape, fans: (0.0, 0.0), "0", "torch.nn.init", "biases, heads, ends of branches"),
-    Scheme("eye", structured.eye_, _eye, "identity", "torch.nn.init", "a layer that starts as nothing", 2, False),
-    Scheme(
-        "dirac",
-        structured.dirac_,
-        _dirac,
-        "identity at the centre tap",
-        "torch.nn.init",
-        "a convolution that starts as nothing",
-        3,
-        False,
-    ),
-    Scheme(
-        "xavier_uniform", elementwise.xavier_uniform_, _xavier, "U, 2 g^2 / (fan_in + fan_out)", _GLOROT, "tanh and linear", 2
-    ),
-    Scheme("xavier_normal", elementwise.xavier_normal_, _xavier, "N, 2 g^2 / (fan_in + fan_out)", _GLOROT, "tanh and linear", 2),
-    Scheme("kaiming_uniform", elementwise.kaiming_uniform_, _kaiming, "U, g^2 / fan", _HE, "ReLU and its kin", 2),
-    Scheme("kaiming_normal", elementwise.kaiming_normal_, _kaiming, "N, g^2 / fan", _HE, "ReLU and its kin", 2),
-    Scheme(
-        "orthogonal",
-        structured.orthogonal_,
-        _orthogonal,
-        "g Q, Q Haar",
-        "Saxe et al. 2014",
-        "deep nets, recurrent weights",
-        2,
-        False,
-    ),
-    Scheme(
-        "sparse",
-        structured.sparse_,
-        _sparse,
-        "N(0, std^2) with zeros in each column",
-        "Martens 2010",
-        "few inputs a unit",
-        2,
-        False,
-    ),
-    Scheme("lecun_normal", elementwise.lecun_normal_, _lecun, "N, g^2 / fan_in", "LeCun et al. 1998", "SELU and linear", 2),
-    Scheme("lecun_uniform", elementwise.lecun_uniform_, _lecun, "U, g^2 / fan_in", "LeCun et al. 1998", "SELU and linear", 2),
-    Scheme(
-        "variance_scaling",
-        elementwise.variance_scaling_,
-        _variance_scaling,
-        "g^2 scale / fan",
-        "TensorFlow, Keras, JAX",
-        "porting",
-        2,
-    ),
-    Scheme(
-        "rule_of_thumb",
-        elementwise.rule_of_thumb_,
-        lambda shape, fans: (0.0, 1 / (math.sqrt(3) * _fans(shape, fans).fan_in)),
-        "U(-1/fan_in, 1/fan_in)",
-        "the article this project grew from",
-        "never: fan_in_uniform is meant",
-        2,
-    ),
-    Scheme(
-        "fan_in_uniform",
-        elementwise.fan_in_uniform_,
-        lambda shape, fans: (0.0, 1 / math.sqrt(3 * _fans(shape, fans).fan_in)),
-        "U(-1/sqrt(fan_in), 1/sqrt(fan_in))",
-        "LeCun 1998; torch's default",
-        "shallow nets; torch's numbers",
-        2,
-    ),
-    Scheme(
-        "critical",
-        structured.critical_,
-        _critical,
-        "N, 1 / (E f'^2 fan_in)",
-        "Poole 2016; Schoenholz 2017",
-        "deep smooth nets",
-        2,
-    ),
-    Scheme(
-        "delta_orthogonal",
-        structured.delta_orthogonal_,
-        _delta_orthogonal,
-        "g Q at the centre tap",
-        "Xiao et al. 2018",
-        "deep conv nets",
-        3,
-        False,
-    ),
-    Scheme("icnr", structured.icnr_, _icnr, "one kernel, r^2 times", "Aitken et al. 2017", "before PixelShuffle", 3, False),
+_TABLE = (
+    _plain(elementwise.uniform_, elementwise.uniform_moments),
+    _plain(elementwise.normal_, elementwise.normal_moments),
+    _plain(elementwise.trunc_normal_, elementwise.trunc_normal_moments),
+    _plain(elementwise.constant_, elementwise.constant_moments),
+    _constant(elementwise.ones_, 1.0),
+    _constant(elementwise.zeros_, 0.0),
+    _scheme(structured.eye_, structured.eye_moments, min_dims=2, elementwise=False),
+    _scheme(structured.dirac_, structured.dirac_moments, min_dims=3, elementwise=False),
+    _variance(variance.xavier_uniform_, variance.xavier_std),
+    _variance(variance.xavier_normal_, variance.xavier_std),
+    _variance(variance.kaiming_uniform_, variance.kaiming_std),
+    _variance(variance.kaiming_normal_, variance.kaiming_std),
+    _scheme(structured.orthogonal_, structured.orthogonal_moments, min_dims=2, elementwise=False),
+    _scheme(structured.sparse_, structured.sparse_moments, min_dims=2, elementwise=False),
+    _variance(variance.lecun_normal_, variance.lecun_std),
+    _variance(variance.lecun_uniform_, variance.lecun_std),
+    _variance(variance.variance_scaling_, variance.variance_scaling_std),
+    _variance(variance.rule_of_thumb_, variance.rule_of_thumb_std),
+    _variance(variance.fan_in_uniform_, variance.fan_in_uniform_std),
+    _variance(variance.critical_, variance.critical_std),
+    _scheme(structured.delta_orthogonal_, structured.delta_orthogonal_moments, min_dims=3, elementwise=False),
+    _scheme(structured.icnr_, structured.icnr_moments, min_dims=4, elementwise=False),
 )
 
-SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in _ROWS}
-"""Every scheme by its name in a config."""
+SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in _TABLE}
+"""Every scheme by its name; torch.nn.init's come first."""

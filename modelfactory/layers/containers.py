@@ -60,7 +60,14 @@ class Residual(nn.Sequential):
             self.scale = scale
         else:
             shape = () if channels is None else (channels, *(1,) * (-channel_dim - 1))
-            self.scale = nn.Parameter(torch.full(shape, float(learn_scale)))
+            self.scale = nn.Parameter(torch.empty(shape))
+            self.learn_scale = float(learn_scale)
+            self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Puts a learned scale back to where it starts."""
+        if isinstance(self.scale, nn.Parameter):
+            nn.init.constant_(self.scale, self.learn_scale)
 
     def forward(self, input: Tensor) -> Tensor:
         branch = shortcut = input

@@ -1,0 +1,194 @@
+"""The grammar: what a config's layers become, and what is said of those that cannot be built."""
+
+import copy
+import pickle
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+
+import modelfactory as mf
+from modelfactory.errors import ConfigError
+
+
+def layer(name: str, **arguments) -> dict:
+    return {"_target_": name if "." in name else f"torch.nn.{name}", **arguments}
+
+
+def build(layers: dict, shape: list[int] | None, **groups) -> nn.Module:
+    data = {} if shape is None else {"data": {"input_shape": shape}}
+    return mf.build({"model": {"layers": layers}, **data, **groups})
+
+
+INFERRED = [
+    (layer("Linear", out_features=3), [7], nn.Linear(7, 3)),
+    (layer("Linear", out_features=3), [5, 7], nn.Linear(7, 3)),
+    (layer("Conv1d", out_channels=3, kernel_size=3), [4, 9], nn.Conv1d(4, 3, 3)),
+    (layer("Conv2d", out_channels=3, kernel_size=[3, 1]), [4, 9, 9], nn.Conv2d(4, 3, (3, 1))),
+    (layer("Conv3d", out_channels=3, kernel_size=3), [4, 5, 5, 5], nn.Conv3d(4, 3, 3)),
+    (layer("ConvTranspose1d", out_channels=3, kernel_size=2), [4, 9], nn.ConvTranspose1d(4, 3, 2)),
+    (layer("ConvTranspose2d", out_channels=3, kernel_size=2, stride=2), [4, 9, 9], nn.ConvTranspose2d(4, 3, 2, 2)),
+    (layer("ConvTranspose3d", out_channels=3, kernel_size=2), [4, 3, 3, 3], nn.ConvTranspose3d(4, 3, 2)),
+    (layer("BatchNorm1d"), [6], nn.BatchNorm1d(6)),
+    (layer("BatchNorm2d"), [6, 4, 4], nn.BatchNorm2d(6)),
+    (layer("BatchNorm3d"), [6, 2, 4, 4], nn.BatchNorm3d(6)),
+    (layer("InstanceNorm2d", affine=True), [6, 4, 4], nn.InstanceNorm2d(6, affine=True)),
+    (layer("LayerNorm"), [5, 6], nn.LayerNorm(6)),
+    (layer("RMSNorm"), [5, 6], nn.RMSNorm(6)),
+    (layer("GroupNorm", num_groups=2), [6, 4, 4], nn.GroupNorm(2, 6)),
+    (layer("RNN", hidden_size=5, batch_first=True), [4, 3], nn.RNN(3, 5, batch_first=True)),
+    (layer("LSTM", hidden_size=5, batch_first=True, num_layers=2), [4, 3], nn.LSTM(3, 5, 2, batch_first=True)),
+    (layer("GRU", hidden_size=5, bidirectional=True), [4, 3], nn.GRU(3, 5, bidirectional=True)),
+    (layer("MultiheadAttention", num_heads=2, batch_first=True), [4, 6], nn.MultiheadAttention(6, 2, batch_first=True)),
+    (layer("TransformerEncoderLayer", nhead=2, dim_feedforward=9), [4, 6], nn.TransformerEncoderLayer(6, 2, 9)),
+    (layer("PReLU"), [6, 4, 4], nn.PReLU(6)),
+]
+
+
+@pytest.mark.parametrize(("config", "shape", "by_hand"), INFERRED, ids=lambda value: value["_target_"] if isinstance(value, dict) else "")
+def test_sizes_that_the_input_tells_may_be_left_out(config, shape, by_hand):
+    built = build({"it": config}, shape)[0]  # pyright: ignore[reportIndexIssue]
+    shapes = {name: tensor.shape for name, tensor in built.state_dict().items()}
+    assert shapes == {name: tensor.shape for name, tensor in by_hand.state_dict().items()}
+    assert isinstance(built, type(by_hand))
+
+
+def test_layers_build_the_sequential_that_a_person_would_have_written():
+    layers = {"fc1": layer("Linear", out_features=8), "act": layer("ReLU"), "head": layer("Linear", out_features=2)}
+    built = build(layers, [5])
+    by_hand = nn.Sequential(OrderedDict(fc1=nn.Linear(5, 8), act=nn.ReLU(), head=nn.Linear(8, 2)))
+    assert type(built) is nn.Sequential and repr(built) == repr(by_hand)
+    by_hand.load_state_dict(built.state_dict())
+    x = torch.randn(3, 5)
+    assert torch.equal(built(x), by_hand(x))
+
+
+def test_nested_layers_and_repeat_name_their_parts():
+    block = {"repeat": 3, "layers": {"fc": layer("Linear", out_features=4), "act": layer("Tanh")}}
+    built = build({"block": block, "head": layer("Linear", out_features=2)}, [4])
+    assert [name for name in built.state_dict() if name.endswith("weight")] == [
+        "block.0.fc.weight",
+        "block.1.fc.weight",
+        "block.2.fc.weight",
+        "head.weight",
+    ]
+    weights = [built.get_parameter(f"block.{index}.fc.weight") for index in range(3)]
+    assert not torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
+    assert len({weight.data_ptr() for weight in weights}) == 3
+
+
+def test_a_repeat_whose_first_part_changes_the_size_infers_each():
+    block = {"repeat": 2, "layers": {"conv": layer("Conv2d", out_channels=6, kernel_size=3, padding=1)}}
+    built = build({"block": block}, [1, 8, 8])
+    assert built.get_parameter("block.0.conv.weight").shape[1] == 1
+    assert built.get_parameter("block.1.conv.weight").shape[1] == 6
+
+
+def test_repeated_parts_are_separate_in_everything():
+    block = {"repeat": 2, "layers": {"conv": layer("Conv2d", out_channels=4, kernel_size=1), "norm": layer("BatchNorm2d")}}
+    built = build({"block": block}, [4, 8, 8])
+    first, second = built[0][0], built[0][1]  # pyright: ignore[reportIndexIssue]
+    first.norm.running_mean.fill_(5)
+    first.register_forward_hook(lambda *_: None)
+    first.norm.momentum = 0.5
+    assert not second.norm.running_mean.any() and not second._forward_hooks and second.norm.momentum == 0.1
+
+
+@pytest.mark.parametrize(
+    ("scale", "names", "factor"),
+    [(None, set(), 1.0), (0.5, set(), 0.5), ({"learn": 0.25}, {"body.scale"}, 0.25), ({"learn": 0.1, "per": "channel"}, {"body.scale"}, 0.1)],
+)
+def test_residual_adds_its_scaled_branch(scale, names, factor):
+    config = layer("modelfactory.Residual", layers={"conv": layer("Conv2d", out_channels=3, kernel_size=3, padding=1)}, scale=scale)
+    built = build({"body": config}, [3, 5, 5])
+    x = torch.randn(2, 3, 5, 5)
+    assert torch.allclose(built(x), x + factor * built.get_submodule("body.conv")(x), atol=1e-6)
+    assert {name for name, _ in built.named_parameters() if name.endswith("scale")} == names
+    if isinstance(scale, dict) and "per" in scale:
+        assert built.get_parameter("body.scale").shape == (3, 1, 1)
+
+
+def test_a_shortcut_takes_the_place_of_the_identity():
+    config = layer(
+        "modelfactory.Residual",
+        layers={"conv": layer("Conv2d", out_channels=6, kernel_size=3, stride=2, padding=1)},
+        shortcut=layer("Conv2d", out_channels=6, kernel_size=1, stride=2),
+    )
+    built = build({"body": config}, [3, 8, 8])
+    x = torch.randn(2, 3, 8, 8)
+    parts = built.get_submodule("body")
+    assert torch.equal(built(x), parts.shortcut(x) + parts.conv(x))  # pyright: ignore[reportCallIssue]
+
+
+def test_parallel_concatenates_or_sums():
+    branches = {"a": layer("Linear", out_features=4), "b": layer("Linear", out_features=4)}
+    x = torch.randn(3, 5)
+    for combine in ("cat", "sum"):
+        built = build({"both": layer("modelfactory.Parallel", layers=branches, combine=combine), "head": layer("Linear", out_features=1)}, [5])
+        both = built.get_submodule("both")
+        outputs = both.a(x), both.b(x)  # pyright: ignore[reportCallIssue]
+        expected = torch.cat(outputs, 1) if combine == "cat" else outputs[0] + outputs[1]
+        assert torch.equal(both(x), expected)
+        assert built.get_parameter("head.weight").shape[1] == expected.shape[1]
+
+
+def test_output_says_which_part_of_a_tuple_goes_on():
+    layers = {
+        "lstm": layer("LSTM", hidden_size=6, batch_first=True, output=0),
+        "attention": layer("MultiheadAttention", num_heads=2, batch_first=True, output=0),
+        "last": layer("modelfactory.Select", dim=1, index=-1),
+        "head": layer("Linear", out_features=2),
+    }
+    built = build(layers, [4, 3])
+    assert built(torch.randn(2, 4, 3)).shape == (2, 2)
+    assert {name.split(".")[0] for name in built.state_dict()} == {"lstm", "attention", "head"}
+
+
+def test_what_is_built_copies_pickles_and_exports():
+    layers = {
+        "conv": layer("Conv2d", out_channels=4, kernel_size=3, padding=1),
+        "body": layer("modelfactory.Residual", layers={"norm": layer("BatchNorm2d"), "act": layer("ReLU")}, scale={"learn": 0.1}),
+        "pool": layer("AdaptiveAvgPool2d", output_size=1),
+        "flatten": layer("Flatten"),
+    }
+    built = build(layers, [1, 6, 6]).eval()
+    x = torch.randn(2, 1, 6, 6)
+    for other in (copy.deepcopy(built), pickle.loads(pickle.dumps(built)), torch.export.export(built, (x,)).module()):
+        assert torch.allclose(other(x), built(x), atol=1e-6)
+
+
+def test_a_model_of_ones_own_is_named_and_trusted(tmp_path, monkeypatch):
+    (tmp_path / "my_nets.py").write_text(
+        "from torch import nn\n\nclass Net(nn.Module):\n    def __init__(self, width: int):\n        super().__init__()\n"
+        "        self.fc = nn.Linear(3, width)\n    def forward(self, x):\n        return self.fc(x)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = {"model": {"_target_": "my_nets.Net", "width": 4}, "data": {"input_shape": [3]}, "init": "kaiming_normal"}
+    with pytest.raises(ConfigError, match=r"model._target_: 'my_nets.Net' is refused.*modelfactory.trust\(\"my_nets\"\)"):
+        mf.build(config)
+    monkeypatch.setenv("MODELFACTORY_TRUST", "my_nets")
+    assert mf.build(config).fc.weight.shape == (4, 3)  # pyright: ignore
+    with pytest.raises(ConfigError, match="model.widht: not an argument of Net; did you mean 'width'"):
+        mf.build({**config, "model": {"_target_": "my_nets.Net", "widht": 4}})
+
+
+def test_every_problem_of_a_model_is_told_at_once():
+    layers = {
+        "a": layer("Linear", out_feature=3),
+        "b": layer("Linaer", out_features=3),
+        "c": layer("Linear", in_features=9, out_features=-1),
+    }
+    with pytest.raises(ConfigError) as caught:
+        build(layers, [5])
+    assert [problem.path for problem in caught.value.problems] == [
+        "model.layers.a.out_feature",
+        "model.layers.a.out_features",
+        "model.layers.b._target_",
+        "model.layers.c.out_features",
+    ]
+
+
+def test_torchvision_models_whose_constructors_compute_are_planned():
+    plan = mf.plan({"model": layer("torchvision.models.regnet_y_400mf", num_classes=7), "data": {"input_shape": [3, 64, 64]}, "init": "default"})
+    assert plan.ledger["fc.weight"].shape == "7x440"
