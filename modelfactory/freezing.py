@@ -54,12 +54,14 @@ def read_freeze(value: Any, path: str, problems: Problems) -> FreezeSpec | None:
         if name != "rules":
             problems.add(join(path, name), f"not a key of freeze{did_you_mean(str(name), ('rules',))}")
     rules = []
-    given = value.get("rules") or {}
+    given = {} if value.get("rules") is None else value["rules"]
     if not isinstance(given, Mapping):
         problems.add(join(path, "rules"), f"{given!r} is not a mapping; give name: {{match: ...}}")
         given = {}
     for name, rule in given.items():
         where = join(join(path, "rules"), name)
+        if rule is None:  # a rule of the config that a command line took out
+            continue
         if not isinstance(rule, Mapping):
             problems.add(where, f"{rule!r} is not a rule; give a mapping of match, module or role")
             continue

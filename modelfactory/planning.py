@@ -22,9 +22,10 @@ from modelfactory.init.acting import Acting, find_acting
 from modelfactory.init.apply import Assignment, assign, fill, needs_shape, reset_of
 from modelfactory.init.rules import Chooser, InitSpec, read_init, read_rules, uses_auto_gain
 from modelfactory.ledger import Ledger, Row
-from modelfactory.model import Draft, assemble, read_model
+from modelfactory.layers.sizes import check_input_shape
+from modelfactory.model import Draft, assemble, read_activation, read_model
 from modelfactory.model.blueprint import Leaf, Node
-from modelfactory.model.infer import Inference
+from modelfactory.model.infer import BROKEN, UNKNOWN, Incoming, Inference
 from modelfactory.select import ParamInfo, Selector, describe
 from modelfactory.signal import find_symmetric
 from modelfactory.spec import check_value
@@ -64,39 +65,49 @@ def read_spec(config: Mapping[str, Any], problems: Problems) -> Spec | None:
     for name in config:
         if name not in GROUPS:
             problems.add(str(name), f"not a key of the config{did_you_mean(str(name), GROUPS)}")
-    seed = check_value(config.get("seed", 0), int, "seed", problems)
-    incoming = _example_input(config.get("data") or {}, problems)
+    seed = check_value(config.get("seed", 0), int, "seed", problems, {"min": 0, "max": 2**63 - 1})
+    incoming = _example_input(config.get("data"), problems)
     if "model" not in config:
         problems.add("model", "missing; give layers, or _target_")
-    node = read_model(config["model"], incoming, problems) if "model" in config else None
+    node = _read_model(config, incoming, problems) if "model" in config else None
     init = read_init(config.get("init"), "init", problems)
     freeze = read_freeze(config.get("freeze"), "freeze", problems)
     groups = _read_groups(config.get("optimizer") or {}, problems)
     if node is None or init is None or freeze is None or len(problems) > found:
         return None
-    return Spec(node, init, freeze, groups, incoming, seed)
+    return Spec(node, init, freeze, groups, incoming if isinstance(incoming, torch.Tensor) else None, seed)
 
 
-def _example_input(data: Any, problems: Problems) -> torch.Tensor | None:
+def _read_model(config: Mapping[str, Any], incoming: Incoming, problems: Problems) -> Node | None:
+    """The model's blueprint; what is wrong with the activation is told once, and not at every layer that takes it over."""
+    shared, own = Problems(), Problems()
+    if config.get("activation") is not None:
+        read_activation(config["activation"], shared)
+    node = read_model(config["model"], incoming, own)
+    told = {problem.message for problem in shared}
+    problems.extend(shared)
+    problems.extend(problem for problem in own if problem.message not in told)
+    return node
+
+
+def _example_input(data: Any, problems: Problems) -> Incoming:
+    """An input on the meta device, batch first, as far as the config tells it."""
     if not isinstance(data, Mapping) or data.get("input_shape") is None:
-        return None
-    shape = data["input_shape"]
-    if not isinstance(shape, (list, tuple)):
-        shape = [shape]
-    if not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in shape):
-        problems.add(
-            "data.input_shape", f"{data['input_shape']!r} is not the shape of one input; give sizes >= 1, such as [1, 28, 28]"
-        )
-        return None
+        return UNKNOWN
+    found = len(problems)
+    shape = check_input_shape(data["input_shape"], "data.input_shape", problems)
     dtype = check_value(data.get("input_dtype", "float32"), str, "data.input_dtype", problems, {"choices": tuple(_DTYPES)})
-    return torch.empty((2, *shape), device="meta", dtype=_DTYPES.get(dtype, torch.float32))
+    if shape is None or len(problems) > found:
+        return BROKEN
+    return torch.empty((2, *shape), device="meta", dtype=_DTYPES[dtype])
 
 
 def _read_groups(optimizer: Any, problems: Problems) -> dict[str, Selector]:
     """The selectors of the optimizer's groups; what is wrong with them is for the optimizer to say."""
     groups = optimizer.get("groups") if isinstance(optimizer, Mapping) else None
     quiet = Problems()
-    read = {str(name): Selector.read(group, "", quiet) for name, group in (groups or {}).items() if isinstance(group, Mapping)}
+    named = groups.items() if isinstance(groups, Mapping) else ()
+    read = {str(name): Selector.read(group, "", quiet) for name, group in named if isinstance(group, Mapping)}
     return {name: selector for name, selector in read.items() if selector is not None}
 
 
@@ -149,8 +160,8 @@ class Plan:
             self.look()
         return self._ledger  # pyright: ignore[reportReturnType]
 
-    def look(self) -> None:
-        """Accounts for every parameter of the model on the meta device, where nothing is allocated."""
+    def look(self) -> nn.Module:
+        """Accounts for every parameter of the model on the meta device, where nothing is allocated; returns it there."""
         problems = Problems()
         with torch.device("meta"):
             draft = assemble(self._spec.node, self._spec.seed)
@@ -160,6 +171,8 @@ class Plan:
         problems.raise_if_any()
         self._ledger = Ledger(_rows(plans, self._spec, None))
         self.warnings = tuple(_scheme_warnings(plans.assignments))
+        apply_frozen(draft.module, plans.frozen)
+        return draft.module
 
     def build(self, device: str | torch.device | None = None, *, accounted: bool = True) -> nn.Module:
         """Constructs the model, draws every value once, freezes; returns a plain nn.Module in training mode.

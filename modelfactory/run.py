@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from modelfactory.data import build_data, check_data
 from modelfactory.errors import ConfigError, Problem, Problems
 from modelfactory.freezing import apply_frozen, choose_frozen
 from modelfactory.model import assemble
-from modelfactory.optimizer import check_optimizer
+from modelfactory.optimizer import build_optimizer, check_optimizer
 from modelfactory.planning import Plan, make_plan, read_spec
 from modelfactory.records import Result
 from modelfactory.scheduler import check_scheduler
 from modelfactory.select import describe
+from modelfactory.setup import TrainerSpec
 from modelfactory.trainer import check_trainer, train_model
 
 log = logging.getLogger(__name__)
@@ -80,21 +82,27 @@ def check(cfg: Any) -> Plan:
     checks: dict[str, Callable[[Any, Problems], Any]] = {
         "data": check_data,
         "optimizer": check_optimizer,
-        "scheduler": check_scheduler,
+        "scheduler": partial(check_scheduler, max_epochs=_max_epochs(config.get("trainer"))),
         "trainer": check_trainer,
     }
-    for group, check_group in checks.items():
-        if config.get(group) is not None:
-            check_group(config[group], problems)
+    right = {group: check_group(config[group], problems) for group, check_group in checks.items() if config.get(group) is not None}
     made = Plan(spec) if spec is not None else None
     if made is not None:
         try:
-            made.look()
+            model = made.look()
+            if right.get("optimizer") is not None:
+                build_optimizer(config["optimizer"], model)
         except ConfigError as error:
             problems.extend(error.problems)
     if problems or made is None:
         raise ConfigError(problems)
     return made
+
+
+def _max_epochs(trainer: Any) -> int | None:
+    """How long the training is, where the config tells it rightly."""
+    epochs = trainer.get("max_epochs", TrainerSpec.max_epochs) if isinstance(trainer, Mapping) else None
+    return epochs if isinstance(epochs, int) and epochs > 0 else None
 
 
 def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None) -> Result:

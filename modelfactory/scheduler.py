@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from modelfactory import target
 from modelfactory.eager import without_dynamo
-from modelfactory.errors import ConfigError, Problem, Problems
+from modelfactory.errors import ConfigError, Problem, Problems, nearest
 from modelfactory.spec import check_value, join, key, read
 
 CONSTANT = {"_target_": None}
@@ -35,6 +35,9 @@ _NEED_PYTHON = ("LambdaLR", "MultiplicativeLR", "SequentialLR", "ChainedSchedule
 class _CommonSpec:
     interval: Literal["epoch", "step"] = "epoch"
     warmup_epochs: float = key(0.0, min=0)
+
+
+_COMMON = tuple(field.name for field in fields(_CommonSpec))
 
 
 @dataclass(frozen=True)
@@ -68,14 +71,13 @@ def check_scheduler(
         problems.add(path, f"{mapping!r} is not a mapping; give _target_ (null: constant), interval and warmup_epochs")
         return None
     name, given = target.split(mapping)
-    common = {field.name for field in fields(_CommonSpec)}
-    spec = read(_CommonSpec, {key: value for key, value in given.items() if key in common}, path, problems)
-    arguments = {key: value for key, value in given.items() if key not in common}
+    spec = read(_CommonSpec, {key: value for key, value in given.items() if key in _COMMON}, path, problems)
+    arguments = {key: value for key, value in given.items() if key not in _COMMON}
     if name is None:
         for extra in arguments:
             problems.add(
                 join(path, extra),
-                "not a key of a constant schedule; name one with _target_, such as torch.optim.lr_scheduler.StepLR",
+                f"not a key of a constant schedule{_nearest(extra)}; name one with _target_, such as torch.optim.lr_scheduler.StepLR",
             )
         if spec is not None and len(problems) == found:
             return _tried(SchedulerSpec(None, {}, spec.interval, spec.warmup_epochs), max_epochs, path, problems)
@@ -98,6 +100,11 @@ def check_scheduler(
     return None
 
 
+def _nearest(key: Any) -> str:
+    close = nearest(str(key), _COMMON)
+    return f", which has {close!r}" if close else ""
+
+
 def _check_arguments(kind: type[LRScheduler], arguments: dict[str, Any], path: str, problems: Problems) -> dict[str, Any]:
     for refused in ("optimizer", "last_epoch"):
         if refused in arguments:
@@ -108,13 +115,15 @@ def _check_arguments(kind: type[LRScheduler], arguments: dict[str, Any], path: s
     plain = {name: value for name, value in plain.items() if name not in ("optimizer", "last_epoch")}
     for name in plain.keys() & _NUMBERS:
         if name not in takes:
-            target.check_arguments(kind, {name: plain[name]}, path, problems, inferred=set(takes))
+            target.check_arguments(kind, {name: plain[name]}, path, problems, inferred=set(takes), also=_COMMON)
         elif name in _COUNTS:
             check_value(plain[name], int, join(path, name), problems, {"min": 1})
         elif not isinstance(plain[name], (list, tuple)):  # a list has a number for each group
             check_value(plain[name], float, join(path, name), problems, {"min": 0})
+    if "milestones" in plain and "milestones" in takes:
+        check_value(plain["milestones"], tuple[int, ...], join(path, "milestones"), problems)
     rest = {name: value for name, value in plain.items() if name not in _NUMBERS}
-    checked = target.check_arguments(kind, rest, path, problems, inferred={"optimizer", *filled, *plain})
+    checked = target.check_arguments(kind, rest, path, problems, inferred={"optimizer", *filled, *plain}, also=_COMMON)
     return {**plain, **(checked or {})}
 
 

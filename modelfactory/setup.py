@@ -121,7 +121,8 @@ def set_up(model: nn.Module, data: Data, optimizer: Any, scheduler: Any, trainer
     spec = check_trainer({} if trainer is None else trainer, problems, task=data.task)
     optimizer = DEFAULT if optimizer is None else optimizer
     check_optimizer(optimizer, problems)
-    schedule_spec = check_scheduler(CONSTANT if scheduler is None else scheduler, problems)
+    max_epochs = spec.max_epochs if spec is not None else None
+    schedule_spec = check_scheduler(CONSTANT if scheduler is None else scheduler, problems, max_epochs=max_epochs)
     if spec is None or problems or schedule_spec is None:
         raise ConfigError(problems)
     device = check_device(spec.device, "trainer.device", problems)

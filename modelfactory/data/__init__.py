@@ -26,8 +26,9 @@ from modelfactory.data.vision import (
     image_folder,
     mnist,
 )
-from modelfactory.errors import ConfigError, Problem, Problems
-from modelfactory.spec import check_value, join, key, read
+from modelfactory.errors import ConfigError, Problem, Problems, did_you_mean
+from modelfactory.layers.sizes import check_input_shape
+from modelfactory.spec import join, key, read
 
 __all__ = [
     "Data",
@@ -58,16 +59,19 @@ class DataSpec:
         val_batch_size: samples a validation batch; null: `batch_size`.
         seed: decides the order of batches and the augmentation.
         num_workers: processes that load a data set on disk; unused by those in memory.
+        input_dtype: float32, or int64 for indices such as an embedding takes; null: not declared.
     """
 
-    input_shape: tuple[int, ...] | None = None
+    input_shape: Any = None
     num_classes: int | None = key(None, min=1)
     batch_size: int = key(64, min=1)
     val_batch_size: int | None = key(None, min=1)
     seed: int = key(0, min=0)
     num_workers: int = key(0, min=0)
+    input_dtype: str | None = key(None, choices=("float32", "int64"))
 
 
+_FACTORIES = (digits, wine, diabetes, fake, mnist, fashion_mnist, cifar10, cifar100, image_folder)
 _COMMON = frozenset(field.name for field in fields(DataSpec))
 _RANGES: dict[str, dict[str, float]] = {
     "val_fraction": {"above": 0, "max": 0.9},
@@ -92,7 +96,7 @@ def check_data(mapping: Any, problems: Problems, path: str = "data") -> DataSpec
     """
     found = len(problems)
     spec, factory, arguments = _read(mapping, problems, path)
-    if factory is not None and len(problems) == found:
+    if factory is not None and arguments is not None:
         _check_needs(factory, arguments, problems, path)
     return spec if len(problems) == found else None
 
@@ -112,7 +116,7 @@ def build_data(mapping: Mapping[str, Any], path: str = "data") -> Data:
     spec = check_data(mapping, problems, path)
     problems.raise_if_any()
     spec, factory, arguments = _read(mapping, problems, path)
-    if spec is None or factory is None:
+    if spec is None or factory is None or arguments is None:
         raise ConfigError(problems)
     data = _as_data(factory(**arguments), spec, path)
     _check_loaded(data, spec, path, problems)
@@ -122,33 +126,32 @@ def build_data(mapping: Mapping[str, Any], path: str = "data") -> Data:
     )
 
 
-def _read(mapping: Any, problems: Problems, path: str) -> tuple[DataSpec | None, Callable[..., Any] | None, dict[str, Any]]:
+def _read(
+    mapping: Any, problems: Problems, path: str
+) -> tuple[DataSpec | None, Callable[..., Any] | None, dict[str, Any] | None]:
     if not isinstance(mapping, Mapping):
         problems.add(path, f"{mapping!r} is not a mapping; give _target_, such as modelfactory.data.digits")
-        return None, None, {}
+        return None, None, None
     name, given = target.split(mapping)
     spec = read(DataSpec, {name: value for name, value in given.items() if name in _COMMON}, path, problems)
-    for size in (spec.input_shape or ()) if spec is not None else ():
-        if size < 1:
-            problems.add(
-                join(path, "input_shape"), f"{mapping['input_shape']!r} holds {size}; give sizes >= 1, without the batch"
-            )
+    if given.get("input_shape") is not None:
+        shape = check_input_shape(given["input_shape"], join(path, "input_shape"), problems)
+        spec = replace(spec, input_shape=shape) if spec is not None else None
     factory = target.resolve(name, join(path, "_target_"), problems, kind="data")
+    if factory is not None and _is_ours(factory) and factory not in _FACTORIES:
+        names = [f"modelfactory.data.{ours.__name__}" for ours in _FACTORIES]
+        problems.add(join(path, "_target_"), f"{name!r} is not a data set{did_you_mean(str(name), names)}")
+        factory = None
     if factory is None:
-        return spec, None, {}
+        return spec, None, None
     takes = inspect.signature(factory).parameters
     arguments = {name: value for name, value in given.items() if name not in _COMMON or name in takes}
-    checked = target.check_arguments(factory, arguments, path, problems)
-    for name in arguments.keys() & _RANGES.keys():
-        if arguments[name] is not None and _is_ours(factory):
-            check_value(
-                arguments[name], int if isinstance(arguments[name], int) else float, join(path, name), problems, _RANGES[name]
-            )
-    return spec, factory, checked or {}
+    limits = _RANGES if _is_ours(factory) else {}
+    return spec, factory, target.check_arguments(factory, arguments, path, problems, limits=limits, also=sorted(_COMMON))
 
 
 def _is_ours(factory: Callable[..., Any]) -> bool:
-    return factory.__module__.startswith("modelfactory.data.")
+    return f"{factory.__module__}.".startswith(f"{__name__}.")
 
 
 def _check_needs(factory: Callable[..., Any], arguments: dict[str, Any], problems: Problems, path: str) -> None:
@@ -200,6 +203,8 @@ def _has_tensors(dataset: Any) -> bool:
 def _check_loaded(data: Data, spec: DataSpec, path: str, problems: Problems) -> None:
     if spec.input_shape is not None and spec.input_shape != tuple(data.input_shape):
         problems.add(join(path, "input_shape"), f"{list(spec.input_shape)} is not what was loaded; give {list(data.input_shape)}")
+    if spec.input_dtype is not None and (loaded := str(data.train.sample(1)[0].dtype).removeprefix("torch.")) != spec.input_dtype:
+        problems.add(join(path, "input_dtype"), f"{spec.input_dtype!r} is not what was loaded, which is {loaded}")
     if spec.num_classes is not None and spec.num_classes != data.num_classes:
         what = "classes" if data.task == "classification" else "values a sample"
         problems.add(join(path, "num_classes"), f"{spec.num_classes} is not what was loaded; give {data.num_classes} ({what})")

@@ -147,6 +147,11 @@ def check_image_folder(arguments: Mapping[str, Any], path: str, problems: Proble
     from modelfactory.data.folder import check_folder, read_transforms
 
     check_folder(Path(arguments["root"]), arguments.get("val_fraction"), path, problems)
+    for name in ("mean", "std"):
+        values = arguments.get(name, (0.5, 0.5, 0.5))
+        if len(values) != 3 or name == "std" and min(values) <= 0:
+            wanted = "three numbers, a channel each" + (", > 0" if name == "std" else "")
+            problems.add(join(path, name), f"{list(values)} does not do; give {wanted}")
     read_transforms(arguments.get("transforms") or {}, join(path, "transforms"), problems)
 
 

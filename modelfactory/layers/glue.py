@@ -99,6 +99,8 @@ class PositionalEmbedding(nn.Module):
     """
 
     def __init__(self, length: int, embedding_dim: int, std: float = 0.02):
+        if std < 0:
+            raise ValueError(f"std is {std:g}; give a number >= 0")
         super().__init__()
         self.std = std
         self.position_embedding = nn.Parameter(torch.empty(1, length, embedding_dim))

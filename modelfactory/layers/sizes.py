@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from modelfactory.errors import Problems
 from modelfactory.layers.glue import PositionalEmbedding
 
 
@@ -29,6 +30,7 @@ class SizeRule:
         return shape[self.dim] if len(shape) > abs(self.dim) else None
 
 
+_SPATIAL = ("torch.nn.modules.conv", "torch.nn.modules.pooling")
 _CHANNELS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _TABLE: dict[type, tuple[SizeRule, ...]] = {
     nn.Linear: (SizeRule("in_features", -1),),
@@ -55,6 +57,39 @@ def size_rules(layer: Callable[..., Any]) -> tuple[SizeRule, ...]:
     if not isinstance(layer, type):
         return ()
     return next((_TABLE[base] for base in layer.__mro__ if base in _TABLE), ())
+
+
+def check_input_shape(value: Any, path: str, problems: Problems) -> tuple[int, ...] | None:
+    """The `data.input_shape` of a config: sizes without the batch, or None after saying what is wrong with them.
+
+    Example:
+        >>> problems = Problems()
+        >>> check_input_shape([1, 0, 8], "data.input_shape", problems)
+        >>> print(*problems)
+        data.input_shape: [1, 0, 8] holds 0; give the sizes of one input, without the batch, such as [1, 28, 28]
+    """
+    given = "give the sizes of one input, without the batch, such as [1, 28, 28]"
+    if not isinstance(value, (list, tuple)):
+        problems.add(path, f"{value!r} is not a list; {given}")
+        return None
+    for size in value:
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            problems.add(path, f"{list(value)!r} holds {size!r}; {given}")
+            return None
+    return tuple(value)
+
+
+def dimensions_of(layer: Callable[..., Any]) -> int | None:
+    """How many spatial dimensions a convolution or a pooling of torch works over; None of other layers.
+
+    Example:
+        >>> dimensions_of(nn.MaxPool2d), dimensions_of(nn.Linear)
+        (2, None)
+    """
+    if not isinstance(layer, type):
+        return None
+    last = next((base.__name__ for base in layer.__mro__ if base.__module__ in _SPATIAL and base.__name__.endswith("d")), "")
+    return int(last[-2]) if last[-2:-1].isdigit() else None
 
 
 def shape_text(shape: torch.Size | tuple[int, ...]) -> str:

@@ -2,6 +2,6 @@
 
 from modelfactory.definition import Definition
 from modelfactory.model.blueprint import Chain, Draft, Leaf, assemble
-from modelfactory.model.grammar import read_model
+from modelfactory.model.grammar import read_activation, read_model
 
-__all__ = ["Chain", "Definition", "Draft", "Leaf", "assemble", "read_model"]
+__all__ = ["Chain", "Definition", "Draft", "Leaf", "assemble", "read_activation", "read_model"]

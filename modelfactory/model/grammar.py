@@ -6,6 +6,7 @@ checked, as far as they can be without knowing what comes in.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,22 +17,24 @@ from torch import nn
 from modelfactory.definition import Definition
 from modelfactory.errors import Problems, did_you_mean, first_line, nearest
 from modelfactory.layers import Item, Parallel, Residual, SelfAttention
-from modelfactory.layers.sizes import shape_text
+from modelfactory.layers.sizes import dimensions_of, shape_text
 from modelfactory.model.blueprint import Chain, Leaf, Node
 from modelfactory.model.infer import BROKEN, UNKNOWN, Incoming, Inference, shape_of
 from modelfactory.spec import check_value, join
 from modelfactory.target import check_arguments, resolve
 
 _BESIDE = ("_target_", "layers", "repeat", "init", "freeze", "output")
+_LOADING = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
+_FOR_EACH_DIMENSION = ("kernel_size", "stride", "padding", "dilation", "output_padding", "output_size")
 _CONTAINERS = {Residual: ("scale",), Parallel: ("combine", "dim"), nn.Sequential: ()}
 
 
-def read_model(config: Any, incoming: torch.Tensor | None, problems: Problems, path: str = "model") -> Node | None:
+def read_model(config: Any, incoming: Incoming | None, problems: Problems, path: str = "model") -> Node | None:
     """The blueprint of a model, or None after adding all that is wrong to `problems`.
 
     Args:
         config: the mapping under `model`: `layers` in the grammar, or a `_target_` of one's own.
-        incoming: an example input on the meta device, batch first, or None when no input shape is known.
+        incoming: an example input on the meta device, batch first; None when no input shape is known.
 
     Example:
         >>> problems = Problems()
@@ -47,8 +50,22 @@ def read_model(config: Any, incoming: torch.Tensor | None, problems: Problems, p
         return None
     if "_target_" not in config:
         config = _without_variables(config, path, problems)
+    if config.get("output") is not None:
+        problems.add(join(path, "output"), f"{config['output']!r} picks nothing here: it goes beside a layer, inside layers")
     node, _ = _Reader(problems, path).read(config, path, UNKNOWN if incoming is None else incoming)
     return node
+
+
+def read_activation(config: Any, problems: Problems, path: str = "activation") -> None:
+    """Adds to `problems` what is wrong with the activation that layers take over by ${activation}.
+
+    Example:
+        >>> problems = Problems()
+        >>> read_activation({"_target_": "torch.nn.ELU", "alhpa": 2.0}, problems)
+        >>> print(*problems)
+        activation.alhpa: not an argument of ELU; did you mean 'alpha'?
+    """
+    _Reader(problems, "").read(config, path, BROKEN)
 
 
 def _without_variables(config: Mapping[str, Any], path: str, problems: Problems) -> dict[str, Any]:
@@ -143,6 +160,8 @@ class _Reader:
             name = str(name)
             below = join(path if name == "shortcut" and "shortcut" in config else where, name)
             self._check_name(name, container, below)
+            if name in leaving or any(name == taken for taken, _ in children):
+                self.problems.add(below, f"{name!r} names two modules; choose another name")
             apart = container is Parallel or (container is Residual and name == "shortcut")
             node, out = self.read(layer, below, incoming if apart else flowing)
             leaving[name] = out
@@ -158,6 +177,8 @@ class _Reader:
                     elif item is not None:
                         children[-1] = (name, Chain(Definition(below), nn.Sequential, ((name, node), ("output", item))))
         options: dict[str, Any] = {}
+        if not children and len(self.problems) == found or container is Residual and not set(leaving) - {"shortcut"}:
+            self.problems.add(where, "holds no layer that is not null; give at least one name: {_target_: ...}")
         if container is Residual:
             options, flowing = self._residual(config, path, incoming, flowing, leaving.get("shortcut", incoming))
         elif container is Parallel:
@@ -188,7 +209,10 @@ class _Reader:
         if isinstance(scale, Mapping):
             for name in set(scale) - {"learn", "per"}:
                 self.problems.add(join(where, name), f"not a key of scale{did_you_mean(str(name), ('learn', 'per'))}")
-            options["learn_scale"] = check_value(scale.get("learn"), float, join(where, "learn"), self.problems)
+            if scale.get("learn") is None:
+                self.problems.add(join(where, "learn"), "missing; give the number that the scale starts at, such as 0.0")
+            else:
+                options["learn_scale"] = check_value(scale["learn"], float, join(where, "learn"), self.problems)
             per = check_value(scale.get("per", "all"), str, join(where, "per"), self.problems, {"choices": ("all", "channel")})
             shape = shape_of(branch)
             if per == "channel" and shape is not None:
@@ -200,6 +224,10 @@ class _Reader:
                 )
         elif scale is not None:
             options["scale"] = check_value(scale, float, where, self.problems)
+        for name, out in (("branch", branch), ("shortcut", shortcut)):
+            if isinstance(out, tuple) and out is not incoming:
+                self._add_tuple(path, name, out)
+                return options, BROKEN
         shape_out, shape_by = shape_of(branch), shape_of(shortcut)
         if shape_out is not None and shape_by is not None and shape_out != shape_by:
             other = "the shortcut" if shortcut is not incoming else "what comes in"
@@ -216,6 +244,13 @@ class _Reader:
         checked = check_arguments(Parallel, options, path, self.problems, inferred={"layers"})
         if checked is None:
             return options, BROKEN
+        if options.get("combine", "cat") == "cat" and options.get("dim") == 0:
+            self.problems.add(join(path, "dim"), "0 is the batch, whose samples stay apart; give 1 or more, or -1")
+            return options, BROKEN
+        for name, out in leaving.items():
+            if isinstance(out, tuple):
+                self._add_tuple(path, f"branch {name!r}", out)
+                return options, BROKEN
         tensors = [out for out in leaving.values() if isinstance(out, torch.Tensor)]
         if len(tensors) < len(leaving):
             return options, BROKEN if BROKEN in leaving.values() else UNKNOWN
@@ -230,6 +265,11 @@ class _Reader:
             return options, BROKEN
         return options, out
 
+    def _add_tuple(self, path: str, what: str, parts: tuple[Any, ...]) -> None:
+        self.problems.add(
+            path, f"the {what} gives a tuple of {len(parts)}; say which part goes on with output: 0 beside its last layer"
+        )
+
     def _leaf(
         self, config: Mapping[str, Any], path: str, incoming: Incoming, definition: Definition, target: Any
     ) -> tuple[Node | None, Incoming]:
@@ -243,12 +283,11 @@ class _Reader:
                 )
         given = {str(name): value for name, value in config.items() if name not in _BESIDE}
         arguments = {name: self._argument(value, join(path, name)) for name, value in given.items()}
-        if getattr(target, "__module__", "").startswith("torchvision.models") and given.get("weights") is not None:
-            self.problems.add(
-                join(path, "weights"), f"{given['weights']!r} is refused here; pretrained weights are loaded by backbone"
-            )
+        arguments = self._without_weights(target, arguments, path)
         sized = self.infer.sizes(target, arguments, path, incoming)
-        checked = check_arguments(target, {**arguments, **sized}, path, self.problems, self.infer.left_open(target, incoming))
+        left_open = self.infer.left_open(target, incoming)
+        checked = check_arguments(target, {**arguments, **sized}, path, self.problems, left_open, also=_BESIDE[3:])
+        self._check_dimensions(target, checked or {}, path)
         if checked is None or len(self.problems) > found:
             return None, BROKEN
         leaf = Leaf(definition, target, checked, shape_of(incoming))
@@ -258,6 +297,30 @@ class _Reader:
         if traits is None:
             return None, BROKEN
         return replace(leaf, has_state=traits.has_state), traits.outgoing
+
+    def _without_weights(self, target: Any, arguments: dict[str, Any], path: str) -> dict[str, Any]:
+        """The arguments of one of torchvision's builders so that it loads nothing, as some do unless told not to."""
+        if not getattr(target, "__module__", "").startswith("torchvision.models"):
+            return arguments
+        for name in _LOADING:
+            if arguments.get(name) not in (None, False):
+                self.problems.add(
+                    join(path, name), f"{arguments[name]!r} is refused here; pretrained weights are loaded by backbone"
+                )
+        kept = {name: value for name, value in arguments.items() if name not in _LOADING}
+        return {**kept, **{name: None for name in _LOADING[:2] if name in inspect.signature(target).parameters}}
+
+    def _check_dimensions(self, target: Any, arguments: Mapping[str, Any], path: str) -> None:
+        """Adds what a convolution or pooling is given for another number of dimensions, which torch does not look at."""
+        dimensions = dimensions_of(target)
+        for name in _FOR_EACH_DIMENSION if dimensions is not None else ():
+            value = arguments.get(name)
+            if isinstance(value, (list, tuple)) and len(value) != dimensions:
+                self.problems.add(
+                    join(path, name), f"{list(value)} has {len(value)} numbers; {target.__name__} takes one, or a list of {dimensions}"
+                )
+            elif name == "padding" and any(isinstance(size, int) and size < 0 for size in _as_list(value)):
+                self.problems.add(join(path, name), f"{value!r} is too small; give whole numbers >= 0")
 
     def _argument(self, value: Any, path: str) -> Any:
         """An argument of a layer; a mapping with `_target_` in it is a module (or, with `_partial_`, makes one)."""
@@ -273,6 +336,7 @@ class _Reader:
         }
         if target is None:
             return None
+        given = self._without_weights(target, given, path)
         partly = check_value(value.get("_partial_", False), bool, join(path, "_partial_"), self.problems)
         checked = check_arguments(target, given, path, self.problems, inferred=_all_arguments(target) if partly else ())
         return Leaf(Definition(path), target, {**(checked or {}), **({"_partial_": True} if partly else {})})
@@ -298,7 +362,9 @@ def _summed(tensors: list[torch.Tensor]) -> torch.Tensor:
     return total
 
 
-def _all_arguments(target: Any) -> set[str]:
-    import inspect
+def _as_list(value: Any) -> list[Any] | tuple[Any, ...]:
+    return value if isinstance(value, (list, tuple)) else [value]
 
+
+def _all_arguments(target: Any) -> set[str]:
     return set(inspect.signature(target).parameters)
