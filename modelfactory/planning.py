@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ from modelfactory.freezing import FreezeSpec, apply_frozen, choose_frozen, read_
 from modelfactory.init.acting import Acting, find_acting
 from modelfactory.init.apply import Assignment, assign, fill, needs_shape, reset_of
 from modelfactory.init.rules import Chooser, InitSpec, read_init, read_rules, uses_auto_gain
-from modelfactory.ledger import Ledger, Row
 from modelfactory.layers.sizes import check_input_shape
+from modelfactory.ledger import Ledger, Row
 from modelfactory.model import Draft, assemble, read_activation, read_model
 from modelfactory.model.blueprint import Leaf, Node
 from modelfactory.model.infer import BROKEN, UNKNOWN, Incoming, Inference
@@ -281,6 +282,8 @@ def initialize(
                 f"default: {type(choice.info.module).__name__}, which owns {choice.info.name}, has no reset_parameters; give a scheme",
             )
     problems.raise_if_any()
+    for warning in _scheme_warnings(assignments):
+        warnings.warn(warning, UserWarning, stacklevel=2)
     stats = fill(assignments, seed, {}, fresh=False)
     return Ledger(
         _row(item, numbers, "", item.info.parameter.requires_grad) for item, numbers in zip(assignments, stats, strict=True)

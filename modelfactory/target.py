@@ -184,6 +184,7 @@ def check_arguments(
 
 
 def _check_one(name: str, value: Any, hint: Any, where: str, problems: Problems, limits: Mapping[str, Any] | None) -> Any:
+    hint = float if hint is None and name in _LIMITS else hint
     value = _listed(value, hint)
     before = len(problems)
     if hint is not None and not _has_modules(value):

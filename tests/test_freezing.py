@@ -10,7 +10,9 @@ from modelfactory.errors import ConfigError
 
 
 def test_frozen_is_bit_identical_after_training_with_its_statistics():
-    cfg = mf.compose("model=cnn", "+freeze.rules.body={match: ['conv*', 'norm1.*']}", "trainer.max_epochs=2", "trainer.device=cpu")
+    cfg = mf.compose(
+        "model=cnn", "+freeze.rules.body={match: ['conv*', 'norm1.*']}", "trainer.max_epochs=2", "trainer.device=cpu"
+    )
     cfg.trainer.progress = "none"
     plan = mf.plan(cfg)
     before = {name: tensor.clone() for name, tensor in plan.build().state_dict().items()}
@@ -20,7 +22,9 @@ def test_frozen_is_bit_identical_after_training_with_its_statistics():
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     frozen = {name for name in before if name.startswith(("conv", "norm1."))}
     assert frozen.isdisjoint(moved) and {"head.weight", "norm2.running_mean", "norm2.weight"} <= moved
-    assert {row.name for row in plan.ledger if not row.trainable} == {name for name in frozen if "running" not in name and "num" not in name}
+    assert {row.name for row in plan.ledger if not row.trainable} == {
+        name for name in frozen if "running" not in name and "num" not in name
+    }
 
 
 def test_frozen_norms_stay_whoever_calls_train():
@@ -41,10 +45,16 @@ def test_a_norm_without_parameters_is_held_with_what_is_around_it():
 
 
 def test_freeze_beside_a_layer_exempts_it_from_rules_by_kind():
-    layers = {"a": {"_target_": "torch.nn.Linear", "out_features": 3, "freeze": True}, "b": {"_target_": "torch.nn.Linear", "out_features": 2}}
+    layers = {
+        "a": {"_target_": "torch.nn.Linear", "out_features": 3, "freeze": True},
+        "b": {"_target_": "torch.nn.Linear", "out_features": 2},
+    }
     layers["b"]["freeze"] = False
     config = {"model": {"layers": layers}, "data": {"input_shape": [3]}}
-    frozen = {name: not p.requires_grad for name, p in mf.build({**config, "freeze": {"rules": {"all": {"role": "weight"}}}}).named_parameters()}
+    frozen = {
+        name: not p.requires_grad
+        for name, p in mf.build({**config, "freeze": {"rules": {"all": {"role": "weight"}}}}).named_parameters()
+    }
     assert frozen == {"a.weight": True, "a.bias": True, "b.weight": False, "b.bias": False}
     named = mf.build({**config, "freeze": {"rules": {"b": {"match": "b.*"}}}})
     assert not any(parameter.requires_grad for parameter in named.parameters())

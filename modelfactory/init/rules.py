@@ -16,11 +16,23 @@ from typing import Any
 from modelfactory.activation import gain as computed_gain
 from modelfactory.definition import Definition
 from modelfactory.errors import Problems, SchemeError, did_you_mean
-from modelfactory.init.schemes import SCHEMES, Scheme, arguments, check_scheme_arguments
+from modelfactory.init.schemes import SCHEMES, Scheme, check_scheme_arguments
 from modelfactory.select import SELECTOR_KEYS, ParamInfo, Selector, nothing_picked
 from modelfactory.spec import check_value, join
 from modelfactory.target import check_arguments, resolve
 
+# What init=NAME gives a scheme beyond its own defaults; conf/init says the same.
+_NAMED_ARGUMENTS: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("xavier_uniform", "xavier_normal", "orthogonal", "delta_orthogonal"), {"gain": "auto"}),
+    **dict.fromkeys(("kaiming_uniform", "kaiming_normal"), {"mode": "fan_in", "nonlinearity": "relu"}),
+    "normal": {"mean": 0.0, "std": 0.02},
+    "trunc_normal": {"mean": 0.0, "std": 0.02, "a": -0.04, "b": 0.04},
+    "uniform": {"a": 0.0, "b": 1.0},
+    "constant": {"val": 0.01},
+    "sparse": {"sparsity": 0.1, "std": 0.01},
+    "variance_scaling": {"scale": 1.0, "mode": "fan_in", "distribution": "truncated_normal"},
+    "critical": {"activation": "tanh", "q": 1.0},
+}
 _GROUP_KEYS = ("rules", "calibrate", "fans")
 _RULE_KEYS = (*SELECTOR_KEYS, "scheme", "reinit")
 
@@ -202,11 +214,10 @@ def _named(name: str | None, path: str, problems: Problems) -> dict[str, Any]:
     if name not in SCHEMES:
         problems.add(path, f"{name!r} is not a scheme{did_you_mean(name, ('default', *SCHEMES), limit=40)}")
         return author
-    gain = {"gain": "auto"} if SCHEMES[name].uses_gain and "nonlinearity" not in arguments(name) else {}
     return {
         **author,
         "biases": {"role": "bias", "scheme": "zeros", "optional": True},
-        "weights": {"role": "weight", "scheme": name, **gain},
+        "weights": {"role": "weight", "scheme": name, **_NAMED_ARGUMENTS.get(name, {})},
     }
 
 

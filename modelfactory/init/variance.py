@@ -8,7 +8,6 @@ functions are the exact standard deviation of an entry; every mean is 0. n_in an
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
@@ -260,16 +259,12 @@ def rule_of_thumb_(tensor: Tensor, *, fans: Fans | None = None, generator: torch
 
     Source: passed on in tutorials; the usual rule has the root of n_in, see `fan_in_uniform`.
 
-    Use: to see what goes wrong: at width 256 with a rectifier the signal is 1e-8 of itself after five layers. It warns.
+    Use: to see what goes wrong: at width 256 with a rectifier the signal is 1e-8 of itself after five layers. Plans that use it say so.
 
     Example:
-        >>> with warnings.catch_warnings():
-        ...     warnings.simplefilter("ignore")
-        ...     bool((rule_of_thumb_(torch.empty(3, 4)).abs() <= 0.25).all())
+        >>> bool((rule_of_thumb_(torch.empty(3, 4)).abs() <= 0.25).all())
         True
     """
-    message = "rule_of_thumb draws from U[-1/n_in, 1/n_in], which kills the signal of a deep net; the usual rule is fan_in_uniform"
-    warnings.warn(message, UserWarning, stacklevel=2)
     return _fill_uniform(tensor, rule_of_thumb_std(tensor.shape, fans), generator)
 
 

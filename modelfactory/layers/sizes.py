@@ -66,9 +66,9 @@ def check_input_shape(value: Any, path: str, problems: Problems) -> tuple[int, .
         >>> problems = Problems()
         >>> check_input_shape([1, 0, 8], "data.input_shape", problems)
         >>> print(*problems)
-        data.input_shape: [1, 0, 8] holds 0; give the sizes of one input, without the batch, such as [1, 28, 28]
+        data.input_shape: [1, 0, 8] holds 0; give sizes >= 1, without the batch, such as [1, 28, 28]
     """
-    given = "give the sizes of one input, without the batch, such as [1, 28, 28]"
+    given = "give sizes >= 1, without the batch, such as [1, 28, 28]"
     if not isinstance(value, (list, tuple)):
         problems.add(path, f"{value!r} is not a list; {given}")
         return None

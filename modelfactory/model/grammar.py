@@ -24,6 +24,7 @@ from modelfactory.spec import check_value, join
 from modelfactory.target import check_arguments, resolve
 
 _BESIDE = ("_target_", "layers", "repeat", "init", "freeze", "output")
+_ATTRIBUTES = frozenset(vars(nn.Module()))
 _LOADING = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
 _FOR_EACH_DIMENSION = ("kernel_size", "stride", "padding", "dilation", "output_padding", "output_size")
 _CONTAINERS = {Residual: ("scale",), Parallel: ("combine", "dim"), nn.Sequential: ()}
@@ -349,7 +350,7 @@ class _Reader:
     def _check_name(self, name: str, container: type[nn.Module], path: str) -> None:
         if not name or "." in name:
             self.problems.add(path, f"{name!r} cannot name a module: it is empty or has a dot")
-        elif hasattr(container, name) or name in ("training", "scale" if container is Residual else "combine", "dim"):
+        elif hasattr(container, name) or name in _ATTRIBUTES or name in _CONTAINERS[container]:
             self.problems.add(
                 path, f"{name!r} cannot name a module: {container.__name__} has an attribute of that name; choose another"
             )

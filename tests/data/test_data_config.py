@@ -114,7 +114,7 @@ DIGITS = {"_target_": "modelfactory.data.digits"}
         ({**DIGITS, "batch_size": "64"}, "data.batch_size: '64' is a text"),
         ({**DIGITS, "seed": None}, "data.seed: None"),
         ({**DIGITS, "input_shape": [1, 0, 8]}, "data.input_shape: .*sizes >= 1"),
-        ({**DIGITS, "input_shape": 64}, "data.input_shape: 64 is a whole number; give a list"),
+        ({**DIGITS, "input_shape": 64}, "data.input_shape: 64 is not a list; give sizes"),
         ({**DIGITS, "val_fraction": 1.5}, "data.val_fraction: 1.5 is too large"),
         ({**DIGITS, "val_fraction": 0}, "data.val_fraction: 0 is too small"),
         ({**DIGITS, "val_fraction": float("nan")}, "data.val_fraction: nan is not finite"),

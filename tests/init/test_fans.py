@@ -49,7 +49,9 @@ def test_the_factor_of_a_zero_padded_kernel_is_that_of_the_catalogue():
 
 
 def test_a_far_border_changes_nothing():
-    near, far = (operator_fans(nn.Conv2d(3, 8, 3, stride=2, padding=1), "weight", size)[0].fans for size in (None, (1, 3, 4096, 4096)))
+    near, far = (
+        operator_fans(nn.Conv2d(3, 8, 3, stride=2, padding=1), "weight", size)[0].fans for size in (None, (1, 3, 4096, 4096))
+    )
     assert near is not None and far is not None
     assert near.fan_in == pytest.approx(far.fan_in, rel=1e-3) and near.fan_out == pytest.approx(far.fan_out, rel=1e-3)
 

@@ -46,7 +46,9 @@ INFERRED = [
 ]
 
 
-@pytest.mark.parametrize(("config", "shape", "by_hand"), INFERRED, ids=lambda value: value["_target_"] if isinstance(value, dict) else "")
+@pytest.mark.parametrize(
+    ("config", "shape", "by_hand"), INFERRED, ids=lambda value: value["_target_"] if isinstance(value, dict) else ""
+)
 def test_sizes_that_the_input_tells_may_be_left_out(config, shape, by_hand):
     built = build({"it": config}, shape)[0]  # pyright: ignore[reportIndexIssue]
     shapes = {name: tensor.shape for name, tensor in built.state_dict().items()}
@@ -97,10 +99,17 @@ def test_repeated_parts_are_separate_in_everything():
 
 @pytest.mark.parametrize(
     ("scale", "names", "factor"),
-    [(None, set(), 1.0), (0.5, set(), 0.5), ({"learn": 0.25}, {"body.scale"}, 0.25), ({"learn": 0.1, "per": "channel"}, {"body.scale"}, 0.1)],
+    [
+        (None, set(), 1.0),
+        (0.5, set(), 0.5),
+        ({"learn": 0.25}, {"body.scale"}, 0.25),
+        ({"learn": 0.1, "per": "channel"}, {"body.scale"}, 0.1),
+    ],
 )
 def test_residual_adds_its_scaled_branch(scale, names, factor):
-    config = layer("modelfactory.Residual", layers={"conv": layer("Conv2d", out_channels=3, kernel_size=3, padding=1)}, scale=scale)
+    config = layer(
+        "modelfactory.Residual", layers={"conv": layer("Conv2d", out_channels=3, kernel_size=3, padding=1)}, scale=scale
+    )
     built = build({"body": config}, [3, 5, 5])
     x = torch.randn(2, 3, 5, 5)
     assert torch.allclose(built(x), x + factor * built.get_submodule("body.conv")(x), atol=1e-6)
@@ -125,7 +134,10 @@ def test_parallel_concatenates_or_sums():
     branches = {"a": layer("Linear", out_features=4), "b": layer("Linear", out_features=4)}
     x = torch.randn(3, 5)
     for combine in ("cat", "sum"):
-        built = build({"both": layer("modelfactory.Parallel", layers=branches, combine=combine), "head": layer("Linear", out_features=1)}, [5])
+        built = build(
+            {"both": layer("modelfactory.Parallel", layers=branches, combine=combine), "head": layer("Linear", out_features=1)},
+            [5],
+        )
         both = built.get_submodule("both")
         outputs = both.a(x), both.b(x)  # pyright: ignore[reportCallIssue]
         expected = torch.cat(outputs, 1) if combine == "cat" else outputs[0] + outputs[1]
@@ -190,5 +202,11 @@ def test_every_problem_of_a_model_is_told_at_once():
 
 
 def test_torchvision_models_whose_constructors_compute_are_planned():
-    plan = mf.plan({"model": layer("torchvision.models.regnet_y_400mf", num_classes=7), "data": {"input_shape": [3, 64, 64]}, "init": "default"})
+    plan = mf.plan(
+        {
+            "model": layer("torchvision.models.regnet_y_400mf", num_classes=7),
+            "data": {"input_shape": [3, 64, 64]},
+            "init": "default",
+        }
+    )
     assert plan.ledger["fc.weight"].shape == "7x440"
