@@ -85,6 +85,8 @@ def _check_options(
     if "params" in options:
         problems.add(join(path, "params"), "not a key here; the model's parameters are used, and groups pick among them")
         options = {key: value for key, value in options.items() if key != "params"}
+    if options.get("differentiable"):
+        problems.add(join(path, "differentiable"), "true needs a step that is differentiated, which the training loop has not; give false")
     plain = {key: value for key, value in options.items() if key not in _NOT_NEGATIVE}
     checked = target.check_arguments(kind, plain, path, problems, inferred={"params", *_NOT_NEGATIVE}, also=also) or {}
     takes = inspect.signature(kind).parameters

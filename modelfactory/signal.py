@@ -33,8 +33,10 @@ def find_symmetric(infos: Sequence[ParamInfo], spreads: Sequence[float]) -> list
     found = []
     for info, spread in zip(infos, spreads, strict=True):
         shape = info.parameter.shape
-        units = shape[1] if getattr(info.module, "transposed", False) else shape[0] if shape else 1
-        if spread > 1e-12 or math.isnan(spread) or len(shape) < 2 or units < 2 or "weight" not in info.roles:
+        if spread > 1e-12 or math.isnan(spread) or len(shape) < 2 or "weight" not in info.roles:
+            continue
+        units = shape[1] if getattr(info.module, "transposed", False) else shape[0]
+        if units < 2:
             continue
         if not {"head", "residual_out"} & set(info.roles) and constant.get(id(info.module), True):
             found.append((info, units))

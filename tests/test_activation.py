@@ -32,7 +32,7 @@ def test_second_moments_agree_with_another_quadrature(name):
 
     def integrand(z: float) -> float:
         with torch.no_grad():
-            return float(module.double()(torch.tensor(z, dtype=torch.float64))) ** 2 * stats.norm.pdf(z)
+            return float(module.double()(torch.tensor(z, dtype=torch.float64))) ** 2 * float(stats.norm.pdf(z))
 
     expected, _ = integrate.quad(integrand, -14, 14, points=[-6, -3, -1, -0.5, 0, 0.5, 1, 3, 6], limit=400, epsabs=1e-12)
     assert moments(module).second == pytest.approx(expected, rel=1e-8)

@@ -22,8 +22,9 @@ from modelfactory.activation import gain as gain_of
 from modelfactory.errors import Problems, SchemeError
 from modelfactory.init import rng
 from modelfactory.init.acting import Acting
+from modelfactory.init.construction import construction
 from modelfactory.init.fans import Block, Fans, operator_fans, torch_fans
-from modelfactory.init.record import Recording, construction
+from modelfactory.init.record import Recording
 from modelfactory.init.rules import Choice, SchemeCall
 from modelfactory.init.schemes import arguments as arguments_of
 from modelfactory.init.variance import nonlinearity_gain
@@ -31,8 +32,6 @@ from modelfactory.select import ParamInfo
 from modelfactory.spec import join
 
 _WORTH_A_THREAD = 32_768  # numbers; fewer are drawn sooner than threads pass the interpreter's lock to one another
-
-_WHOLE = (Block(None, "", None),)
 
 
 @dataclass(frozen=True)
@@ -219,9 +218,9 @@ def _fill_one(item: Assignment, seed: int) -> None:
         arguments = {**call.args, **({"gain": item.gain} if call.gain is not None else {})}
         if call.scheme.random:
             arguments["generator"] = rng.generator(seed, item.info.name)
-        for block in item.blocks or _WHOLE:
-            part = draft if block.rows is None else draft[block.rows]
-            fans = {"fans": block.fans} if call.scheme.uses_fans and block.fans is not None else {}
+        for rows, block_fans in [(block.rows, block.fans) for block in item.blocks] or [(None, None)]:
+            part = draft if rows is None else draft[rows]
+            fans = {"fans": block_fans} if call.scheme.uses_fans and block_fans is not None else {}
             call.scheme.fill(part, **arguments, **fans)
     if isinstance(item.info.module, (nn.Embedding, nn.EmbeddingBag)) and item.info.module.padding_idx is not None:
         draft[item.info.module.padding_idx].zero_()

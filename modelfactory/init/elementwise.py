@@ -63,7 +63,13 @@ def normal_moments(shape: Sequence[int], fans: Fans | None, mean: float = 0.0, s
 
 
 def trunc_normal_(
-    tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0, *, generator: torch.Generator | None = None
+    tensor: Tensor,
+    mean: float = 0.0,
+    std: float = 1.0,
+    a: float = -2.0,
+    b: float = 2.0,
+    *,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Normal, cut off at two absolute bounds.
 

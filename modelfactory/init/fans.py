@@ -162,7 +162,9 @@ def _convolution_fans(module: nn.Module, input_shape: Sequence[int] | None) -> F
         taps = (kernel / stride, float(kernel)) if module.transposed else (float(kernel), kernel / stride)
     else:
         if len(input_shape) != axes + 2:
-            raise SchemeError(f"{type(module).__name__} takes an input of {axes + 2} dimensions [N, C, ...], not {tuple(input_shape)}")
+            raise SchemeError(
+                f"{type(module).__name__} takes an input of {axes + 2} dimensions [N, C, ...], not {tuple(input_shape)}"
+            )
         means = [_mean_taps(module, axis, input_shape[axis + 2]) for axis in range(axes)]
         taps = math.prod(mean for mean, _ in means), math.prod(mean for _, mean in means)
     return Fans(channels_in * taps[0], channels_out * taps[1])

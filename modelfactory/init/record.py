@@ -6,24 +6,20 @@ however it was imported) are noted against the storage they would fill; what a c
 and one that keeps its author's init replays them under its own generator: its value depends on the seed and its
 name alone, and nothing is drawn twice.
 
-The mode belongs to the thread: what other threads construct meanwhile is initialised as ever.
+The mode belongs to the thread: what other threads construct meanwhile is initialised as ever. Use it by
+`modelfactory.init.construction.construction`, which also keeps global random state.
 """
 
 from __future__ import annotations
 
-import functools
-import random
-import sys
-import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.overrides import TorchFunctionMode
 
 from modelfactory.init import rng
 
@@ -40,8 +36,8 @@ _DRAWS = _methods("normal_ uniform_ bernoulli_ exponential_ geometric_ cauchy_ l
     nn.init.kaiming_uniform_,
 }
 # These look at what they drew, so they are noted whole: torch.nn.init is given stand-ins while anything is recorded.
-_WHOLE = {name: getattr(nn.init, name) for name in ("_no_grad_trunc_normal_", "orthogonal_", "sparse_")}
-_DRAWS |= set(_WHOLE.values())
+DRAWN_WHOLE = {name: getattr(nn.init, name) for name in ("_no_grad_trunc_normal_", "orthogonal_", "sparse_")}
+_DRAWS |= set(DRAWN_WHOLE.values())
 _FACTORIES = {torch.randn: Tensor.normal_, torch.rand: Tensor.uniform_}
 _FACTORIES_LIKE = {torch.randn_like: Tensor.normal_, torch.rand_like: Tensor.uniform_}
 _OTHER_DRAWS = {torch.randint, torch.randperm, torch.normal, torch.bernoulli, torch.multinomial}
@@ -72,70 +68,6 @@ _COPIES = {Tensor.clone, torch.clone}
 _IN_PLACE_OPERATORS = {"__iadd__", "__isub__", "__imul__", "__itruediv__", "__ipow__", "__setitem__"}
 
 
-@contextmanager
-def construction(seed: int, scope: str) -> Iterator[Recording]:
-    """Construct under this: draws are noted, and no global random state changes, of torch, `random` or numpy.
-
-    Args:
-        seed, scope: decide what a constructor draws at once because it computes with it.
-
-    Example:
-        >>> before = torch.random.get_rng_state()
-        >>> with construction(seed=0, scope="net") as recording:
-        ...     net = nn.LSTM(3, 4)
-        >>> torch.equal(before, torch.random.get_rng_state())
-        True
-    """
-    numpy = sys.modules.get("numpy.random")
-    python_state, numpy_state = random.getstate(), numpy.get_state() if numpy is not None else None
-    try:
-        with torch.random.fork_rng(devices=[]), _STAND_INS, Recording(seed, scope) as recording:
-            torch.manual_seed(rng.key(seed, f"{scope}\0construct"))
-            random.seed(rng.key(seed, f"{scope}\0construct"))
-            if numpy is not None:
-                numpy.seed(rng.key(seed, f"{scope}\0construct") % 2**32)
-            yield recording
-    finally:
-        random.setstate(python_state)
-        if numpy is not None:
-            numpy.set_state(numpy_state)
-
-
-class _StandIns:
-    """Puts stand-ins into torch.nn.init while at least one thread records; they note for that thread only."""
-
-    def __init__(self) -> None:
-        self._lock, self._depth = threading.Lock(), 0
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._depth += 1
-            if self._depth == 1:
-                for name, original in _WHOLE.items():
-                    setattr(nn.init, name, _stand_in(original))
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._depth -= 1
-            if self._depth == 0:
-                for name, original in _WHOLE.items():
-                    setattr(nn.init, name, original)
-
-
-def _stand_in(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def note(*args: Any, **kwargs: Any) -> Any:
-        recording = next((mode for mode in _get_current_function_mode_stack() if isinstance(mode, Recording)), None)
-        if recording is None:
-            return original(*args, **kwargs)
-        return recording.__torch_function__(original, (), args, kwargs)
-
-    return note
-
-
-_STAND_INS = _StandIns()
-
-
 @dataclass(frozen=True)
 class _Step:
     """One call on a storage, or on a strided part of it."""
@@ -148,7 +80,7 @@ class _Step:
     def play(self, whole: Tensor, generator: torch.Generator) -> None:
         part = whole if _geometry(whole) == self.geometry else whole.as_strided(*self.geometry)
         kwargs = {**self.kwargs, "generator": generator} if self.function in _DRAWS else self.kwargs
-        if self.function is not _WHOLE["sparse_"]:
+        if self.function is not DRAWN_WHOLE["sparse_"]:
             self.function(part, *self.args, **kwargs)
             return
         with torch.random.fork_rng(devices=[]):  # torch draws the rows it zeroes from the global generator

@@ -245,7 +245,9 @@ class Chooser:
     def choose(self, infos: Sequence[ParamInfo], whole: bool = True) -> list[Choice]:
         """A choice for each parameter; with `whole`, one that no rule picks is a problem."""
         choices = []
-        self._fitting = {rule.path for rule in self._rules if any(_fits(rule, info) and rule.selector.picks(info) for info in infos)}
+        self._fitting = {
+            rule.path for rule in self._rules if any(_fits(rule, info) and rule.selector.picks(info) for info in infos)
+        }
         for info in infos:
             rule = self._last(info)
             beside = self._definition(info) if self._beside else None

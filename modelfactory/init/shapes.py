@@ -83,8 +83,12 @@ def _attention(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, N
 
 _RULES: dict[Any, Callable[[tuple[Any, ...], dict[str, Any]], Any]] = {
     **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d), _conv),
-    **dict.fromkeys((F.batch_norm, F.layer_norm, F.group_norm, F.dropout, F.relu, F.relu6, F.silu, F.hardswish, F.hardsigmoid), _same),
-    **dict.fromkeys((F.gelu, F.leaky_relu, F.elu, torch.relu, torch.relu_, torch.tanh, torch.sigmoid, Tensor.relu, Tensor.tanh), _same),
+    **dict.fromkeys(
+        (F.batch_norm, F.layer_norm, F.group_norm, F.dropout, F.relu, F.relu6, F.silu, F.hardswish, F.hardsigmoid), _same
+    ),
+    **dict.fromkeys(
+        (F.gelu, F.leaky_relu, F.elu, torch.relu, torch.relu_, torch.tanh, torch.sigmoid, Tensor.relu, Tensor.tanh), _same
+    ),
     **dict.fromkeys((torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__), _sum),
     F.linear: _linear,
     F.multi_head_attention_forward: _attention,

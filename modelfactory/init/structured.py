@@ -17,7 +17,9 @@ from modelfactory.errors import SchemeError, did_you_mean
 from modelfactory.init import variance
 from modelfactory.init.fans import Fans
 
-SubKernel = Literal["kaiming_normal", "kaiming_uniform", "lecun_normal", "lecun_uniform", "xavier_normal", "xavier_uniform", "orthogonal"]
+SubKernel = Literal[
+    "kaiming_normal", "kaiming_uniform", "lecun_normal", "lecun_uniform", "xavier_normal", "xavier_uniform", "orthogonal"
+]
 
 
 def eye_(tensor: Tensor) -> Tensor:
@@ -143,7 +145,9 @@ def delta_orthogonal_moments(shape: Sequence[int], fans: Fans | None, gain: floa
     out = shape[0] // groups
     if out < shape[1]:
         each = "" if groups == 1 else " in each group"
-        raise SchemeError(f"delta_orthogonal needs at least as many channels out as in, this tensor has {out} out and {shape[1]} in{each}")
+        raise SchemeError(
+            f"delta_orthogonal needs at least as many channels out as in, this tensor has {out} out and {shape[1]} in{each}"
+        )
     return 0.0, abs(gain) / math.sqrt(max(out * math.prod(shape[2:]), 1))
 
 
@@ -229,7 +233,11 @@ def icnr_(
 
 
 def icnr_moments(
-    shape: Sequence[int], fans: Fans | None, upscale_factor: int = 2, scheme: SubKernel = "kaiming_normal", gain: float | None = None
+    shape: Sequence[int],
+    fans: Fans | None,
+    upscale_factor: int = 2,
+    scheme: SubKernel = "kaiming_normal",
+    gain: float | None = None,
 ) -> tuple[float, float]:
     sub_shape = _sub_shape(shape, upscale_factor, scheme)
     arguments = {} if gain is None else {"gain": gain}
@@ -254,7 +262,9 @@ def _sub_shape(shape: Sequence[int], upscale_factor: int, scheme: str) -> tuple[
         raise SchemeError(f"scheme {scheme!r} is not a choice{did_you_mean(str(scheme), [*_SUB_KERNELS, 'orthogonal'])}")
     if upscale_factor < 1 or shape[0] % upscale_factor**2:
         square = upscale_factor**2
-        raise SchemeError(f"icnr needs upscale_factor^2 = {square} to divide the {shape[0]} output channels of shape {tuple(shape)}")
+        raise SchemeError(
+            f"icnr needs upscale_factor^2 = {square} to divide the {shape[0]} output channels of shape {tuple(shape)}"
+        )
     return shape[0] // upscale_factor**2, *shape[1:]
 
 

@@ -38,7 +38,9 @@ _MEANS = {
 }
 
 
-def xavier_uniform_(tensor: Tensor, gain: float = 1.0, *, fans: Fans | None = None, generator: torch.Generator | None = None) -> Tensor:
+def xavier_uniform_(
+    tensor: Tensor, gain: float = 1.0, *, fans: Fans | None = None, generator: torch.Generator | None = None
+) -> Tensor:
     """Glorot's rule, uniform.
 
     Formula: U(-a, a), a = g sqrt(6/(n_in + n_out)); Var = 2 g^2/(n_in + n_out).
@@ -54,7 +56,9 @@ def xavier_uniform_(tensor: Tensor, gain: float = 1.0, *, fans: Fans | None = No
     return _fill_uniform(tensor, xavier_std(tensor.shape, fans, gain), generator)
 
 
-def xavier_normal_(tensor: Tensor, gain: float = 1.0, *, fans: Fans | None = None, generator: torch.Generator | None = None) -> Tensor:
+def xavier_normal_(
+    tensor: Tensor, gain: float = 1.0, *, fans: Fans | None = None, generator: torch.Generator | None = None
+) -> Tensor:
     """Glorot's rule, normal.
 
     Formula: N(0, 2 g^2/(n_in + n_out)).
@@ -147,7 +151,9 @@ def kaiming_std(
     return (nonlinearity_gain(nonlinearity, a) if gain is None else _checked_gain(gain)) / math.sqrt(fan)
 
 
-def lecun_normal_(tensor: Tensor, gain: float = 1.0, *, fans: Fans | None = None, generator: torch.Generator | None = None) -> Tensor:
+def lecun_normal_(
+    tensor: Tensor, gain: float = 1.0, *, fans: Fans | None = None, generator: torch.Generator | None = None
+) -> Tensor:
     """LeCun's rule, normal: unit variance through a linear layer.
 
     Formula: N(0, g^2/n_in). Not truncated; for the truncated one that Keras and JAX call by this name use
@@ -164,7 +170,9 @@ def lecun_normal_(tensor: Tensor, gain: float = 1.0, *, fans: Fans | None = None
     return _fill_normal(tensor, lecun_std(tensor.shape, fans, gain), generator)
 
 
-def lecun_uniform_(tensor: Tensor, gain: float = 1.0, *, fans: Fans | None = None, generator: torch.Generator | None = None) -> Tensor:
+def lecun_uniform_(
+    tensor: Tensor, gain: float = 1.0, *, fans: Fans | None = None, generator: torch.Generator | None = None
+) -> Tensor:
     """LeCun's rule, uniform: unit variance through a linear layer.
 
     Formula: U(-a, a), a = g sqrt(3/n_in); Var = g^2/n_in.

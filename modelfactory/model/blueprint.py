@@ -13,7 +13,8 @@ from torch import nn
 
 from modelfactory.definition import Definition
 from modelfactory.errors import ConfigError, Problem, first_line
-from modelfactory.init.record import Recording, construction
+from modelfactory.init.construction import construction
+from modelfactory.init.record import Recording
 from modelfactory.init.shadow import shadow_of
 from modelfactory.spec import join
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from modelfactory.errors import ConfigError, Problems, first_line
-from modelfactory.init.record import construction
+from modelfactory.init.construction import construction
 from modelfactory.layers.sizes import shape_text, size_rules
 from modelfactory.model.blueprint import Leaf, construct_leaf
 from modelfactory.spec import join

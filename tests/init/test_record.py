@@ -12,7 +12,7 @@ from torch.nn.init import constant_, orthogonal_
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import modelfactory as mf
-from modelfactory.init.record import construction
+from modelfactory.init.construction import construction
 
 DRAWS = ("normal_", "uniform_", "bernoulli_", "random_", "exponential_", "randn", "rand", "randperm", "randint")
 
