@@ -51,7 +51,9 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 """The elementwise activations of torch.nn by their name in torch.nn.functional, and `identity`."""
 
 _ALIASES = {"linear": "identity", "swish": "silu"}
-_BY_NAME = ACTIVATIONS | {cls.__name__: cls for cls in ACTIVATIONS.values()} | {new: ACTIVATIONS[old] for new, old in _ALIASES.items()}
+_BY_NAME = (
+    ACTIVATIONS | {cls.__name__: cls for cls in ACTIVATIONS.values()} | {new: ACTIVATIONS[old] for new, old in _ALIASES.items()}
+)
 _KNOWN = tuple(ACTIVATIONS.values())
 _PROBED_VALUES = 4096  # a module with more values of its own than this is no activation, and costly to copy and try
 
@@ -289,9 +291,8 @@ def _probe(function: Callable[[Tensor], Tensor]) -> bool:
         return False
     if not isinstance(at_grid, Tensor) or at_grid.shape != grid.shape or at_other.shape != grid.shape:
         return False
-    return torch.allclose(at_grid, at_flipped, rtol=1e-9, atol=1e-12) and torch.allclose(
-        at_grid[kept], at_other[kept], rtol=1e-9, atol=1e-12
-    )
+    pairs = ((at_grid, at_flipped), (at_grid[kept], at_other[kept]))
+    return all(torch.allclose(one, other, rtol=1e-9, atol=1e-12, equal_nan=True) for one, other in pairs)
 
 
 def _resolve(activation: Activation) -> _Resolved:
@@ -306,7 +307,9 @@ def _unchecked(activation: Activation) -> _Resolved:
     if isinstance(activation, str):
         name = activation.removeprefix("torch.nn.").removeprefix("functional.")
         if name not in _BY_NAME:
-            raise SchemeError(f"{activation!r} is not an activation of torch.nn that acts elementwise{did_you_mean(name, ACTIVATIONS)}")
+            raise SchemeError(
+                f"{activation!r} is not an activation of torch.nn that acts elementwise{did_you_mean(name, ACTIVATIONS)}"
+            )
         activation = _BY_NAME[name]
     if isinstance(activation, type) and issubclass(activation, nn.Module):
         try:
@@ -333,7 +336,11 @@ def _module_key(module: nn.Module) -> Any:
     """What two modules that compute the same have in common, or None where that cannot be told cheaply."""
     if isinstance(module, nn.PReLU):
         return nn.PReLU, module.init
-    if next(module.parameters(), None) is not None or next(module.buffers(), None) is not None or next(module.children(), None) is not None:
+    if (
+        next(module.parameters(), None) is not None
+        or next(module.buffers(), None) is not None
+        or next(module.children(), None) is not None
+    ):
         return None
     settings = tuple(
         (name, value) for name, value in vars(module).items() if not name.startswith("_") and name not in ("training", "inplace")

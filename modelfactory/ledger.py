@@ -103,8 +103,9 @@ class Ledger:
 
     def __str__(self) -> str:
         head = ("name", "shape", "role", "origin", "rule", "scheme", "gain", "expected_std", "std", "trainable")
-        table = [head, *(tuple(_short(getattr(row, name)) for name in head) for row in self.rows)]
-        widths = [max(len(line[column]) for line in table) for column in range(len(head))]
+        shown = [name for name in head if any(_short(getattr(row, name)) for row in self.rows)] or head[:1]
+        table = [tuple(shown), *(tuple(_short(getattr(row, name)) for name in shown) for row in self.rows)]
+        widths = [max(len(line[column]) for line in table) for column in range(len(shown))]
         return "\n".join(
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table
         )

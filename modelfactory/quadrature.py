@@ -42,13 +42,17 @@ def integrate(function: Callable[[Tensor], Tensor]) -> tuple[list[float], list[f
     """
     low = torch.arange(-_REACH, _REACH, dtype=torch.float64)
     width = torch.ones_like(low)
-    whole = _on_panels(function, low, width)[0]
+    whole, _, peak = _on_panels(function, low, width)
     total, scale = torch.zeros(whole.shape[:-1], dtype=torch.float64), whole.abs().sum(-1)
     for depth in range(_DEEPEST + 1):
         low, width, parent = torch.stack([low, low + width / 2], 1).flatten(), (width / 2).repeat_interleave(2), whole
-        whole, edges_agree = _on_panels(function, low, width)
+        whole, misfit, higher = _on_panels(function, low, width)
+        peak = torch.maximum(peak, higher)  # of the whole line: near a kink at a zero the values themselves get small
+        edges_agree = (misfit <= _EDGE_TOLERANCE * peak).all(0)
         halves = whole.unflatten(-1, (-1, 2)).sum(-1)
-        accept = ((halves - parent).abs() <= _TOLERANCE * scale[..., None]).all(1).all(0) & edges_agree.unflatten(0, (-1, 2)).all(1)
+        accept = ((halves - parent).abs() <= _TOLERANCE * scale[..., None]).all(1).all(0) & edges_agree.unflatten(0, (-1, 2)).all(
+            1
+        )
         if depth == _DEEPEST:
             accept = torch.ones_like(accept)
         total += halves[..., accept].sum(-1)
@@ -61,8 +65,8 @@ def integrate(function: Callable[[Tensor], Tensor]) -> tuple[list[float], list[f
     raise SchemeError("the activation is too rough for its moments to be computed: give a gain")
 
 
-def _on_panels(function: Callable[[Tensor], Tensor], low: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
-    """Integrals [2, F, P] of f and f^2 over each panel, and whether the panel's end values fit [P]."""
+def _on_panels(function: Callable[[Tensor], Tensor], low: Tensor, width: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Integrals of f and f^2 over each panel [2, F, P], by how much its end values do not fit [F, P], the largest value [F, 1]."""
     nodes, weights, to_ends = _rule()
     high = low + width
     inset = 1e-12 * width
@@ -71,22 +75,39 @@ def _on_panels(function: Callable[[Tensor], Tensor], low: Tensor, width: Tensor)
     density = torch.exp(-z * z / 2) / math.sqrt(2 * math.pi)
     values = function(z)
     weighted = values * density
-    integrals = torch.stack([weighted[..., :_NODES], (values * weighted)[..., :_NODES]]) @ weights * width
-    misfit = (weighted[..., :_NODES] @ to_ends - weighted[..., _NODES:]).abs()
-    return integrals, (misfit <= _EDGE_TOLERANCE * weighted.abs().amax((-2, -1), keepdim=True).clamp(min=1e-300)).all(-1).all(0)
+    at_nodes = weighted[..., :_NODES]
+    # sums of products, not matrix products: BLAS on several threads rounds otherwise, and is slow at this size
+    integrals = (torch.stack([at_nodes, values[..., :_NODES] * at_nodes]) * weights).sum(-1) * width
+    misfit = ((at_nodes[..., None, :] * to_ends).sum(-1) - weighted[..., _NODES:]).abs()
+    return integrals, misfit.amax(-1), weighted.abs().amax((-2, -1))[:, None].clamp(min=1e-300)
 
 
 @cache
 def _rule() -> tuple[Tensor, Tensor, Tensor]:
-    """Gauss-Legendre nodes [16] and weights [16] on [0, 1] (Golub & Welsch 1969), and the map from values there to both ends [16, 2]."""
-    n = torch.arange(1, _NODES, dtype=torch.float64)
-    off_diagonal = torch.diag(n / (4 * n * n - 1).sqrt(), 1)
-    nodes, vectors = torch.linalg.eigh(off_diagonal + off_diagonal.T)
-    weights = 2 * vectors[0] ** 2 / (vectors[0] ** 2).sum()
-    legendre = [torch.ones_like(nodes), nodes]
-    for k in range(1, _NODES - 1):
-        legendre.append(((2 * k + 1) * nodes * legendre[k] - k * legendre[k - 1]) / (k + 1))
-    degrees = torch.arange(_NODES, dtype=torch.float64)
-    coefficients = torch.stack(legendre) * weights * (degrees[:, None] + 0.5)
-    at_ends = torch.stack([(-1.0) ** degrees, torch.ones_like(degrees)])
-    return (nodes + 1) / 2, weights / 2, (at_ends @ coefficients).T.contiguous()
+    """Gauss-Legendre nodes [16] and weights [16] on [0, 1], and the map from values at the nodes to both ends [2, 16]."""
+    nodes, weights, to_ends = [], [], []
+    for i in reversed(range(_NODES)):
+        x = math.cos(math.pi * (i + 0.75) / (_NODES + 0.5))
+        for _ in range(8):  # Newton; the start is right to 1e-3 and each step doubles the digits
+            legendre = _legendre(x)
+            slope = _NODES * (x * legendre[-1] - legendre[-2]) / (x * x - 1)
+            x -= legendre[-1] / slope
+        weight = 2 / ((1 - x * x) * slope * slope)
+        # the polynomial through the nodes, in Legendre's basis, whose value at the ends is 1 or -1
+        terms = [(k + 0.5) * weight * value for k, value in enumerate(legendre[:_NODES])]
+        nodes.append((x + 1) / 2)
+        weights.append(weight / 2)
+        to_ends.append((sum(term * (-1) ** k for k, term in enumerate(terms)), sum(terms)))
+    return (
+        torch.tensor(nodes, dtype=torch.float64),
+        torch.tensor(weights, dtype=torch.float64),
+        torch.tensor(to_ends, dtype=torch.float64).T.contiguous(),
+    )
+
+
+def _legendre(x: float) -> list[float]:
+    """Legendre's polynomials of degree 0 to 16 at x."""
+    values = [1.0, x]
+    for k in range(1, _NODES):
+        values.append(((2 * k + 1) * x * values[k] - k * values[k - 1]) / (k + 1))
+    return values

@@ -98,3 +98,23 @@ def test_random_state_is_left_as_it_was():
     gain(nn.RReLU())
     is_elementwise(nn.Dropout())
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("name", ["softshrink", "hardshrink", "relu6", "hardtanh", "hardswish", "tanhshrink"])
+@pytest.mark.parametrize("q", [0.07, 0.7, 5.0])
+def test_kinks_where_no_panel_ends(name, q):
+    module, deviation = ACTIVATIONS[name]().double(), math.sqrt(q)
+    kinks = [kink / deviation for kink in (-3, -1, -0.5, 0, 0.5, 1, 3, 6) if abs(kink) < 14 * deviation]
+    found = integrate.quad(
+        lambda z: module(torch.tensor(deviation * z, dtype=torch.float64)).item() ** 2 * stats.norm.pdf(z),
+        -14,
+        14,
+        points=kinks,
+        limit=400,
+    )
+    assert moments(module, q).second == pytest.approx(found[0], rel=1e-9, abs=1e-12)
+
+
+def test_what_is_not_finite_is_said_to_be():
+    with pytest.raises(SchemeError, match="not finite at"):
+        gain(lambda x: x.log())

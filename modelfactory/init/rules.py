@@ -15,8 +15,8 @@ from typing import Any
 
 from modelfactory.activation import gain as computed_gain
 from modelfactory.definition import Definition
-from modelfactory.errors import Problems, SchemeError, did_you_mean
-from modelfactory.init.schemes import SCHEMES, Scheme, check_scheme_arguments
+from modelfactory.errors import Problems, SchemeError, did_you_mean, nearest
+from modelfactory.init.schemes import SCHEMES, Scheme, arguments, check_scheme_arguments
 from modelfactory.select import SELECTOR_KEYS, ParamInfo, Selector, nothing_picked
 from modelfactory.spec import check_value, join
 from modelfactory.target import check_arguments, resolve
@@ -148,11 +148,20 @@ def _read_rule(name: str, rule: Any, path: str, problems: Problems) -> Rule | No
     selector = Selector.read(rule, path, problems)
     reinit = check_value(rule.get("reinit", False), bool, join(path, "reinit"), problems)
     given = {key: value for key, value in rule.items() if key not in _RULE_KEYS}
+    for key in [key for key in given if _is_misspelt(key, rule)]:
+        problems.add(join(path, key), f"not a key of a rule{did_you_mean(str(key), _RULE_KEYS)}")
+        del given[key]
     if "scheme" not in rule:
         problems.add(join(path, "scheme"), f"missing; give default, or one of {', '.join(sorted(SCHEMES))}")
         return None
     call = read_scheme(rule["scheme"], given, path, problems)
     return None if selector is None or call is None else Rule(name, path, selector, call, reinit)
+
+
+def _is_misspelt(key: Any, rule: Mapping[str, Any]) -> bool:
+    """Whether a key is nearly one of a rule's own that the rule has not, and no argument of any scheme."""
+    close = nearest(str(key), _RULE_KEYS)
+    return close is not None and close not in rule and not any(key in arguments(scheme) for scheme in SCHEMES)
 
 
 def read_scheme(value: Any, given: Mapping[str, Any], path: str, problems: Problems) -> SchemeCall | None:
@@ -166,7 +175,7 @@ def read_scheme(value: Any, given: Mapping[str, Any], path: str, problems: Probl
         if "_target_" in value:
             return _own_scheme(value["_target_"], {k: v for k, v in value.items() if k != "_target_"}, given, path, problems)
         return read_scheme(value.get("scheme"), {**given, **{k: v for k, v in value.items() if k != "scheme"}}, path, problems)
-    if isinstance(value, str) and "." in value:
+    if isinstance(value, str) and "." in value and not value.startswith("torch.nn.init."):
         return _own_scheme(value, {}, given, path, problems)
     where = join(path, "scheme") if path.startswith("init.rules") or ".rules." in path else path
     if value == "default":
@@ -174,7 +183,8 @@ def read_scheme(value: Any, given: Mapping[str, Any], path: str, problems: Probl
             problems.add(join(path, name), "not an argument of default, which takes none")
         return SchemeCall("default")
     if not isinstance(value, str) or value not in SCHEMES:
-        problems.add(where, f"{value!r} is not a scheme{did_you_mean(str(value), ('default', *SCHEMES), limit=40)}")
+        word = value.removeprefix("torch.nn.init.").rstrip("_") if isinstance(value, str) else ""
+        problems.add(where, f"{value!r} is not a scheme{did_you_mean(word, ('default', *SCHEMES), limit=40)}")
         return None
     scheme, args, found = SCHEMES[value], dict(given), len(problems)
     gain = args.pop("gain", None) if scheme.uses_gain else None
@@ -318,7 +328,7 @@ def _uncovered(info: ParamInfo) -> str:
     role = info.roles[0]
     return (
         f"no rule picks {' = '.join(info.names)} ({role}, of {type(info.module).__name__}); "
-        f"add one, such as {role}s: {{role: {role}, scheme: default}} for what its author wrote"
+        f"add one, such as {role}{'es' if role.endswith('s') else 's'}: {{role: {role}, scheme: default}} for what its author wrote"
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from modelfactory import activation as activations
 from modelfactory.errors import Problems, SchemeError, did_you_mean
-from modelfactory.init import elementwise, structured, variance
+from modelfactory.init import critical, elementwise, structured, variance
 from modelfactory.spec import check_value, join
 
 REQUIRED = inspect.Parameter.empty
@@ -217,7 +217,7 @@ _TABLE = (
     _variance(variance.variance_scaling_, variance.variance_scaling_std),
     _variance(variance.rule_of_thumb_, variance.rule_of_thumb_std),
     _variance(variance.fan_in_uniform_, variance.fan_in_uniform_std),
-    _variance(variance.critical_, variance.critical_std),
+    _variance(critical.critical_, critical.critical_std),
     _scheme(structured.delta_orthogonal_, structured.delta_orthogonal_moments, min_dims=3, elementwise=False),
     _scheme(structured.icnr_, structured.icnr_moments, min_dims=4, elementwise=False),
 )

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 
 def known_result(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any | None:
@@ -27,6 +28,20 @@ def known_result(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[s
     """
     rule = _RULES.get(func)
     return None if rule is None else rule(args, kwargs)
+
+
+class KnownShapes(TorchFunctionMode):
+    """Calls that `known_result` knows do not reach the meta device, whose matrix products import torch._dynamo (1 s).
+
+    Example:
+        >>> with KnownShapes():
+        ...     torch.nn.Linear(3, 5)(torch.empty(2, 3, device="meta")).shape
+        torch.Size([2, 5])
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = known_result(func, args, kwargs or {})
+        return func(*args, **(kwargs or {})) if result is None else result
 
 
 def _empty(shape: Any, like: Tensor) -> Tensor:
@@ -73,6 +88,16 @@ def _each(value: Any, dims: int) -> tuple[int, ...]:
     return tuple(value) * dims if len(value) == 1 else tuple(value)
 
 
+def _recurrent(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
+    """torch.lstm, gru, rnn_tanh and rnn_relu of one tensor: (x, state, weights, ..., bidirectional, batch_first)."""
+    if len(args) != 9 or kwargs:
+        return None
+    x, state, bidirectional = args[0], args[1], args[7]
+    states = state if isinstance(state, (tuple, list)) else (state,)
+    width = states[0].shape[-1] * (2 if bidirectional else 1)
+    return (_empty((*x.shape[:-1], width), x), *(_empty(one.shape, one) for one in states))
+
+
 _ATTENTION = inspect.signature(F.multi_head_attention_forward)
 
 
@@ -90,6 +115,7 @@ _RULES: dict[Any, Callable[[tuple[Any, ...], dict[str, Any]], Any]] = {
         (F.gelu, F.leaky_relu, F.elu, torch.relu, torch.relu_, torch.tanh, torch.sigmoid, Tensor.relu, Tensor.tanh), _same
     ),
     **dict.fromkeys((torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__), _sum),
+    **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), _recurrent),
     F.linear: _linear,
     F.multi_head_attention_forward: _attention,
 }

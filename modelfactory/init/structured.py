@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from modelfactory.errors import SchemeError, did_you_mean
 from modelfactory.init import variance
 from modelfactory.init.fans import Fans
+from modelfactory.init.threads import one_lapack_thread
 
 SubKernel = Literal[
     "kaiming_normal", "kaiming_uniform", "lecun_normal", "lecun_uniform", "xavier_normal", "xavier_uniform", "orthogonal"
@@ -84,6 +85,9 @@ def orthogonal_(tensor: Tensor, gain: float = 1, *, generator: torch.Generator |
     Formula: W = g Q, Q from the sign-corrected QR of a Gaussian, so uniform (Haar); W W^T = g^2 I or W^T W = g^2 I.
     More than two dimensions are flattened to [out, rest]. std = g/sqrt(max(rows, columns)).
 
+    The factorisation runs on one thread, since its last bits depend on how many there are; torch.nn.init's are these
+    under `torch.set_num_threads(1)`.
+
     Source: Saxe, McClelland & Ganguli 2014; torch.nn.init.orthogonal_.
 
     Use: deep linear and tanh nets, recurrent weights (one block per gate). For convolutions `delta_orthogonal`
@@ -98,7 +102,8 @@ def orthogonal_(tensor: Tensor, gain: float = 1, *, generator: torch.Generator |
         True
     """
     orthogonal_moments(tensor.shape, None, gain)
-    return nn.init.orthogonal_(tensor, gain, generator=generator)
+    with one_lapack_thread():
+        return nn.init.orthogonal_(tensor, gain, generator=generator)
 
 
 def orthogonal_moments(shape: Sequence[int], fans: Fans | None, gain: float = 1) -> tuple[float, float]:
@@ -131,7 +136,7 @@ def delta_orthogonal_(tensor: Tensor, gain: float = 1.0, groups: int = 1, *, gen
     """
     delta_orthogonal_moments(tensor.shape, None, gain, groups)
     centre = (..., *(size // 2 for size in tensor.shape[2:]))
-    with torch.no_grad():
+    with torch.no_grad(), one_lapack_thread():
         tensor.zero_()
         if tensor.numel() > 0:
             for group in tensor[centre].chunk(groups):

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from modelfactory import activation as activations
-from modelfactory.activation import Activation
 from modelfactory.errors import SchemeError, did_you_mean
 from modelfactory.init.fans import Fans, torch_fans
 
@@ -280,48 +279,6 @@ def rule_of_thumb_std(shape: Sequence[int], fans: Fans | None) -> float:
     return 1 / (math.sqrt(3) * _fan(shape, fans, "fan_in"))
 
 
-def critical_(
-    tensor: Tensor,
-    activation: Activation = "tanh",
-    q: float = 1.0,
-    sigma_b: float | None = None,
-    *,
-    fans: Fans | None = None,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Normal weights at the edge of chaos of an activation.
-
-    Formula: N(0, sigma_w^2/n_in), sigma_w^2 = 1/E f'(sqrt(q) z)^2. The biases that belong to it are
-    N(0, sigma_b^2), sigma_b^2 = q - sigma_w^2 E f(sqrt(q) z)^2: `modelfactory.activation.critical` gives both.
-
-    Source: Poole et al. 2016; Schoenholz et al. 2017; Hayou et al. 2019.
-
-    Use: very deep nets without norms, of a smooth activation.
-
-    Args:
-        tensor: [out, in, *kernel].
-        activation: the activation between the layers, as for `modelfactory.activation.moments`.
-        q: the variance of the pre-activations that is to stay as it is.
-        sigma_b: given in place of q: the standard deviation of the biases.
-        fans: used in place of the shape's.
-        generator: where the draws come from.
-
-    Raises:
-        SchemeError: the activation has no critical point there.
-
-    Example:
-        >>> critical_(torch.empty(5, 3), "tanh", q=0.5).shape
-        torch.Size([5, 3])
-    """
-    return _fill_normal(tensor, critical_std(tensor.shape, fans, activation, q, sigma_b), generator)
-
-
-def critical_std(
-    shape: Sequence[int], fans: Fans | None, activation: Activation = "tanh", q: float = 1.0, sigma_b: float | None = None
-) -> float:
-    return math.sqrt(activations.critical(activation, q, sigma_b)[0] / _fan(shape, fans, "fan_in"))
-
-
 @lru_cache
 def nonlinearity_gain(nonlinearity: str, a: float) -> float:
     """torch's gain for the names that torch knows, and for other activations the one by quadrature.
@@ -347,8 +304,8 @@ def _fan(shape: Sequence[int], fans: Fans | None, mode: str, choices: tuple[str,
 def _effective(shape: Sequence[int], fans: Fans | None) -> Fans:
     if fans is None:
         fans = torch_fans(shape)
-        if 0 in shape:  # there is nothing to draw, so any fans do
-            return Fans(1.0, 1.0)
+    if 0 in shape:  # there is nothing to draw, so any fans do
+        return Fans(1.0, 1.0)
     if not (fans.fan_in > 0 and fans.fan_out > 0):
         raise SchemeError(f"fan_in = {fans.fan_in:g} and fan_out = {fans.fan_out:g} must both be > 0")
     return fans

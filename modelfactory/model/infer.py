@@ -12,6 +12,7 @@ from torch import nn
 
 from modelfactory.errors import ConfigError, Problems, first_line
 from modelfactory.init.construction import construction
+from modelfactory.init.shapes import KnownShapes
 from modelfactory.layers.sizes import shape_text, size_rules
 from modelfactory.model.blueprint import Leaf, construct_leaf
 from modelfactory.spec import join
@@ -107,7 +108,7 @@ class Inference:
         """What leaves a module on the meta device; None after telling what it cannot take."""
         name = type(module).__name__
         try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            with torch.no_grad(), torch.random.fork_rng(devices=[]), KnownShapes():
                 outgoing = module.eval()(incoming)
         except Exception as error:  # whatever a layer raises here is about what comes in, and told with its path
             what = shape_text(incoming.shape) if isinstance(incoming, torch.Tensor) else f"a tuple of {len(incoming)}"

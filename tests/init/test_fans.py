@@ -1,5 +1,7 @@
 """The closed form of effective fans against the operators themselves, run with ones."""
 
+import random
+
 import pytest
 import torch
 from torch import nn
@@ -99,3 +101,74 @@ def test_vectors_have_no_fans():
         torch_fans((3,))
     with pytest.raises(SchemeError, match="BatchNorm2d.weight of shape"):
         operator_fans(nn.BatchNorm2d(3), "weight")
+
+
+def convolution(draw: random.Random) -> nn.Module:
+    """A convolution of any geometry, transposed or not, of ones."""
+    axes, transposed = draw.choice([1, 2]), draw.random() < 0.4
+    kernel, stride, dilation, padding = (
+        tuple(draw.randint(*bounds) for _ in range(axes)) for bounds in ((1, 5), (1, 3), (1, 2), (0, 2))
+    )
+    geometry = {"stride": stride, "dilation": dilation, "padding": padding, "groups": draw.choice([1, 2]), "bias": False}
+    if transposed:
+        extra = tuple(draw.randint(0, max(s, d) - 1) for s, d in zip(stride, dilation, strict=True))
+        layer = [nn.ConvTranspose1d, nn.ConvTranspose2d][axes - 1](4, 6, kernel, output_padding=extra, **geometry)
+    else:
+        mode = draw.choice(["zeros", "circular", "reflect", "replicate"])
+        layer = [nn.Conv1d, nn.Conv2d][axes - 1](4, 6, kernel, padding_mode=mode, **geometry)
+    nn.init.ones_(layer.weight)
+    return layer.double()
+
+
+def ones_through(layer: nn.Module, size: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    x = torch.ones(1, 4, *size, dtype=torch.float64, requires_grad=True)
+    y = layer(x)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    return y, gradient
+
+
+def interior_mean(values: torch.Tensor, period: tuple[int, ...]) -> float:
+    for axis, step in enumerate(period):
+        values = values.narrow(2 + axis, values.shape[2 + axis] // 2 - 2 * step, 4 * step)
+    return values.mean().item()
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_fans_of_any_geometry_are_what_the_operator_does(seed):
+    draw = random.Random(seed)
+    layer = convolution(draw)
+    stride = layer.stride
+    assert isinstance(stride, tuple)
+    size = tuple(draw.randint(9, 14) for _ in stride)
+    y, gradient = ones_through(layer, size)
+    fans = operator_fans(layer, "weight", (1, 4, *size))[0].fans
+    assert fans is not None and (fans.fan_in, fans.fan_out) == pytest.approx((y.mean().item(), gradient.mean().item()), abs=1e-9)
+
+    y, gradient = ones_through(layer, (48,) * len(stride))
+    one = (1,) * len(stride)
+    at_outputs, at_inputs = (stride, one) if layer.transposed else (one, stride)
+    fans = operator_fans(layer, "weight")[0].fans
+    expected = interior_mean(y, at_outputs), interior_mean(gradient, at_inputs)
+    assert fans is not None and (fans.fan_in, fans.fan_out) == pytest.approx(expected, abs=1e-9)
+
+
+def test_bilinear_embedding_and_projected_recurrence():
+    layer = nn.Bilinear(3, 4, 5, bias=False)
+    nn.init.ones_(layer.weight)
+    x1, x2 = torch.ones(1, 3, requires_grad=True), torch.ones(1, 4, requires_grad=True)
+    y = layer(x1, x2)
+    gradients = torch.cat(torch.autograd.grad(y.sum(), [x1, x2]), dim=1)
+    fans = operator_fans(layer, "weight")[0].fans
+    assert fans is not None and (fans.fan_in, fans.fan_out) == pytest.approx((y.mean().item(), gradients.mean().item()))
+    assert operator_fans(nn.Embedding(10, 4), "weight")[0].fans == Fans(1.0, 4.0)
+    projected = nn.LSTM(5, 7, proj_size=3, num_layers=2, bidirectional=True)
+    assert operator_fans(projected, "weight_hh_l0")[0].fans == Fans(3.0, 7.0)
+    assert operator_fans(projected, "weight_ih_l1_reverse")[0].fans == Fans(6.0, 7.0)
+    assert [block.rows for block in operator_fans(projected, "weight_hr_l0")] == [None]
+
+
+def test_inputs_that_do_not_fit_are_refused():
+    with pytest.raises(SchemeError, match="takes an input of 4 dimensions"):
+        operator_fans(nn.Conv2d(3, 8, 3), "weight", (3, 8, 8))
+    with pytest.raises(SchemeError, match="too small"):
+        operator_fans(nn.Conv2d(3, 8, 5), "weight", (1, 3, 4, 8))

@@ -136,14 +136,18 @@ def test_torchs_truncation_bounds_are_absolute():
 
 
 @pytest.mark.parametrize("shape", [(5, 8), (8, 5), (6, 2, 3)])
-def test_orthogonal_is_orthogonal_and_haar(shape):
+def test_orthogonal_is_orthogonal(shape):
     matrix = SCHEMES["orthogonal"].fill(torch.empty(shape), generator=generator(0, "w")).flatten(1)
     small = matrix @ matrix.T if matrix.shape[0] <= matrix.shape[1] else matrix.T @ matrix
     assert torch.allclose(small, torch.eye(len(small)), atol=1e-5)
+
+
+def test_orthogonal_is_haar():
+    # a trace of a 4 x 4 Haar matrix has mean 0 and variance 1; without the sign correction of QR the mean is far below 0
     traces = [
-        torch.trace(SCHEMES["orthogonal"].fill(torch.empty(4, 4), generator=generator(seed, "w"))).item() for seed in range(2000)
+        torch.trace(SCHEMES["orthogonal"].fill(torch.empty(4, 4), generator=generator(seed, "w"))).item() for seed in range(500)
     ]
-    assert abs(sum(traces) / 2000) < 5 / math.sqrt(2000)  # without the sign correction the mean trace is far below 0
+    assert abs(sum(traces) / 500) < 4 / math.sqrt(500)
 
 
 def test_delta_orthogonal_keeps_the_norm_of_a_constant_image():
