@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from modelfactory.activation import ACTIVATIONS
+
 
 def known_result(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any | None:
     """A meta tensor (or what the call returns) in the shape that `func(*args, **kwargs)` has, None when not known here.
@@ -53,11 +55,30 @@ def _same(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     return _empty(first.shape, first) if isinstance(first, Tensor) else None
 
 
+def _by_channel(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """Norms and PReLU, whose other tensors have one number a channel (PReLU's may have one in all)."""
+    if not args or args[0].ndim < 2:
+        return None
+    others = [value for value in (*args[1:], *kwargs.values()) if isinstance(value, Tensor)]
+    return _same(args, kwargs) if all(other.numel() in (args[0].shape[1], 1) for other in others) else None
+
+
+def _by_last(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """Layer norms, over the last dimensions."""
+    over = tuple(args[1]) if len(args) > 1 else ()
+    return _same(args, kwargs) if over and tuple(args[0].shape[-len(over) :]) == over else None
+
+
 def _sum(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     if len(args) == 2 and not kwargs and isinstance(args[0], Tensor) and isinstance(args[1], Tensor):
-        if args[0].shape == args[1].shape and args[0].dtype == args[1].dtype:
-            return _empty(args[0].shape, args[0])
+        if args[0].dtype == args[1].dtype:
+            return _empty(torch.broadcast_shapes(args[0].shape, args[1].shape), args[0])
     return None
+
+
+def _sum_in_place(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    total = _sum(args, kwargs)
+    return total if total is not None and total.shape == args[0].shape else None
 
 
 def _linear(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
@@ -82,10 +103,29 @@ def _conv(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     return _empty((x.shape[0], weight.shape[0], *spatial), x) if all(size > 0 for size in spatial) else None
 
 
-def _each(value: Any, dims: int) -> tuple[int, ...]:
-    if isinstance(value, int):
+def _each(value: Any, dims: int) -> tuple[Any, ...]:
+    if value is None or isinstance(value, int):
         return (value,) * dims
     return tuple(value) * dims if len(value) == 1 else tuple(value)
+
+
+def _adaptive(dims: int) -> Callable[[tuple[Any, ...], dict[str, Any]], Tensor | None]:
+    def rule(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        if len(args) != 2 or kwargs or args[0].ndim < dims + 1:
+            return None
+        sizes = [own if given is None else given for given, own in zip(_each(args[1], dims), args[0].shape[-dims:], strict=True)]
+        return _empty((*args[0].shape[:-dims], *sizes), args[0])
+
+    return rule
+
+
+def _mean(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """The mean over one dimension, as `x.mean(1)`."""
+    if len(args) != 2 or kwargs or not isinstance(args[1], int) or not -args[0].ndim <= args[1] < args[0].ndim:
+        return None
+    shape = list(args[0].shape)
+    del shape[args[1]]
+    return _empty(shape, args[0])
 
 
 def _recurrent(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
@@ -108,14 +148,15 @@ def _attention(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, N
 
 _RULES: dict[Any, Callable[[tuple[Any, ...], dict[str, Any]], Any]] = {
     **dict.fromkeys((torch.conv1d, torch.conv2d, torch.conv3d), _conv),
-    **dict.fromkeys(
-        (F.batch_norm, F.layer_norm, F.group_norm, F.dropout, F.relu, F.relu6, F.silu, F.hardswish, F.hardsigmoid), _same
-    ),
-    **dict.fromkeys(
-        (F.gelu, F.leaky_relu, F.elu, torch.relu, torch.relu_, torch.tanh, torch.sigmoid, Tensor.relu, Tensor.tanh), _same
-    ),
-    **dict.fromkeys((torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__), _sum),
+    **dict.fromkeys((F.batch_norm, F.group_norm, F.instance_norm, torch.prelu), _by_channel),
+    **dict.fromkeys((F.layer_norm, F.rms_norm), _by_last),
+    **dict.fromkeys((getattr(F, name) for name in ACTIVATIONS if hasattr(F, name) and name != "prelu"), _same),
+    **dict.fromkeys((F.dropout, torch.relu, torch.relu_, torch.tanh, torch.sigmoid, Tensor.relu, Tensor.tanh, Tensor.sigmoid), _same),
+    **dict.fromkeys((torch.add, Tensor.add, Tensor.__add__), _sum),
+    **dict.fromkeys((Tensor.add_, Tensor.__iadd__), _sum_in_place),
     **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), _recurrent),
+    **{pool: _adaptive(dims) for dims, pool in enumerate((F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d), 1)},
+    **dict.fromkeys((torch.mean, Tensor.mean), _mean),
     F.linear: _linear,
     F.multi_head_attention_forward: _attention,
 }
