@@ -1,7 +1,8 @@
 """Freezing: parameters that do not train, and norm layers whose statistics do not move.
 
 A frozen parameter has `requires_grad` False. A norm layer with running statistics all of whose parameters are frozen
-stays in evaluation mode whatever calls `model.train()`, so that it uses, and keeps, the statistics it has.
+stays in evaluation mode whatever calls `model.train()`, so that it uses, and keeps, the statistics it has. So does any
+other innermost module with buffers, such as a spectral norm, whose vectors move in training mode.
 """
 
 from __future__ import annotations
@@ -117,8 +118,13 @@ def apply_frozen(model: nn.Module, frozen: set[int]) -> None:
         parameters = list(module.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
             for norm in module.modules():
-                if getattr(norm, "running_mean", None) is not None:
+                if _keeps_statistics(norm):
                     hold_statistics(norm)
+
+
+def _keeps_statistics(module: nn.Module) -> bool:
+    own = any(buffer is not None for buffer in module._buffers.values())
+    return own and (not module._modules or getattr(module, "running_mean", None) is not None)
 
 
 def hold_statistics(norm: nn.Module) -> None:

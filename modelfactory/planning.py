@@ -66,7 +66,9 @@ def read_spec(config: Mapping[str, Any], problems: Problems) -> Spec | None:
     for name in config:
         if name not in GROUPS:
             problems.add(str(name), f"not a key of the config{did_you_mean(str(name), GROUPS)}")
-    seed = check_value(config.get("seed", 0), int, "seed", problems, {"min": 0, "max": 2**63 - 1})
+    seed = check_value(config.get("seed", 0), int, "seed", problems, {"min": 0})
+    if isinstance(seed, int) and seed >= 2**63:
+        problems.add("seed", f"{seed} is too large; give a whole number below 2^63")
     incoming = _example_input(config.get("data"), problems)
     if "model" not in config:
         problems.add("model", "missing; give layers, or _target_")

@@ -196,6 +196,6 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
     infos = describe(draft.module)
     frozen = choose_frozen(infos, spec.freeze, draft.definitions, problems)
     problems.raise_if_any()
+    apply_frozen(draft.module, frozen)  # first: what is loaded may come in new parameters, which take over requires_grad
     load_into(draft.module, weights.tensors, "", str(file), assign=all(len(info.names) == 1 for info in infos))
-    apply_frozen(draft.module, frozen)
     return draft.module.eval()

@@ -268,6 +268,6 @@ def build_schedule(
             arguments["max_lr"] = [top * scale for scale in scales]
     try:
         scheduler = spec.kind(optimizer, **arguments)
-    except (TypeError, ValueError, ZeroDivisionError, KeyError) as error:
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError, KeyError) as error:
         raise ConfigError([Problem(path, f"{spec.kind.__name__} refuses it: {error}")]) from error
     return Schedule(optimizer, scheduler, spec.interval, warmup_steps, length if to_fill else None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,8 @@ def check_trainer(mapping: Any, problems: Problems, path: str = "trainer", task:
     found = len(problems)
     spec = read(TrainerSpec, mapping, path, problems)
     if spec is None:
+        if isinstance(mapping, Mapping) and isinstance(mapping.get("loss"), Mapping):
+            build_loss(mapping["loss"], task, problems, join(path, "loss"))
         return None
     device = check_device(spec.device, join(path, "device"), problems)
     if device is not None:
@@ -169,6 +171,6 @@ def check_model(run: Run, model: nn.Module, data: Data) -> None:
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             message = f"cannot take an input of shape {list(x.shape)}: {error}"
             raise ConfigError([Problem("model", message)]) from error
+        if run.task == "classification" and isinstance(output, Tensor):
+            check_num_classes(output, data.num_classes)
         check_fit(run.loss, output, y)
-    if run.task == "classification":
-        check_num_classes(output, data.num_classes)

@@ -114,7 +114,7 @@ def check_value(
     accepted, converted = _convert(value, hint)
     if not accepted:
         shown = list(value) if isinstance(value, tuple) else value
-        problems.add(path, f"{shown!r} {_what_it_is(shown, hint)}; give {describe(hint, limits)}{_text_number(value, hint)}")
+        problems.add(path, f"{_short(shown)} {_what_it_is(shown, hint)}; give {describe(hint, limits)}{_text_number(value, hint)}")
     elif isinstance(converted, (int, float)) and not isinstance(converted, bool) and (wrong := _outside(converted, limits)):
         problems.add(path, f"{value!r} {wrong}; give {describe(hint, limits)}")
     elif "choices" in limits and converted is not None and converted not in limits["choices"]:
@@ -188,6 +188,11 @@ def _convert_one(value: Any, option: Any) -> tuple[bool, Any]:
     if option is dict:
         return isinstance(value, Mapping), value
     return isinstance(value, option), value
+
+
+def _short(value: Any, most: int = 200) -> str:
+    text = repr(value)
+    return text if len(text) <= most else text[:most] + "..."
 
 
 def _outside(value: float, limits: Mapping[str, Any]) -> str:

@@ -15,10 +15,10 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
 from typing import Any
 
 from modelfactory.errors import Problems, did_you_mean, nearest
+from modelfactory.signature import parameters_of
 from modelfactory.spec import check_value, join
 
 _TRUSTED: set[str] = set()
@@ -126,7 +126,9 @@ def resolve(name: Any, path: str, problems: Problems, kind: str = "layer") -> An
         )
         return None
     if f"{home}.{getattr(found, '__qualname__', '')}" in _BASES[kind][1]:
-        problems.add(path, f"{name!r} is what every {word} is made from, and does nothing itself; give one, like {_example(kind)}")
+        problems.add(
+            path, f"{name!r} is what every {word} is made from, and does nothing itself; give one, like {_example(kind)}"
+        )
         return None
     if not _is_of_kind(found, kind):
         problems.add(path, f"{name!r} is not a {root} {word}{_nearest_name(root, name, kind)}")
@@ -161,7 +163,7 @@ def check_arguments(
         model.layers.fc.out_features: missing; Linear needs it
     """
     found = len(problems)
-    parameters, takes_any = _parameters(target)
+    parameters, takes_any = parameters_of(target)
     who = getattr(target, "__name__", str(target))
     checked = {}
     for name, value in arguments.items():
@@ -213,55 +215,6 @@ def _has_modules(value: Any) -> bool:
     if isinstance(value, Mapping):
         return any(map(_has_modules, value.values()))
     return not (value is None or isinstance(value, (bool, int, float, str)))
-
-
-@cache
-def _parameters(target: Callable[..., Any]) -> tuple[dict[str, tuple[bool, Any]], bool]:
-    """For each named parameter whether it is required and its checkable annotation (or None); and if it takes any."""
-    try:
-        signature = inspect.signature(target)
-    except (TypeError, ValueError):
-        return {}, True
-    try:
-        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
-    except (NameError, TypeError, AttributeError):
-        hints = {}
-    named, takes_any = {}, False
-    for parameter in signature.parameters.values():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            takes_any = True
-        elif parameter.kind is not parameter.VAR_POSITIONAL:
-            hint = hints.get(parameter.name)
-            named[parameter.name] = parameter.default is parameter.empty, hint if _is_plain(hint) else None
-    for base in _passed_on_to(target, hints) if takes_any else ():
-        if "__init__" in vars(base) and base is not object and not base.__module__.endswith("nn.modules.module"):
-            above, takes_any = _parameters(base)
-            needed = _NEEDED.get(base.__name__, ()) if base.__module__.startswith("torch.nn") else ()
-            named = {**{name: (name in needed, hint) for name, (_, hint) in above.items()}, **named}
-            if needed:
-                named.pop("mode", None)  # each subclass has its own
-            break
-    return named, takes_any
-
-
-_NEEDED = {"RNNBase": ("input_size", "hidden_size")}  # by the subclasses, whose signatures do not say
-
-
-def _passed_on_to(target: Callable[..., Any], hints: Mapping[str, Any]) -> tuple[type, ...]:
-    """The classes one of which gets the `**kwargs` of a class or of one of torchvision's builders."""
-    if inspect.isclass(target):
-        return target.__mro__[1:]
-    made = hints.get("return")
-    return made.__mro__ if inspect.isclass(made) and _inside(target.__module__, ("torchvision.models",)) else ()
-
-
-def _is_plain(hint: Any) -> bool:
-    """Whether `check_value` can judge this annotation."""
-    if hint in (int, float, bool, str, type(None)) or typing.get_origin(hint) is typing.Literal:
-        return True
-    if typing.get_origin(hint) in (typing.Union, types.UnionType, tuple, list):
-        return all(arg is Ellipsis or _is_plain(arg) for arg in typing.get_args(hint))
-    return False
 
 
 def _root_of(name: str, kind: str) -> str | None:

@@ -7,6 +7,7 @@ from torch import nn
 
 import modelfactory as mf
 from modelfactory.errors import ConfigError
+from modelfactory.freezing import hold_statistics, release_statistics
 
 
 def test_frozen_is_bit_identical_after_training_with_its_statistics():
@@ -71,3 +72,115 @@ def test_freezing_nothing_changes_nothing():
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     assert mf.freeze(model, [{"role": "embedding", "optional": True}]) == []
     assert all(parameter.requires_grad for parameter in model.parameters()) and model.train()[1].training
+
+
+def trained(model: nn.Module, x: torch.Tensor, steps: int = 5) -> None:
+    """A loop as others write it: train() at every step, and an optimizer that is given everything."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.5)
+    for _ in range(steps):
+        model.train()
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+
+
+def moved(model: nn.Module, before: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+
+
+@pytest.mark.parametrize("how", [lambda model: model, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["itself", "copy", "pickle"])
+def test_a_foreign_model_trains_in_its_head_alone(how):
+    from torchvision.models import mobilenet_v3_small
+
+    torch.manual_seed(0)
+    model = mobilenet_v3_small(num_classes=3)
+    names = mf.freeze(model, ["features.*", {"match": "classifier.0.*"}])
+    assert names == [name for name, _ in model.named_parameters() if name.startswith(("features", "classifier.0"))]
+    model = how(model)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trained(model, torch.randn(4, 3, 32, 32), steps=2)
+    assert moved(model, before) == {"classifier.3.weight", "classifier.3.bias"}
+
+
+def test_a_norm_that_is_frozen_in_part_goes_on():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    mf.freeze(model, ["0.*", "1.weight"])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trained(model, torch.randn(8, 3) + 2)
+    assert {"1.running_mean", "1.bias"} <= moved(model, before) and "1.weight" not in moved(model, before)
+
+
+def test_dropout_in_a_frozen_part_stays_as_it_is():
+    model = nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5)), nn.Linear(4, 2))
+    mf.freeze(model, ["0.*"])
+    assert model.train()[0][1].training
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("norm", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm])
+def test_the_vectors_of_a_frozen_spectral_norm_do_not_move(norm):
+    torch.manual_seed(0)
+    model = nn.Sequential(norm(nn.Linear(40, 40)), nn.Linear(40, 2))
+    mf.freeze(model, ["0.*"])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trained(model, torch.randn(8, 40))
+    assert moved(model, before) == {"1.weight", "1.bias"}
+
+
+def test_statistics_can_be_let_go_again():
+    norm = nn.BatchNorm1d(3)
+    hold_statistics(norm)
+    assert not norm.train().training and not norm.eval().training
+    release_statistics(norm), release_statistics(norm)
+    assert norm.train().training and "train" not in vars(norm)
+
+
+def test_a_frozen_model_compiles_to_the_same_graph_of_names():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    keys = list(model.state_dict())
+    mf.freeze(model, "*")
+    assert list(model.state_dict()) == keys and type(model[1]) is nn.BatchNorm1d
+    assert torch.export.export(model, (torch.zeros(2, 3),)).module()(torch.ones(2, 3)).shape == (2, 4)
+
+
+WRONG = [
+    ({"rule": {}}, "freeze.rule: not a key of freeze; did you mean 'rules'?"),
+    ({"rules": {"a": {"mach": "x"}}}, "freeze.rules.a.mach: not a key of a freeze rule; did you mean 'match'?"),
+    ({"rules": {"a": {"match": "fc.*", "frozen": "no"}}}, "freeze.rules.a.frozen: 'no' is a text; give true or false"),
+    ({"rules": {"a": "fc.*"}}, "freeze.rules.a: 'fc.*' is not a rule"),
+    ({"rules": ["fc.*"]}, "freeze.rules: ['fc.*'] is not a mapping"),
+    ("fc.*", "freeze: 'fc.*' is not a mapping"),
+    ({"rules": {"a": {"role": "wieght"}}}, "freeze.rules.a.role: 'wieght' is not a role; did you mean 'weight'?"),
+    ({"rules": {"a": {}}}, "freeze.rules.a: picks nothing"),
+    ({"rules": {"a": {"module": "Conv2"}}}, "freeze.rules.a: {module: Conv2} picks no parameter"),
+]
+
+
+@pytest.mark.parametrize(("group", "message"), WRONG, ids=lambda value: str(value)[:40])
+def test_a_wrong_group_is_told_with_its_path(group, message):
+    layers = {"fc": {"_target_": "torch.nn.Linear", "out_features": 2}}
+    with pytest.raises(ConfigError) as caught:
+        mf.plan({"model": {"layers": layers}, "data": {"input_shape": [3]}, "freeze": group})
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("what", [[3], [{"match": "a", "scheme": "zeros"}], [{}], [{"role": "x"}]])
+def test_an_error_of_freeze_leaves_the_model_trainable(what):
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    with pytest.raises(ConfigError, match=r"freeze\[1\]"):
+        mf.freeze(model, ["0.*", *what])
+    assert all(parameter.requires_grad for parameter in model.parameters()) and model.train()[1].training
+
+
+def test_later_rules_win_and_a_rule_of_null_is_none():
+    layers = {name: {"_target_": "torch.nn.Linear", "out_features": 2} for name in ("a", "b")}
+    rules = {"all": {"match": "*"}, "not_b": {"match": "b.*", "frozen": False}, "gone": None}
+    plan = mf.plan({"model": {"layers": layers}, "data": {"input_shape": [3]}, "freeze": {"rules": rules}})
+    assert {row.name: row.trainable for row in plan.ledger} == {"a.weight": False, "a.bias": False, "b.weight": True, "b.bias": True}
+    assert {name: p.requires_grad for name, p in plan.build().named_parameters()} == {row.name: row.trainable for row in plan.ledger}
+
+
+def test_tied_weights_are_frozen_by_either_name():
+    model = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
+    model["b"].weight = model["a"].weight
+    assert mf.freeze(model, ["b.weight"]) == ["a.weight"] and not model["a"].weight.requires_grad

@@ -317,3 +317,74 @@ print(sum(row.numel for row in plan.ledger), resource.getrusage(resource.RUSAGE_
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     numel, kilobytes = map(int, done.stdout.split())
     assert numel > 7e9 and kilobytes < 1e6
+
+
+def test_adding_and_taking_out_layers_moves_no_other_value():
+    config = {**mlp(), "init": "default"}
+    base = state(config)
+    assert same(base, state({**mlp(a=layer("BatchNorm1d"), b=layer("Linear", out_features=20)), "init": "default"}), "head.weight")
+    renamed = {**mlp(), "init": "default"}
+    layers = renamed["model"]["layers"]
+    renamed["model"] = {"layers": {("first" if name == "fc1" else name): value for name, value in layers.items()}}
+    other = state(renamed)
+    assert same(base, other) and not torch.equal(base["fc1.weight"], other["first.weight"])
+
+
+def test_a_name_and_not_a_place_decides():
+    one = {"a": layer("Linear", out_features=6), "b": layer("Linear", out_features=6)}
+    two = {"b": one["b"], "a": one["a"]}
+    first, second = (state({"model": {"layers": layers}, "data": {"input_shape": [6]}, "init": "kaiming_normal"}) for layers in (one, two))
+    assert same(first, second) and not torch.equal(first["a.weight"], first["b.weight"])
+
+
+def test_a_build_on_the_meta_device_and_then_again_for_real():
+    plan = mf.plan({**mlp(), "init": {"rules": RULES}})
+    with torch.device("meta"):
+        assert {parameter.device.type for parameter in plan.build(accounted=False).parameters()} == {"meta"}
+    assert plan.build("meta").fc1.weight.is_meta and same(plan.build().state_dict(), state({**mlp(), "init": {"rules": RULES}}))
+
+
+def test_two_builds_of_one_plan_share_nothing_but_their_values():
+    plan = mf.plan({**mlp(), "init": "kaiming_normal"})
+    one, two = plan.build(), plan.build()
+    assert same(one.state_dict(), two.state_dict())
+    with torch.no_grad():
+        one.fc1.weight.fill_(0)
+    assert two.fc1.weight.any() and plan.build().fc1.weight.any()
+
+
+def test_builds_of_several_threads_are_those_of_one():
+    from concurrent.futures import ThreadPoolExecutor
+
+    config = {"model": layer("torchvision.models.mobilenet_v3_small", num_classes=3), "init": "default"}
+    alone = state(config)
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    with ThreadPoolExecutor(3) as pool:
+        states = list(pool.map(state, [config] * 3))
+    assert all(same(alone, other) for other in states) and torch.equal(before, torch.get_rng_state())
+
+
+def test_a_frozen_parameter_has_no_group_and_the_last_group_wins():
+    groups = {"all": {"match": "*"}, "slow": {"match": "fc1.*", "lr_scale": 0.1}}
+    config = {**mlp(), "init": "kaiming_normal", "optimizer": {"groups": groups}, "freeze": {"rules": {"h": {"match": "head.*"}}}}
+    rows = {row.name: (row.group, row.trainable) for row in mf.plan(config).ledger}
+    assert rows["fc1.weight"] == ("slow", True) and rows["fc2.weight"] == ("all", True) and rows["head.bias"] == ("", False)
+
+
+def test_every_problem_of_every_group_is_told_at_once():
+    config = {**mlp(bad=layer("Linaer")), "init": {"rules": {"a": {"role": "x", "scheme": "zeros"}}}, "seed": -1, "modle": {}}
+    with pytest.raises(ConfigError) as caught:
+        mf.plan({**config, "freeze": {"rules": {"f": {"mtch": "*"}}}})
+    paths = {problem.path for problem in caught.value.problems}
+    assert {"modle", "seed", "model.layers.bad._target_", "init.rules.a.role", "freeze.rules.f.mtch"} <= paths
+
+
+def test_collection_is_on_again_after_a_build_also_after_a_failed_one():
+    import gc
+
+    assert gc.isenabled()
+    mf.build({**mlp(), "init": "default"})
+    with pytest.raises(ConfigError):
+        mf.plan({**mlp(), "init": "default"}).build() and mf.build({**mlp(), "init": {"rules": {"a": {"role": "weight", "scheme": "zeros"}}}})
+    assert gc.isenabled()

@@ -11,6 +11,7 @@ import torch
 import yaml
 
 import modelfactory as mf
+from modelfactory.config import to_plain
 from modelfactory.errors import ConfigError
 
 QUICK = ("trainer.max_epochs=2", "trainer.device=cpu", "trainer.progress=none")
@@ -111,3 +112,97 @@ def test_a_training_process_imports_nothing_that_it_does_not_use():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_ledger_file_has_the_columns_of_the_contract(run):
+    folder, cfg, _ = run
+    head, *rows = (folder / "ledger.csv").read_text().splitlines()
+    assert head == (
+        "name,shape,numel,dtype,module,role,origin,rule,scheme,fan_in,fan_out,gain,expected_mean,expected_std,mean,std,trainable,group"
+    )
+    assert [row.partition(",")[0] for row in rows] == [name for name, _ in mf.build(cfg).named_parameters()]
+
+
+def test_load_gives_the_outputs_that_the_trained_model_gives(run):
+    folder, _, result = run
+    x = torch.randn(5, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(mf.load(folder)(x), result.model.eval()(x))
+
+
+def test_loading_draws_nothing_and_leaves_random_state_alone(run):
+    folder, _, _ = run
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    mf.load(folder)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_load_keeps_what_was_frozen(tmp_path):
+    cfg = mf.compose("model=cnn", "+freeze.rules.body={match: ['conv1.*', 'norm1.*']}", "trainer=debug", *QUICK[1:])
+    mf.train(cfg, run_dir=tmp_path)
+    model = mf.load(tmp_path)
+    assert {name for name, p in model.named_parameters() if not p.requires_grad} == {"norm1.weight", "norm1.bias", "conv1.weight"} | (
+        {"conv1.bias"} & set(model.state_dict())
+    )
+    assert not model.train().norm1.training and model.norm2.training
+
+
+NETS = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self, width: int = 5):
+        super().__init__()
+        self.embed = nn.Linear(64, width)
+        self.head = nn.Linear(width, 10)
+        self.extra = nn.Linear(width, 10, bias=False)
+        self.extra.weight = self.head.weight
+        self.register_buffer("noise", torch.rand(width), persistent=False)
+        self.offset = torch.randn(width)
+    def forward(self, x):
+        x = self.embed(x.flatten(1)) + self.noise + self.offset
+        return self.head(x.relu()) + self.extra(x.tanh())
+"""
+
+
+def test_a_model_of_ones_own_comes_back_whole_and_only_when_trusted(tmp_path, monkeypatch):
+    (tmp_path / "my_run_nets.py").write_text(NETS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("MODELFACTORY_TRUST", "my_run_nets")
+    cfg = to_plain(mf.compose("trainer=debug", "seed=4", *QUICK[1:]))
+    cfg["model"], cfg["activation"] = {"_target_": "my_run_nets.Net", "width": 6}, None
+    result = mf.train(cfg, run_dir=tmp_path / "run")
+    x = torch.randn(3, 1, 8, 8)
+    model = mf.load(tmp_path / "run")
+    with torch.no_grad():
+        assert torch.equal(model(x), result.model.eval()(x)) and model.extra.weight is model.head.weight
+    rows = list(csv.DictReader((tmp_path / "run" / "ledger.csv").read_text().splitlines()))
+    assert [row["name"] for row in rows] == ["embed.weight", "embed.bias", "head.weight = extra.weight", "head.bias"]
+    monkeypatch.delenv("MODELFACTORY_TRUST")
+    with pytest.raises(ConfigError, match=r"model._target_: 'my_run_nets.Net' is refused.*modelfactory.trust\(\"my_run_nets\"\)"):
+        mf.load(tmp_path / "run")
+
+
+def test_weights_of_another_model_are_refused(run, tmp_path):
+    folder, _, _ = run
+    with safetensors.safe_open(folder / "model.safetensors", "pt") as file:
+        metadata = file.metadata()
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    tensors["head.weight"] = tensors["head.weight"][:3].contiguous()
+    safetensors.torch.save_file(tensors, tmp_path / "other.safetensors", metadata)
+    with pytest.raises(ConfigError, match=r"is of another model: head.weight is \[3, \d+\] in it and \[10, \d+\] here"):
+        mf.load(tmp_path / "other.safetensors")
+
+
+def test_a_plan_says_how_large_the_model_is_and_allocates_nothing():
+    plan = mf.plan(mf.compose("model=mlp"))
+    total = sum(row.numel for row in plan.ledger)
+    assert f"{total:,} parameters in {len(plan.ledger.rows)} tensors, {total:,} trainable" in str(plan)
+    assert {parameter.device.type for parameter in plan.look().parameters()} == {"meta"}
+
+
+def test_a_config_without_data_trains_nothing(tmp_path):
+    with pytest.raises(ConfigError, match="data: missing; give _target_"):
+        mf.train({"model": {"layers": {"fc": {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 2}}}}, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -380,7 +380,7 @@ def test_all_settings_are_checked_at_once(digits):
         (nn.Linear(7, 10), r"model: cannot take an input of shape \[2, 1, 8, 8\]: "),
         (linear(outputs=9), "model: gives 9 classes and the data has 10"),
         (nn.Sequential(nn.Flatten(), nn.LSTM(64, 10)), "model: returns tuple"),
-        (linear(outputs=10).append(nn.Unflatten(1, (5, 2))), r"trainer.loss: CrossEntropyLoss wants \[N, classes\]"),
+        (linear(outputs=10).append(nn.Unflatten(1, (10, 1))), r"trainer.loss: CrossEntropyLoss wants \[N, classes\]"),
     ],
 )
 def test_a_model_that_does_not_fit_the_data_leaves_nothing(digits, tmp_path, model, message):

@@ -139,8 +139,8 @@ def _read(
         spec = replace(spec, input_shape=shape) if spec is not None else None
     factory = target.resolve(name, join(path, "_target_"), problems, kind="data")
     if factory is not None and _is_ours(factory) and factory not in _FACTORIES:
-        names = [f"modelfactory.data.{ours.__name__}" for ours in _FACTORIES]
-        problems.add(join(path, "_target_"), f"{name!r} is not a data set{did_you_mean(str(name), names)}")
+        hint = did_you_mean(factory.__name__, [ours.__name__ for ours in _FACTORIES])
+        problems.add(join(path, "_target_"), f"{name!r} is not a data set{hint}")
         factory = None
     if factory is None:
         return spec, None, None

@@ -108,7 +108,7 @@ class _Walk:
             return after
         if isinstance(module, Parallel):
             ends = [self.visit(child, join(name, child_name), acting) for child_name, child in module.named_children()]
-            same = all(type(end.activation) is type(ends[0].activation) for end in ends)
+            same = module.combine == "cat" and all(_same(end.activation, ends[0].activation) for end in ends)
             return ends[0] if same and ends[0].activation is not None else after
         return self._visit_leaf(module, name, acting, after)
 
@@ -164,12 +164,32 @@ def _trace(module: nn.Module, name: str, shape: torch.Size, dtype: torch.dtype, 
     example._acting = acting  # pyright: ignore[reportAttributeAccessIssue]
     owners = {id(p): n.rpartition(".")[0] for n, p in shadow.named_parameters()}
     tracing = _Tracing({key: join(name, owner) for key, owner in owners.items()})
+    for (inner, own), double in zip(module.named_modules(), shadow.modules(), strict=True):
+        if not own._modules and is_activation(own):
+            double.register_forward_hook(_tagging(Acting(own, f"{join(name, inner)} ({type(own).__name__})")))
     try:
         with torch.no_grad(), torch.device("meta"), torch.random.fork_rng(devices=[]), tracing:
             shadow(example)
     except Exception:  # a forward that needs values (data-dependent control flow) cannot be followed: nothing is known of it
         return {}
     return {original[key]: found for key, found in tracing.found.items() if key in original}
+
+
+def _tagging(acting: Acting) -> Callable[[nn.Module, Any, Any], None]:
+    """A hook by which what leaves a module is known to have come through this activation."""
+
+    def tag(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        for tensor in _tensors(output):
+            tensor._acting = acting  # pyright: ignore[reportAttributeAccessIssue]
+
+    return tag
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two activations are one function: the same call, or modules of one class with the same settings."""
+    if isinstance(one, nn.Module) and type(one) is type(other):
+        return one.extra_repr() == other.extra_repr()
+    return one == other
 
 
 class _Tracing(TorchFunctionMode):
@@ -219,7 +239,7 @@ class _Tracing(TorchFunctionMode):
         if name in _NORMALISING or acting is None:
             return Acting(None, name)
         known = [tag for tag in tags if tag is not None]
-        if name in _SHAPING and all(type(tag.activation) is type(acting.activation) for tag in known):
+        if name in _SHAPING and all(_same(tag.activation, acting.activation) for tag in known):
             return acting
         return Acting(None, f"{name} (function)")
 

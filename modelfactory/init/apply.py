@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -123,9 +124,12 @@ def _gain(choice: Choice, acting: Acting | None, problems: Problems) -> float | 
 
 
 def needs_shape(info: ParamInfo) -> bool:
-    """Whether the fans of this parameter depend on the size of the layer's input: a zero-padded convolution."""
+    """Whether the fans of this parameter depend on the size of the layer's input: a convolution that pads with zeros, or
+    whose windows overlap, so that an input at the border is in fewer of them."""
     module = info.module
-    return isinstance(module, nn.modules.conv._ConvNd) and info.attr == "weight" and (any(_pads(module)) or module.transposed)
+    if not isinstance(module, nn.modules.conv._ConvNd) or info.attr != "weight":
+        return False
+    return module.transposed or any(_pads(module)) or any(map(operator.gt, module.kernel_size, module.stride))
 
 
 def _pads(module: nn.modules.conv._ConvNd) -> Sequence[Any]:
@@ -208,7 +212,7 @@ def _fill_one(item: Assignment, seed: int) -> None:
     if parameter.is_meta:
         return
     direct = parameter.device.type == "cpu" and parameter.dtype is torch.float32 and parameter.is_contiguous()
-    draft = parameter.detach() if direct else torch.empty(parameter.shape)
+    draft = parameter.detach() if direct else torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
     call = item.call
     if call.function is not None:
         generator = rng.generator(seed, item.info.name)

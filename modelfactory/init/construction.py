@@ -32,40 +32,39 @@ def construction(seed: int, scope: str) -> Iterator[Recording]:
         >>> torch.equal(before, torch.random.get_rng_state())
         True
     """
-    numpy = sys.modules.get("numpy.random")
-    python_state, numpy_state = random.getstate(), numpy.get_state() if numpy is not None else None
-    try:
-        with torch.random.fork_rng(devices=[]), _STAND_INS, Recording(seed, scope) as recording:
-            torch.manual_seed(rng.key(seed, f"{scope}\0construct"))
-            random.seed(rng.key(seed, f"{scope}\0construct"))
+    with _ONE_AT_A_TIME:
+        numpy = sys.modules.get("numpy.random")
+        python_state, numpy_state = random.getstate(), numpy.get_state() if numpy is not None else None
+        try:
+            with torch.random.fork_rng(devices=[]), _STAND_INS, Recording(seed, scope) as recording:
+                torch.manual_seed(rng.key(seed, f"{scope}\0construct"))
+                random.seed(rng.key(seed, f"{scope}\0construct"))
+                if numpy is not None:
+                    numpy.seed(rng.key(seed, f"{scope}\0construct") % 2**32)
+                yield recording
+        finally:
+            random.setstate(python_state)
             if numpy is not None:
-                numpy.seed(rng.key(seed, f"{scope}\0construct") % 2**32)
-            yield recording
-    finally:
-        random.setstate(python_state)
-        if numpy is not None:
-            numpy.set_state(numpy_state)
+                numpy.set_state(numpy_state)
 
 
 class _StandIns:
-    """Puts stand-ins into torch.nn.init while at least one thread records; they note for that thread only."""
+    """Puts stand-ins into torch.nn.init while a thread records; they note for that thread only."""
 
     def __init__(self) -> None:
-        self._lock, self._depth = threading.Lock(), 0
+        self._depth = 0
 
     def __enter__(self) -> None:
-        with self._lock:
-            self._depth += 1
-            if self._depth == 1:
-                for name, original in DRAWN_WHOLE.items():
-                    setattr(nn.init, name, _stand_in(original))
+        self._depth += 1
+        if self._depth == 1:
+            for name, original in DRAWN_WHOLE.items():
+                setattr(nn.init, name, _stand_in(original))
 
     def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._depth -= 1
-            if self._depth == 0:
-                for name, original in DRAWN_WHOLE.items():
-                    setattr(nn.init, name, original)
+        self._depth -= 1
+        if self._depth == 0:
+            for name, original in DRAWN_WHOLE.items():
+                setattr(nn.init, name, original)
 
 
 def _stand_in(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -80,3 +79,5 @@ def _stand_in(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _STAND_INS = _StandIns()
+# Global random state is one for all threads: who constructs at the same time would take over, and leave, another's.
+_ONE_AT_A_TIME = threading.RLock()

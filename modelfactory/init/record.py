@@ -12,7 +12,6 @@ The mode belongs to the thread: what other threads construct meanwhile is initia
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,6 +49,9 @@ _SHAPE_ONLY = _methods(
     getattr(Tensor, name).__get__
     for name in "shape dtype device ndim requires_grad is_leaf layout grad is_meta is_sparse is_quantized grad_fn".split()
 }
+# These change what a tensor looks like, and no value.
+_SHAPE_ONLY |= _methods("t_ transpose_ swapaxes_ swapdims_ squeeze_ unsqueeze_ as_strided_ set_ detach_")
+_REALLOCATES = _methods("resize_ resize_as_ share_memory_")
 # Elementwise with numbers: the result takes the notes of its operand, and the same step in place.
 _IN_PLACE_OF = {
     getattr(Tensor, name): getattr(Tensor, f"{in_place}_")
@@ -93,8 +95,17 @@ class _Notes:
     """What would have been done to one storage. Holding the storage keeps its address from being used again."""
 
     storage: torch.UntypedStorage
+    dtype: torch.dtype
     steps: list[_Step] = field(default_factory=list)
-    tensors: list[weakref.ref[Tensor]] = field(default_factory=list)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether anything but these notes holds the storage."""
+        return torch._C._storage_Use_Count(self.storage._cdata) > 1  # pyright: ignore[reportAttributeAccessIssue]
+
+    def tensor(self) -> Tensor:
+        """The whole storage, flat."""
+        return torch.empty(0, dtype=self.dtype, device=self.storage.device).set_(self.storage)  # pyright: ignore
 
 
 class Recording(TorchFunctionMode):
@@ -139,6 +150,8 @@ class Recording(TorchFunctionMode):
 
     def _call_on_noted(self, func: Any, args: Any, kwargs: Any, noted: list[Tensor]) -> Any:
         """A call that touches tensors whose values are only noted so far."""
+        if isinstance(kwargs.get("out"), Tensor) or func in _REALLOCATES:
+            return self._call_with_values(func, args, kwargs, noted)
         first = args[0] if args and isinstance(args[0], Tensor) and _address(args[0]) in self._notes else None
         others = [tensor for tensor in noted if first is None or _address(tensor) != _address(first)]
         if first is not None and _is_in_place(func):
@@ -157,20 +170,24 @@ class Recording(TorchFunctionMode):
             return result if func in _COPIES else self._note(_IN_PLACE_OF[func], result, tuple(args[1:]), kwargs)
         if func is not Tensor.__deepcopy__:
             result = func(*args, **kwargs)
-            if not self._needed_values(result, noted):
+            if not self._needed_values(result):
                 return result
+        return self._call_with_values(func, args, kwargs, noted)
+
+    def _call_with_values(self, func: Any, args: Any, kwargs: Any, noted: list[Tensor]) -> Any:
+        """The call itself, with the values of all noted tensors but that of an `out` that it writes over."""
+        out = kwargs.get("out")
+        read = _tensors((args, {name: value for name, value in kwargs.items() if name != "out"}))
+        if isinstance(out, Tensor) and _covers(out) and all(_address(tensor) != _address(out) for tensor in read):
+            self.forget(out)
         for tensor in noted:
             self._do_now(tensor)
         return func(*args, **kwargs)
 
-    def _needed_values(self, result: Any, noted: list[Tensor]) -> bool:
+    def _needed_values(self, result: Any) -> bool:
         """Whether a call computed with values that are not there yet: its result is no view of a noted tensor."""
         results = result if isinstance(result, (tuple, list)) else [] if result is None else [result]
-        if not all(isinstance(item, Tensor) and _address(item) in self._notes for item in results):
-            return True
-        for view in results:
-            self._notes[_address(view)].tensors.append(weakref.ref(view))
-        return False
+        return not all(isinstance(item, Tensor) and _address(item) in self._notes for item in results)
 
     def _note_draw(self, func: Any, tensor: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         if _covers(tensor):
@@ -199,8 +216,7 @@ class Recording(TorchFunctionMode):
         storage = tensor.untyped_storage()
         notes = self._notes.get(storage._cdata)
         if notes is None:
-            notes = self._notes[storage._cdata] = _Notes(storage)
-        notes.tensors.append(weakref.ref(tensor))
+            notes = self._notes[storage._cdata] = _Notes(storage, tensor.dtype)
         return notes
 
     def _do_now(self, tensor: Tensor) -> None:
@@ -230,23 +246,23 @@ class Recording(TorchFunctionMode):
             if _address(buffer) not in later:
                 self.replay(buffer, seed, name)
         for address in [address for address in self._notes if address not in later]:
-            alive = next((tensor for ref in self._notes[address].tensors if (tensor := ref()) is not None), None)
-            if alive is not None:
-                self._do_now(alive)
+            if self._notes[address].in_use:
+                self._do_now(self._notes[address].tensor())
 
 
 def _play(notes: _Notes, tensor: Tensor, generator: torch.Generator) -> None:
-    """Plays the steps on the CPU, in float32 or the tensor's own wider type, whatever its device."""
+    """Plays the steps on the CPU and, for floating point, in float32, whatever the tensor's device and type."""
     if tensor.is_meta:
         return
     with torch.no_grad(), torch._C.DisableTorchFunction():
         contiguous = _covers(tensor) and tensor.is_contiguous()
         whole = tensor.detach() if contiguous else tensor.new_empty(0).set_(notes.storage)  # pyright: ignore
-        if whole.device.type == "cpu" and whole.dtype in (torch.float32, torch.float64):
+        drawn_in = torch.float32 if whole.is_floating_point() else whole.dtype
+        if whole.device.type == "cpu" and whole.dtype is drawn_in:
             for step in notes.steps:
                 step.play(whole, generator)
             return
-        draft = torch.empty(whole.shape)
+        draft = torch.empty(whole.shape, dtype=drawn_in, device="cpu")
         for step in notes.steps:
             step.play(draft, generator)
         whole.copy_(draft)

@@ -24,6 +24,8 @@ QUIET = frozenset(
     | {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.Embedding, nn.EmbeddingBag}
     | {nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.RNN, nn.LSTM, nn.GRU}
 )
+# Packages none of whose modules draws anything unless it has parameters or buffers.
+_NEVER_DRAWING = frozenset({"torch", "torchvision", "modelfactory"})
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,9 @@ def assemble(node: Node, seed: int) -> Draft:
     """
     recordings: dict[str, Recording] = {}
     module = _construct(node, seed, "", recordings)
-    definitions = {name: part.definition for name, part in walk(node) if part.definition.says_something} if _says_something(node) else {}
+    definitions = (
+        {name: part.definition for name, part in walk(node) if part.definition.says_something} if _says_something(node) else {}
+    )
     return Draft(module, recordings, definitions, node)
 
 
@@ -127,7 +131,7 @@ def _construct_leaf(leaf: Leaf, seed: int, name: str, recordings: dict[str, Reco
         module = _quiet(leaf.target)(**leaf.arguments)
         module.__class__ = leaf.target  # pyright: ignore[reportAttributeAccessIssue]
         return module
-    if not leaf.has_state:
+    if not leaf.has_state and leaf.target.__module__.partition(".")[0] in _NEVER_DRAWING:
         return construct_leaf(leaf)
     with construction(seed, name) as recording:
         module = construct_leaf(leaf)

@@ -17,7 +17,8 @@ from torch import nn
 from modelfactory.definition import Definition
 from modelfactory.errors import Problems, did_you_mean, first_line, nearest
 from modelfactory.layers import Item, Parallel, Residual, SelfAttention
-from modelfactory.layers.sizes import dimensions_of, shape_text
+from modelfactory.layers.sizes import shape_text
+from modelfactory.model.arguments import check_dimensions, without_weights
 from modelfactory.model.blueprint import Chain, Leaf, Node
 from modelfactory.model.infer import BROKEN, UNKNOWN, Incoming, Inference, shape_of
 from modelfactory.spec import check_value, join
@@ -25,8 +26,6 @@ from modelfactory.target import check_arguments, resolve
 
 _BESIDE = ("_target_", "layers", "repeat", "init", "freeze", "output")
 _ATTRIBUTES = frozenset(vars(nn.Module()))
-_LOADING = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
-_FOR_EACH_DIMENSION = ("kernel_size", "stride", "padding", "dilation", "output_padding", "output_size")
 _CONTAINERS = {Residual: ("scale",), Parallel: ("combine", "dim"), nn.Sequential: ()}
 
 
@@ -284,11 +283,11 @@ class _Reader:
                 )
         given = {str(name): value for name, value in config.items() if name not in _BESIDE}
         arguments = {name: self._argument(value, join(path, name)) for name, value in given.items()}
-        arguments = self._without_weights(target, arguments, path)
+        arguments = without_weights(target, arguments, path, self.problems)
         sized = self.infer.sizes(target, arguments, path, incoming)
         left_open = self.infer.left_open(target, incoming)
         checked = check_arguments(target, {**arguments, **sized}, path, self.problems, left_open, also=_BESIDE[3:])
-        self._check_dimensions(target, checked or {}, path)
+        check_dimensions(target, checked or {}, path, self.problems)
         if checked is None or len(self.problems) > found:
             return None, BROKEN
         leaf = Leaf(definition, target, checked, shape_of(incoming))
@@ -298,30 +297,6 @@ class _Reader:
         if traits is None:
             return None, BROKEN
         return replace(leaf, has_state=traits.has_state), traits.outgoing
-
-    def _without_weights(self, target: Any, arguments: dict[str, Any], path: str) -> dict[str, Any]:
-        """The arguments of one of torchvision's builders so that it loads nothing, as some do unless told not to."""
-        if not getattr(target, "__module__", "").startswith("torchvision.models"):
-            return arguments
-        for name in _LOADING:
-            if arguments.get(name) not in (None, False):
-                self.problems.add(
-                    join(path, name), f"{arguments[name]!r} is refused here; pretrained weights are loaded by backbone"
-                )
-        kept = {name: value for name, value in arguments.items() if name not in _LOADING}
-        return {**kept, **{name: None for name in _LOADING[:2] if name in inspect.signature(target).parameters}}
-
-    def _check_dimensions(self, target: Any, arguments: Mapping[str, Any], path: str) -> None:
-        """Adds what a convolution or pooling is given for another number of dimensions, which torch does not look at."""
-        dimensions = dimensions_of(target)
-        for name in _FOR_EACH_DIMENSION if dimensions is not None else ():
-            value = arguments.get(name)
-            if isinstance(value, (list, tuple)) and len(value) != dimensions:
-                self.problems.add(
-                    join(path, name), f"{list(value)} has {len(value)} numbers; {target.__name__} takes one, or a list of {dimensions}"
-                )
-            elif name == "padding" and any(isinstance(size, int) and size < 0 for size in _as_list(value)):
-                self.problems.add(join(path, name), f"{value!r} is too small; give whole numbers >= 0")
 
     def _argument(self, value: Any, path: str) -> Any:
         """An argument of a layer; a mapping with `_target_` in it is a module (or, with `_partial_`, makes one)."""
@@ -337,7 +312,7 @@ class _Reader:
         }
         if target is None:
             return None
-        given = self._without_weights(target, given, path)
+        given = without_weights(target, given, path, self.problems)
         partly = check_value(value.get("_partial_", False), bool, join(path, "_partial_"), self.problems)
         checked = check_arguments(target, given, path, self.problems, inferred=_all_arguments(target) if partly else ())
         return Leaf(Definition(path), target, {**(checked or {}), **({"_partial_": True} if partly else {})})
@@ -361,10 +336,6 @@ def _summed(tensors: list[torch.Tensor]) -> torch.Tensor:
     for tensor in tensors[1:]:
         total = total + tensor
     return total
-
-
-def _as_list(value: Any) -> list[Any] | tuple[Any, ...]:
-    return value if isinstance(value, (list, tuple)) else [value]
 
 
 def _all_arguments(target: Any) -> set[str]:

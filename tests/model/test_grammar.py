@@ -210,3 +210,116 @@ def test_torchvision_models_whose_constructors_compute_are_planned():
         }
     )
     assert plan.ledger["fc.weight"].shape == "7x440"
+
+
+MORE_INFERRED = [
+    (layer("BatchNorm1d"), [6, 4], nn.BatchNorm1d(6)),
+    (layer("InstanceNorm1d", affine=True), [6, 4], nn.InstanceNorm1d(6, affine=True)),
+    (layer("InstanceNorm3d", track_running_stats=True), [6, 2, 2, 2], nn.InstanceNorm3d(6, track_running_stats=True)),
+    (layer("InstanceNorm2d"), [6, 4, 4], nn.InstanceNorm2d(6)),
+    (layer("PReLU", num_parameters=1), [6, 4], nn.PReLU()),
+    (layer("PReLU"), [6], nn.PReLU(6)),
+    (layer("LSTM", hidden_size=5, proj_size=2, batch_first=True), [4, 3], nn.LSTM(3, 5, proj_size=2, batch_first=True)),
+    (layer("Conv2d", out_channels=4, kernel_size=3, groups=2, bias=False), [6, 5, 5], nn.Conv2d(6, 4, 3, groups=2, bias=False)),
+]
+
+
+@pytest.mark.parametrize(("config", "shape", "by_hand"), MORE_INFERRED, ids=lambda value: value["_target_"] if isinstance(value, dict) else "")
+def test_more_sizes_that_the_input_tells(config, shape, by_hand):
+    built = build({"it": config}, shape)[0]  # pyright: ignore[reportIndexIssue]
+    shapes = {name: tensor.shape for name, tensor in built.state_dict().items()}
+    assert shapes == {name: tensor.shape for name, tensor in by_hand.state_dict().items()} and repr(built) == repr(by_hand)
+
+
+def test_inference_is_that_of_the_layers_behind_each_other():
+    layers = {
+        "conv": layer("Conv2d", out_channels=6, kernel_size=3, stride=2),
+        "norm": layer("GroupNorm", num_groups=3),
+        "act": layer("PReLU"),
+        "up": layer("ConvTranspose2d", out_channels=4, kernel_size=2, stride=2),
+        "flat": layer("Flatten", start_dim=2),
+        "turn": layer("modelfactory.Permute", dims=[0, 2, 1]),
+        "encoder": layer("TransformerEncoderLayer", nhead=2, dim_feedforward=5, batch_first=True),
+        "gru": layer("GRU", hidden_size=3, bidirectional=True, batch_first=True, output=0),
+        "last": layer("modelfactory.Select"),
+        "head": layer("Linear", out_features=2),
+    }
+    built = build(layers, [1, 9, 9])
+    assert built.norm.num_channels == built.act.num_parameters == 6 and built.encoder.linear1.in_features == 4  # pyright: ignore
+    assert built.gru.input_size == 4 and built.head.in_features == 6 and built(torch.zeros(3, 1, 9, 9)).shape == (3, 2)  # pyright: ignore
+
+
+def test_a_size_that_contradicts_the_input_is_told():
+    with pytest.raises(ConfigError, match=r"model.layers.fc.in_features: 9 does not fit what comes in, \[N, 5\]: leave it out, or give 5"):
+        build({"fc": layer("Linear", in_features=9, out_features=2)}, [5])
+    with pytest.raises(ConfigError, match="model.layers.fc.in_features: cannot be inferred: what comes in is not known"):
+        build({"fc": layer("Linear", out_features=2)}, None)
+    assert build({"fc": layer("Linear", in_features=9, out_features=2)}, None)[0].in_features == 9  # pyright: ignore
+
+
+def test_a_tuple_without_output_and_an_output_without_tuple_are_told():
+    lstm, linear = layer("LSTM", hidden_size=3, batch_first=True), layer("Linear", out_features=2)
+    with pytest.raises(ConfigError, match="model.layers.fc.in_features: .*the layer before returns a tuple; .*output: 0"):
+        build({"lstm": lstm, "fc": linear}, [4, 3])
+    with pytest.raises(ConfigError, match="model.layers.fc.output: 0: .*|model.layers.fc.output: the layer returns one tensor"):
+        build({"fc": {**linear, "output": 0}}, [3])
+    with pytest.raises(ConfigError, match="model.layers.lstm.output: 5 is outside of the 2 parts"):
+        build({"lstm": {**lstm, "output": 5}, "fc": linear}, [4, 3])
+
+
+CONTAINERS_WRONG = [
+    (layer("modelfactory.Residual", layers={"fc": layer("Linear", out_features=4)}), r"the branch gives \[N, 4\], what comes in \[N, 3\]"),
+    (layer("modelfactory.Residual", layers={}), "layers: is empty"),
+    (layer("modelfactory.Residual", layers={"shortcut": layer("Linear", out_features=3)}), "holds no layer"),
+    (layer("modelfactory.Residual", layers={"scale": layer("Identity")}), "'scale' cannot name a module"),
+    (layer("modelfactory.Residual", layers={"a": layer("Identity")}, scale={"learn": 0.0, "per": "row"}), "per: 'row' is not a choice"),
+    (layer("modelfactory.Parallel", layers={"a": layer("Identity")}, combine="stack"), "combine: 'stack'"),
+    (
+        layer("modelfactory.Parallel", layers={"a": layer("Identity"), "b": layer("Linear", out_features=4)}, combine="sum"),
+        r"cannot be combined by sum: a \[N, 3\], b \[N, 4\]",
+    ),
+    ({"repeat": 0, **layer("Identity")}, "repeat: 0 is too small"),
+    ({"repeat": 2.5, **layer("Identity")}, "repeat: 2.5 is a number"),
+    ({"layers": {"a.b": layer("Identity")}}, "'a.b' cannot name a module"),
+    ({"layers": {"forward": layer("Identity")}}, "'forward' cannot name a module"),
+]
+
+
+@pytest.mark.parametrize(("config", "message"), CONTAINERS_WRONG, ids=lambda value: str(value)[:50])
+def test_what_is_wrong_with_a_container_is_told_with_its_path(config, message):
+    with pytest.raises(ConfigError, match=rf"^model.layers.it.*{message}"):
+        build({"it": config}, [3])
+
+
+def test_a_layer_of_null_is_left_out():
+    built = build({"a": layer("Linear", out_features=3), "gone": None, "b": layer("ReLU")}, [3])
+    assert [name for name, _ in built.named_children()] == ["a", "b"]
+
+
+def test_the_activation_is_a_module_of_its_own_at_each_place():
+    config = {"model": {"layers": {"a": "${activation}", "b": "${activation}"}}, "activation": layer("PReLU"), "data": {"input_shape": [4]}}
+    built = mf.build(config)
+    assert built.a is not built.b and built.a.weight is not built.b.weight and built.a.weight.shape == (4,)  # pyright: ignore
+
+
+def test_modules_as_arguments_are_built_too():
+    encoder = layer(
+        "TransformerEncoder", num_layers=2, encoder_layer=layer("TransformerEncoderLayer", d_model=4, nhead=2, batch_first=True)
+    )
+    built = build({"encoder": encoder}, [5, 4])
+    first, second = (part.linear1.weight for part in built[0].layers)  # pyright: ignore
+    assert built(torch.zeros(2, 5, 4)).shape == (2, 5, 4) and not torch.equal(first, second)
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's own compiler
+@pytest.mark.slow
+def test_what_is_built_compiles():
+    layers = {
+        "body": layer("modelfactory.Residual", layers={"fc": layer("Linear", out_features=4), "act": layer("ReLU")}, scale={"learn": 0.5}),
+        "both": layer("modelfactory.Parallel", layers={"a": layer("Linear", out_features=2), "b": layer("Identity")}),
+        "norm": layer("BatchNorm1d", freeze=True),
+    }
+    built = build(layers, [4])
+    x = torch.randn(8, 4)
+    compiled = torch.compile(built, backend="aot_eager", fullgraph=True)
+    assert torch.allclose(compiled(x), built(x), atol=1e-5)

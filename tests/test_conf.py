@@ -1,0 +1,120 @@
+"""Every YAML of conf/ is composed, built and run for one step; a file that is added is tested without being named here."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+import modelfactory as mf
+from tests.data.test_vision import write_cifar, write_idx, write_images
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+ONE_STEP = ("trainer.max_epochs=1", "trainer.max_steps=1", "trainer.limit_batches=1", "trainer.progress=none")
+ON_THE_CPU = ("trainer.device=cpu", "trainer.precision=fp32")
+SMALL = {  # models as small as they can be and still be what they are
+    "deep_mlp": ("model.depth=2", "model.width=8"),
+    "vit": ("model.depth=1", "model.width=8", "model.heads=2"),
+    "resnet": ("model.blocks=1", "model.width=4", "model.wide=8"),
+}
+FOR_MATRICES = {"sparse"}  # fills matrices alone
+FOR_CONVOLUTIONS = {"dirac", "delta_orthogonal", "icnr"}
+CONVOLUTIONAL = {"cnn", "resnet"}
+
+
+def names(group: str) -> list[str]:
+    found = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    assert found, f"there is no config in {group}"
+    return found
+
+
+def one_step(*overrides: str) -> None:
+    result = mf.train(mf.compose(*ONE_STEP, *ON_THE_CPU, *overrides))
+    assert result.status == "done"
+    assert math.isfinite(result.final["train_loss"]) and math.isfinite(result.final["val_loss"])
+
+
+def put_files(name: str, root: Path) -> tuple[str, ...]:
+    """Writes a small data set in the real format, where the config `name` needs one, and says where."""
+    if name in ("mnist", "fashion_mnist"):
+        write_idx(root / {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}[name] / "raw", 20)
+    elif name == "cifar10":
+        batches = [f"data_batch_{index}.bin" for index in range(1, 6)]
+        write_cifar(root / "cifar-10-batches-bin", [*batches, "test_batch.bin"], 1)
+    elif name == "cifar100":
+        write_cifar(root / "cifar-100-binary", ["train.bin", "test.bin"], 2)
+    elif name == "image_folder":
+        write_images(root)
+        resize = "{_target_: torchvision.transforms.v2.Resize, size: [8, 8]}"
+        small = ("data.input_shape=[3,8,8]", "data.num_classes=2", "data.num_workers=0")
+        return (f"data.root={root}", *small, f"data.transforms.train.crop={resize}", f"data.transforms.val.resize={resize}")
+    else:
+        return ()
+    return (f"data.root={root}",)
+
+
+@pytest.mark.parametrize("name", names("data"))
+def test_every_data_set_trains_a_step(name: str, tmp_path: Path):
+    one_step(f"data={name}", "model.width=8", *put_files(name, tmp_path))
+
+
+@pytest.mark.parametrize("name", names("activation"))
+def test_every_activation_trains_a_step(name: str):
+    one_step(f"activation={name}", "model.width=8", "init=xavier_normal")
+
+
+@pytest.mark.parametrize("name", names("model"))
+def test_every_model_trains_a_step(name: str):
+    one_step(f"model={name}", *SMALL.get(name, ()))
+
+
+@pytest.mark.parametrize("model", names("model"))
+@pytest.mark.parametrize("init", names("init"))
+def test_every_init_fills_every_model_it_suits(init: str, model: str):
+    """One step of the smallest, and every parameter of the others."""
+    if init in FOR_CONVOLUTIONS and model not in CONVOLUTIONAL or init in FOR_MATRICES and model not in ("mlp", "deep_mlp"):
+        with_what_it_does_not_suit = ("+init.rules.rest={match: '*', scheme: default}",)
+    else:
+        with_what_it_does_not_suit = ()
+    overrides = (f"init={init}", f"model={model}", *SMALL.get(model, ()), *with_what_it_does_not_suit)
+    if model == "mlp":
+        one_step(*overrides, "model.width=8")
+        return
+    plan = mf.plan(mf.compose(*overrides))
+    parameters = dict(plan.build().named_parameters())
+    assert {row.name for row in plan.ledger} == set(parameters)
+    assert all(parameter.isfinite().all() for parameter in parameters.values())
+
+
+@pytest.mark.parametrize("name", names("freeze"))
+def test_every_freeze_trains_a_step(name: str):
+    one_step(f"freeze={name}", "model.width=8")
+
+
+@pytest.mark.parametrize("name", names("optimizer"))
+def test_every_optimizer_trains_a_step(name: str):
+    one_step(f"optimizer={name}", "model.width=8")
+
+
+@pytest.mark.parametrize("name", names("scheduler"))
+def test_every_scheduler_trains_a_step_with_and_without_a_warm_up(name: str):
+    one_step(f"scheduler={name}", "model.width=8")
+    warm = ("scheduler.warmup_epochs=1", "trainer.max_epochs=2", "trainer.max_steps=null")
+    one_step(f"scheduler={name}", "model.width=8", *warm)
+
+
+@pytest.mark.parametrize("name", names("trainer"))
+def test_every_trainer_trains_a_step(name: str):
+    one_step(f"trainer={name}", "model.width=8")
+
+
+@pytest.mark.parametrize("name", names("experiment"))
+def test_every_experiment_trains_a_step(name: str):
+    one_step(f"experiment={name}", "scheduler.warmup_epochs=0", "model.width=8")
+
+
+def test_no_config_is_left_out():
+    tested = {"data", "activation", "model", "init", "freeze", "optimizer", "scheduler", "trainer", "experiment"}
+    assert {folder.name for folder in CONF.iterdir() if folder.is_dir() and not folder.name.startswith("_")} == tested
+    assert [file.name for file in CONF.glob("*.yaml")] == ["config.yaml"]
