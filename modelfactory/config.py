@@ -139,10 +139,12 @@ def to_plain(cfg: Any) -> dict[str, Any]:
 
 
 def _needs_resolving(config: Mapping[Any, Any]) -> bool:
-    """Whether there is a `${` or a `???` anywhere."""
+    """Whether there is a `${`, a `???`, or a node of OmegaConf anywhere (`{**cfg, ...}` has such)."""
     waiting: list[Any] = [config]
     while waiting:
         value = waiting.pop()
+        if OmegaConf.is_config(value):
+            return True
         if isinstance(value, str):
             if "${" in value or value == "???":
                 return True
@@ -154,6 +156,8 @@ def _needs_resolving(config: Mapping[Any, Any]) -> bool:
 
 
 def _plain_nodes(value: Any) -> Any:
+    if OmegaConf.is_config(value):
+        return OmegaConf.to_container(value, resolve=False)
     if isinstance(value, Mapping):
         return {key: _plain_nodes(item) for key, item in value.items()}
     return [_plain_nodes(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -174,3 +174,9 @@ def test_a_plain_dict_without_interpolations_costs_no_omegaconf(monkeypatch: pyt
 @pytest.mark.parametrize("value", ["1e-3", "yes", "null", "a: b", "", 1e-05, 0.1, True, None, [1, {"a": 2}], "é"])
 def test_a_written_config_reads_as_what_it_was(value: object):
     assert OmegaConf.to_container(OmegaConf.create(to_yaml({"a": {"b": value}}))) == {"a": {"b": value}}
+
+
+def test_a_dict_made_from_a_composed_config_is_resolved_anew():
+    cfg = compose("seed=4")
+    plain = to_plain({**cfg, "seed": 5, "model": cfg.model})
+    assert plain["data"]["seed"] == 5 and plain["data"]["input_shape"] == [1, 8, 8] and type(plain["data"]["input_shape"]) is list

@@ -88,7 +88,10 @@ def moved(model: nn.Module, before: dict[str, torch.Tensor]) -> set[str]:
     return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
 
 
-@pytest.mark.parametrize("how", [lambda model: model, copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["itself", "copy", "pickle"])
+HOW = {"itself": lambda model: model, "copy": copy.deepcopy, "pickle": lambda model: pickle.loads(pickle.dumps(model))}
+
+
+@pytest.mark.parametrize("how", HOW.values(), ids=HOW)
 def test_a_foreign_model_trains_in_its_head_alone(how):
     from torchvision.models import mobilenet_v3_small
 

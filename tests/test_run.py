@@ -20,7 +20,7 @@ QUICK = ("trainer.max_epochs=2", "trainer.device=cpu", "trainer.progress=none")
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    cfg = mf.compose("model=cnn", "init=xavier_normal", "seed=1", *QUICK)
+    cfg = mf.compose("model=cnn", "init=xavier_normal", "seed=1", "trainer.limit_batches=6", *QUICK)
     return folder, cfg, mf.train(cfg, run_dir=folder)
 
 

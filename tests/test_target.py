@@ -6,14 +6,12 @@ import textwrap
 from pathlib import Path
 
 import pytest
-import torch
 from torch import nn
 
 import modelfactory as mf
 from modelfactory import target
 from modelfactory.errors import ConfigError, Problems
 from modelfactory.target import check_arguments, resolve, split, trusted
-
 
 ROOT = Path(mf.__file__).parents[1]
 
@@ -173,7 +171,8 @@ def test_what_is_inside_a_trusted_package_is_allowed_with_its_submodules(my_pkg,
 
 
 @pytest.mark.parametrize(
-    "name", ["os.system", "system", "run", "call", "evaluate", "load", "torch.load", "subprocess.run", "Path", "holder.reach.system", "_hidden_"]
+    "name",
+    ["os.system", "system", "run", "call", "evaluate", "load", "torch.load", "subprocess.run", "Path", "holder.reach.system", "_hidden_"],
 )
 @pytest.mark.parametrize("kind", ["layer", "scheme", "data"])
 def test_a_trusted_package_is_no_way_to_elsewhere(my_pkg, monkeypatch, name, kind):
@@ -260,6 +259,7 @@ def test_arguments_come_in_the_types_that_torch_takes():
     problems = Problems()
     checked = check_arguments(nn.Conv2d, {"in_channels": 1, "out_channels": 2, "kernel_size": [3, 1], "padding": "same"}, "l", problems)
     assert checked == {"in_channels": 1, "out_channels": 2, "kernel_size": (3, 1), "padding": "same"}
-    assert isinstance(check_arguments(nn.LeakyReLU, {"negative_slope": 1}, "l", problems)["negative_slope"], float)
+    leaky = check_arguments(nn.LeakyReLU, {"negative_slope": 1}, "l", problems)
+    assert leaky is not None and isinstance(leaky["negative_slope"], float)
     assert check_arguments(nn.Linear, {"out_features": 3}, "l", problems, inferred={"in_features"}) == {"out_features": 3}
-    assert not problems and torch.nn.Conv2d(**checked).weight.shape == (2, 1, 3, 1)
+    assert not problems and nn.Conv2d(**checked).weight.shape == (2, 1, 3, 1)

@@ -71,9 +71,7 @@ def test_of_the_modules_between_two_layers(between, expected):
 
 
 def test_pooling_lets_an_activation_through():
-    model = nn.Sequential(
-        nn.Conv2d(1, 2, 3), nn.GELU(), nn.MaxPool2d(2), nn.Conv2d(2, 2, 2), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten()
-    )
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.GELU(), nn.MaxPool2d(2), nn.Conv2d(2, 2, 2), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten())
     model.append(nn.Linear(2, 2))
     assert list(gains(model).values()) == pytest.approx([LINEAR, gain("gelu"), TANH])
 

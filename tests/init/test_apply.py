@@ -109,7 +109,7 @@ def test_orthogonal_gates_and_projections_are_orthogonal_each():
             assert torch.allclose(small, torch.eye(len(small)), atol=1e-5)
         assert not torch.equal(blocks[0], blocks[1])
         row = plan.ledger[name]
-        assert row.std == pytest.approx(math.sqrt(row.expected_std**2 - row.mean**2), rel=1e-5)
+        assert math.hypot(row.std, row.mean) == pytest.approx(row.expected_std, rel=1e-5)
 
 
 @pytest.mark.parametrize("scheme", ["kaiming_normal", "kaiming_uniform", "xavier_normal", "xavier_uniform"])
@@ -120,9 +120,7 @@ def test_by_torchs_fans_a_weight_is_torchs_bit_for_bit(scheme):
         model = mf.build({**config, "init": {"rules": rules, "fans": "torch"}})
         for name, parameter in model.named_parameters():
             if parameter.ndim >= 2:
-                theirs = getattr(nn.init, f"{scheme}_")(
-                    torch.empty(parameter.shape), **options, generator=generator(config["seed"], name)
-                )
+                theirs = getattr(nn.init, f"{scheme}_")(torch.empty(parameter.shape), **options, generator=generator(config["seed"], name))
                 assert torch.equal(parameter, theirs), name
 
 
@@ -224,9 +222,7 @@ def test_default_on_a_layer_of_an_existing_model(resnet):
     assert after["layer1.0.conv1.weight"].abs().max() <= 1 / math.sqrt(64 * 9)  # the layer's author is torch, not torchvision
     bare = nn.Module()
     bare.scale = nn.Parameter(torch.ones(3))
-    with pytest.raises(
-        ConfigError, match="rules.rule: default: Module, which owns scale, has no reset_parameters; give a scheme"
-    ):
+    with pytest.raises(ConfigError, match="rules.rule: default: Module, which owns scale, has no reset_parameters; give a scheme"):
         mf.initialize(bare, {"match": "scale", "scheme": "default"})
 
 

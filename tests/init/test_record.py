@@ -217,7 +217,7 @@ def test_orthogonal_imported_by_name(rows, columns):
             self.fc = nn.Linear(columns, rows)
             orthogonal_(self.fc.weight, 2.0)
 
-    weight = made(Own).fc.weight
+    weight = made(Own).get_parameter("fc.weight")
     small = weight @ weight.T if rows <= columns else weight.T @ weight
     assert torch.allclose(small, 4 * torch.eye(min(rows, columns)), atol=1e-5)
 
@@ -291,7 +291,7 @@ def test_a_constructor_with_values_draws_for_itself_alone():
 
     model = made(Reads)
     assert model.kept.norm().item() == pytest.approx(1, rel=1e-5)
-    assert torch.equal(model.copy, model.first) and torch.allclose(model.kept, model.first / model.first.norm())
+    assert torch.equal(model.copy, model.first) and torch.allclose(model.get_parameter("kept") * model.first.norm(), model.first)
 
 
 class DrawsByHand(nn.Module):

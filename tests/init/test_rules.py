@@ -85,8 +85,8 @@ def test_a_rule_of_null_is_taken_out_and_an_optional_one_may_pick_nothing():
 
 
 ERRORS = [
-    ({"w": {"role": "weight", "scheme": "zeros"}}, "init.rules: no rule picks fc.bias (bias, of Linear); add one, such as biases: {role: bias"),
-    ({"all": AUTHOR, "x": {"match": "fc.wieght", "scheme": "zeros"}}, "init.rules.x: {match: fc.wieght} picks no parameter; did you mean 'fc.weight'?"),
+    ({"w": {"role": "weight", "scheme": "zeros"}}, "init.rules: no rule picks fc.bias (bias, of Linear); add one, such as biases: {"),
+    ({"all": AUTHOR, "x": {"match": "fc.wieght", "scheme": "zeros"}}, "init.rules.x: {match: fc.wieght} picks no parameter; did you mean"),
     ({"all": AUTHOR, "x": {"module": "Linaer", "scheme": "zeros"}}, "picks no parameter; did you mean 'Linear'"),
     ({"all": AUTHOR, "x": {"role": "embedding", "scheme": "zeros"}}, "the roles here are weight, bias, norm, head"),
     ({"x": {"role": "wieght", "scheme": "zeros"}}, "init.rules.x.role: 'wieght' is not a role; did you mean 'weight'?"),

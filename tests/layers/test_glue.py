@@ -63,4 +63,4 @@ def test_in_a_config():
     model = mf.build({"model": {"layers": layers}, "data": {"input_shape": [3, 5]}, "init": "default"})
     assert list(model.state_dict()) == ["position.position_embedding"] and model.position.position_embedding.shape == (1, 5, 3)
     x = torch.randn(2, 3, 5)
-    assert torch.equal(model(x), (x.transpose(1, 2) + model.position.position_embedding).amax(1))
+    assert torch.equal(model(x), (x.transpose(1, 2) + model.get_parameter("position.position_embedding")).amax(1))

@@ -224,7 +224,9 @@ MORE_INFERRED = [
 ]
 
 
-@pytest.mark.parametrize(("config", "shape", "by_hand"), MORE_INFERRED, ids=lambda value: value["_target_"] if isinstance(value, dict) else "")
+@pytest.mark.parametrize(
+    ("config", "shape", "by_hand"), MORE_INFERRED, ids=lambda value: value["_target_"] if isinstance(value, dict) else ""
+)
 def test_more_sizes_that_the_input_tells(config, shape, by_hand):
     built = build({"it": config}, shape)[0]  # pyright: ignore[reportIndexIssue]
     shapes = {name: tensor.shape for name, tensor in built.state_dict().items()}

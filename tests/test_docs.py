@@ -1,0 +1,83 @@
+"""What README and docs say is so: their Python runs, their YAML is read, their commands are right, their tables are current."""
+
+import importlib.util
+import itertools
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import modelfactory as mf
+from modelfactory.errors import Problems
+from modelfactory.init.rules import read_init
+from modelfactory.model import read_model
+from modelfactory.run import check
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(language: str) -> list:
+    found = []
+    for page in PAGES:
+        for number, text in enumerate(re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)):
+            found.append(pytest.param(text, id=f"{page.name}-{number}"))
+    return found
+
+
+def commands() -> list:
+    lines = itertools.chain.from_iterable(block.values[0].splitlines() for block in blocks("bash"))
+    words = [shlex.split(line, comments=True) for line in lines]
+    starts = (["python", "train.py"], ["modelfactory", "train"], ["modelfactory", "plan"])
+    return [
+        pytest.param(line[2:], id=" ".join(line))
+        for line in words
+        if line[:2] in starts and "--help" not in line and "-cd" not in line
+    ]
+
+
+def test_the_two_commands_that_do_all_set_up_stand_alone_in_the_readme():
+    lines = PAGES[0].read_text().splitlines()
+    assert "pip install -e . && python train.py init=kaiming_normal" in lines
+    assert 'pip install -e ".[test]" && pytest' in lines
+
+
+@pytest.mark.parametrize("arguments", commands())
+def test_every_command_is_right(arguments, monkeypatch):
+    overrides = [argument for argument in arguments if argument != "-m"]
+    for job in itertools.product(*([f"{key}={value}" for value in values] for key, values in map(swept, overrides))):
+        check(mf.compose(*job))
+
+
+def swept(override: str) -> tuple[str, list[str]]:
+    key, _, value = override.partition("=")
+    return key, [value] if value[:1] in "{[(" else value.split(",")
+
+
+@pytest.mark.parametrize("text", blocks("python"))
+def test_every_python_block_runs(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = text.replace("mf.train(cfg,", "mf.train({**cfg, 'trainer': {'max_epochs': 1, 'device': 'cpu', 'progress': 'none'}},")
+    exec(compile(text, "README", "exec"), {})  # noqa: S102
+
+
+@pytest.mark.parametrize("text", blocks("yaml"))
+def test_every_yaml_block_is_read(text):
+    config = yaml.safe_load(text.replace("${activation}", "{_target_: torch.nn.ReLU}").replace('"${data.num_classes}"', "10"))
+    problems = Problems()
+    if "layers" in config:
+        read_model(config, torch.empty(2, 1, 8, 8, device="meta"), problems)
+    else:
+        read_init(config, "init", problems)
+    problems.raise_if_any()
+
+
+def test_the_generated_tables_are_current():
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text() == module.page(module.PAGE.read_text()), "run python docs/generate.py"
