@@ -84,7 +84,9 @@ def read_spec(config: Mapping[str, Any], problems: Problems) -> Spec | None:
 def _read_model(config: Mapping[str, Any], incoming: Incoming, problems: Problems) -> Node | None:
     """The model's blueprint; what is wrong with the activation is told once, and not at every layer that takes it over."""
     shared, own = Problems(), Problems()
-    if config.get("activation") is not None:
+    if "activation" in config and config["activation"] is None:
+        shared.add("activation", "null would take out every layer that is ${activation}; give {_target_: torch.nn.Identity} for none")
+    elif "activation" in config:
         read_activation(config["activation"], shared)
     node = read_model(config["model"], incoming, own)
     told = {problem.message for problem in shared}

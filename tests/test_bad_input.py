@@ -216,6 +216,12 @@ WRONG: list[tuple[str, str, dict[str, Any], str]] = [
         "activation: 'relu' is not a layer; give a mapping with _target_, or with layers",
     ),
     (
+        "activation: null",
+        "mlp",
+        {"activation": None},
+        "activation: null would take out every layer that is ${activation}; give {_target_: torch.nn.Identity} for none",
+    ),
+    (
         "activation: not used, misspelt all the same",
         "vit",
         {"activation": layer("Rellu")},

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from modelfactory.init import rng
+from modelfactory.init.threads import one_lapack_thread
 
 _Geometry = tuple[torch.Size, tuple[int, ...], Any]
 
@@ -82,11 +83,14 @@ class _Step:
     def play(self, whole: Tensor, generator: torch.Generator) -> None:
         part = whole if _geometry(whole) == self.geometry else whole.as_strided(*self.geometry)
         kwargs = {**self.kwargs, "generator": generator} if self.function in _DRAWS else self.kwargs
-        if self.function is not DRAWN_WHOLE["sparse_"]:
-            self.function(part, *self.args, **kwargs)
-            return
-        with torch.random.fork_rng(devices=[]):  # torch draws the rows it zeroes from the global generator
-            torch.manual_seed(generator.initial_seed())
+        if self.function is DRAWN_WHOLE["sparse_"]:
+            with torch.random.fork_rng(devices=[]):  # torch draws the rows it zeroes from the global generator
+                torch.manual_seed(generator.initial_seed())
+                self.function(part, *self.args, **kwargs)
+        elif self.function is DRAWN_WHOLE["orthogonal_"]:
+            with one_lapack_thread():
+                self.function(part, *self.args, **kwargs)
+        else:
             self.function(part, *self.args, **kwargs)
 
 

@@ -123,9 +123,13 @@ class _Reader:
         times = check_value(config["repeat"], int, join(path, "repeat"), self.problems, {"min": 1})
         if len(self.problems) > found:
             return None, BROKEN
-        beside = {key: config[key] for key in ("init", "freeze") if key in config}
-        definition = self._definition(beside, path)
-        body = {key: value for key, value in config.items() if key not in ("repeat", "init", "freeze")}
+        if config.get("output") is not None and "layers" not in config:
+            self.problems.add(join(path, "output"), "cannot stand beside repeat; write layers: {name: {..., output: ...}} under it")
+            return None, BROKEN
+        # beside layers, init and freeze are of the whole block (0.fc.weight); beside a class, of each of its copies (weight)
+        lifted = () if "_target_" in config else ("init", "freeze")
+        definition = self._definition({key: config[key] for key in lifted if key in config}, path)
+        body = {key: value for key, value in config.items() if key not in ("repeat", *lifted)}
         children: list[tuple[str, Node]] = []
         node: Node | None = None
         shape_in = None

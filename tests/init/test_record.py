@@ -408,3 +408,24 @@ def test_double_precision_has_the_draws_of_single():
             torch.set_default_dtype(torch.float32)
         for name in single:
             assert double[name].dtype is torch.float64 and torch.equal(single[name], double[name].float()), (init, name)
+
+
+def test_scaled_and_copied_draws_are_noted_and_not_done():
+    class Scales(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scaled = nn.Parameter(torch.randn(30, 40) * 0.02 + 1.0)
+            self.twice = nn.Parameter(self.scaled.detach().clone())
+            self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2)
+
+    CountDraws.numbers = 0
+    with CountDraws(), construction(0, "") as recording:
+        model = Scales()
+        recording.settle(model, 0)
+    assert CountDraws.numbers == 0
+    with CountDraws():
+        for name, parameter in model.named_parameters():
+            recording.replay(parameter, 0, name)
+    constant = sum(parameter.numel() for parameter in model.parameters() if parameter.unique().numel() == 1)
+    assert CountDraws.numbers == sum(map(torch.numel, model.parameters())) - constant
+    assert model.scaled.mean().item() == pytest.approx(1, abs=0.01) and model.scaled.std() < 0.03

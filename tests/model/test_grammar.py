@@ -87,6 +87,16 @@ def test_a_repeat_whose_first_part_changes_the_size_infers_each():
     assert built.get_parameter("block.1.conv.weight").shape[1] == 6
 
 
+def test_what_stands_beside_a_repeat_is_of_each_part():
+    config = {"repeat": 2, **layer("Linear", out_features=4), "init": {"weight": "eye"}, "freeze": True}
+    built = build({"block": config, "head": layer("Linear", out_features=2)}, [4], init="kaiming_normal")
+    for index in range(2):
+        weight = built.get_parameter(f"block.{index}.weight")
+        assert torch.equal(weight, torch.eye(4)) and not weight.requires_grad
+    with pytest.raises(ConfigError, match="model.layers.it.output: cannot stand beside repeat"):
+        build({"it": {"repeat": 2, **layer("LSTM", hidden_size=4, batch_first=True, output=0)}}, [3, 4])
+
+
 def test_repeated_parts_are_separate_in_everything():
     block = {"repeat": 2, "layers": {"conv": layer("Conv2d", out_channels=4, kernel_size=1), "norm": layer("BatchNorm2d")}}
     built = build({"block": block}, [4, 8, 8])
