@@ -65,7 +65,9 @@ def _by_channel(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
 
 def _by_last(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     """Layer norms, over the last dimensions."""
-    over: tuple[int, ...] = tuple(args[1]) if len(args) > 1 else ()
+    if len(args) < 2:
+        return None
+    over = tuple(args[1])
     return _same(args, kwargs) if over and tuple(args[0].shape[-len(over) :]) == over else None
 
 
