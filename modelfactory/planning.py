@@ -84,9 +84,10 @@ def read_spec(config: Mapping[str, Any], problems: Problems) -> Spec | None:
 def _read_model(config: Mapping[str, Any], incoming: Incoming, problems: Problems) -> Node | None:
     """The model's blueprint; what is wrong with the activation is told once, and not at every layer that takes it over."""
     shared, own = Problems(), Problems()
-    if "activation" in config and config["activation"] is None:
+    in_grammar = isinstance(config["model"], Mapping) and "layers" in config["model"]
+    if in_grammar and "activation" in config and config["activation"] is None:
         shared.add("activation", "null would take out every layer that is ${activation}; give {_target_: torch.nn.Identity} for none")
-    elif "activation" in config:
+    elif config.get("activation") is not None:
         read_activation(config["activation"], shared)
     node = read_model(config["model"], incoming, own)
     told = {problem.message for problem in shared}
