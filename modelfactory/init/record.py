@@ -85,7 +85,7 @@ class _Step:
         kwargs = {**self.kwargs, "generator": generator} if self.function in _DRAWS else self.kwargs
         if self.function is DRAWN_WHOLE["sparse_"]:
             with torch.random.fork_rng(devices=[]):  # torch draws the rows it zeroes from the global generator
-                torch.manual_seed(generator.initial_seed())
+                torch.default_generator.manual_seed(generator.initial_seed())
                 self.function(part, *self.args, **kwargs)
         elif self.function is DRAWN_WHOLE["orthogonal_"]:
             with one_lapack_thread():
