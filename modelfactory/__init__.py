@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from modelfactory.config import compose
     from modelfactory.errors import ConfigError, ModelFactoryError, SchemeError, TrainingError
     from modelfactory.freezing import freeze
+    from modelfactory.initializing import initialize
     from modelfactory.layers import Item, Parallel, Permute, PositionalEmbedding, Reduce, Residual, Select, SelfAttention
     from modelfactory.ledger import Ledger
-    from modelfactory.planning import Plan, initialize
+    from modelfactory.planning import Plan
     from modelfactory.records import Result
     from modelfactory.run import build, load, plan, train
     from modelfactory.target import trust
@@ -60,7 +61,8 @@ _NAMES = {
         "SelfAttention",
     ),
     "modelfactory.ledger": ("Ledger",),
-    "modelfactory.planning": ("Plan", "initialize"),
+    "modelfactory.initializing": ("initialize",),
+    "modelfactory.planning": ("Plan",),
     "modelfactory.records": ("Result",),
     "modelfactory.run": ("build", "load", "plan", "train"),
     "modelfactory.target": ("trust",),

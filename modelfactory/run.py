@@ -18,8 +18,9 @@ from modelfactory.data import build_data, check_data
 from modelfactory.errors import ConfigError, Problem, Problems
 from modelfactory.freezing import apply_frozen, choose_frozen
 from modelfactory.model import assemble
+from modelfactory.modelspec import read_spec
 from modelfactory.optimizer import build_optimizer, check_optimizer
-from modelfactory.planning import Plan, make_plan, read_spec
+from modelfactory.planning import Plan, make_plan
 from modelfactory.records import Result
 from modelfactory.scheduler import check_scheduler
 from modelfactory.select import describe

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "modelfactory"
 FLOORS = {
     "vocabulary": "errors spec signature target quadrature activation select definition",
     "parts": "layers init freezing",
-    "model": "model ledger signal planning",
+    "model": "model ledger signal modelspec accounting initializing planning",
     "training": "device eager data loss optimizer scheduler checkpoint records progress finite setup resume trainer",
     "entrance": "complaints guard config run cli",
     "surface": "__init__",

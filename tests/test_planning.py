@@ -12,14 +12,16 @@ import yaml
 from torch import nn
 
 import modelfactory as mf
+from modelfactory.accounting import account
 from modelfactory.config import config_folder
-from modelfactory.errors import ConfigError
+from modelfactory.errors import ConfigError, Problems
 from modelfactory.init.apply import fill
 from modelfactory.init.rng import generator
 from modelfactory.init.rules import read_init
 from modelfactory.init.schemes import SCHEMES
 from modelfactory.ledger import COLUMNS
-from modelfactory.planning import Problems, account, assemble, read_spec
+from modelfactory.model import assemble
+from modelfactory.modelspec import read_spec
 
 
 def layer(name: str, **arguments) -> dict:

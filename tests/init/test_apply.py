@@ -9,11 +9,13 @@ from scipy import stats
 from torch import nn
 
 import modelfactory as mf
+from modelfactory.accounting import account
 from modelfactory.errors import ConfigError, Problems
 from modelfactory.init.apply import fill, measure
 from modelfactory.init.rng import generator
 from modelfactory.ledger import Ledger
-from modelfactory.planning import account, assemble, read_spec
+from modelfactory.model import assemble
+from modelfactory.modelspec import read_spec
 
 
 def layer(name: str, **arguments) -> dict:

@@ -1,0 +1,90 @@
+"""Decides what is to be done to every parameter of a model, and says it in the ledger's rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from modelfactory.errors import Problems
+from modelfactory.freezing import choose_frozen
+from modelfactory.init.acting import Acting, find_acting
+from modelfactory.init.apply import Assignment, assign, needs_shape
+from modelfactory.init.rules import Chooser, uses_auto_gain
+from modelfactory.ledger import Row
+from modelfactory.model import Draft
+from modelfactory.modelspec import ModelSpec
+from modelfactory.select import ParamInfo, describe
+
+
+@dataclass(frozen=True)
+class Account:
+    """Every parameter of one draft with what is to be done to it."""
+
+    infos: Sequence[ParamInfo]
+    assignments: Sequence[Assignment]
+    frozen: set[int]
+
+
+def account(draft: Draft, spec: ModelSpec, problems: Problems) -> Account:
+    """Decides scheme, fans, gain and freezing for each parameter of a draft."""
+    infos = describe(draft.module)
+    choices = Chooser(spec.init.rules, draft.definitions, problems).choose(infos)
+    acting: dict[int, Acting] = {}
+    if (
+        uses_auto_gain(choices)
+        or spec.init.fans == "effective"
+        and any(wants_shape(choice.info, choice.call) for choice in choices)
+    ):
+        shapes = {**({"": spec.incoming.shape} if spec.incoming is not None else {}), **draft.incoming}
+        acting = find_acting(draft.module, shapes, spec.incoming.dtype if spec.incoming is not None else torch.float32)
+    assignments = assign(choices, acting, spec.init.fans, problems)
+    frozen = choose_frozen(infos, spec.freeze, draft.definitions, problems)
+    return Account(infos, assignments, frozen)
+
+
+def wants_shape(info: ParamInfo, call: Any) -> bool:
+    return call.scheme is not None and call.scheme.uses_fans and needs_shape(info)
+
+
+def ledger_rows(plans: Account, spec: ModelSpec, stats: Sequence[tuple[float, float]] | None) -> Iterable[Row]:
+    for index, item in enumerate(plans.assignments):
+        frozen = id(item.info.parameter) in plans.frozen or not item.info.parameter.requires_grad
+        group = next((name for name, selector in reversed(list(spec.groups.items())) if selector.picks(item.info)), "default")
+        yield ledger_row(item, stats[index] if stats is not None else (math.nan, math.nan), "" if frozen else group, not frozen)
+
+
+def ledger_row(item: Assignment, numbers: tuple[float, float], group: str, trainable: bool) -> Row:
+    info, call = item.info, item.call
+    return Row(
+        name=" = ".join(info.names),
+        shape="x".join(map(str, info.parameter.shape)) or "scalar",
+        numel=info.parameter.numel(),
+        dtype=str(info.parameter.dtype).removeprefix("torch."),
+        module=type(info.module).__name__,
+        role=" ".join(info.roles),
+        origin="default" if call.is_default else "rule",
+        rule=item.choice.rule,
+        scheme=call.name,
+        fan_in=item.fans.fan_in if item.fans is not None else None,
+        fan_out=item.fans.fan_out if item.fans is not None else None,
+        gain=item.gain,
+        expected_mean=item.expected[0],
+        expected_std=item.expected[1],
+        mean=numbers[0],
+        std=numbers[1],
+        trainable=trainable,
+        group=group,
+    )
+
+
+def scheme_warnings(assignments: Sequence[Assignment]) -> Iterable[str]:
+    thumb = [item for item in assignments if item.call.name == "rule_of_thumb"]
+    if thumb:
+        yield (
+            f"{thumb[0].choice.path}: rule_of_thumb has variance 1/(3 n_in^2), which shrinks the signal by about sqrt(3 n_in) a layer "
+            f"({len(thumb)} parameters here); the usual rule is fan_in_uniform"
+        )

@@ -1,0 +1,82 @@
+"""Initialises parts of a model that exists already, by the same rules as one that a config describes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from modelfactory.accounting import ledger_row, scheme_warnings, wants_shape
+from modelfactory.errors import Problems
+from modelfactory.init.acting import find_acting
+from modelfactory.init.apply import assign, fill, reset_of
+from modelfactory.init.rules import Chooser, read_init, read_rules, uses_auto_gain
+from modelfactory.ledger import Ledger
+from modelfactory.select import describe
+from modelfactory.spec import check_value
+
+
+def initialize(
+    model: nn.Module, rules: Any, seed: int = 0, example: torch.Tensor | None = None, fans: str = "effective"
+) -> Ledger:
+    """Initialises a part of an existing model, in place; every other parameter stays as it is.
+
+    Args:
+        rules: one rule, `{"match": "fc2.*", "scheme": "xavier_normal"}`; several by name, `{"head": {...}, ...}`; a list of
+            rules; or the name of a scheme for all weights, with biases at 0.
+        seed: with each parameter's name decides its values.
+        example: an input, for `gain: auto` and the fans of padded convolutions in modules with a forward of their own.
+        fans: "effective" for the operator's, "torch" for torch's own.
+
+    Returns:
+        A ledger with one row for each parameter that was set.
+
+    Raises:
+        ConfigError: a rule that is wrong, picks nothing, or cannot fill what it picks. The model is then as it was.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> ledger = initialize(model, {"match": "2.weight", "scheme": "xavier_normal", "gain": "auto"}, seed=0)
+        >>> [(row.name, row.scheme, round(row.gain, 4)) for row in ledger]
+        [('2.weight', 'xavier_normal', 1.4142)]
+    """
+    problems = Problems()
+    if isinstance(rules, str):
+        spec = read_init(rules, "init", problems)
+        read = tuple(rule for rule in spec.rules if not rule.call.is_default) if spec is not None else ()
+    else:
+        read = read_rules(_as_named(rules), "rules", problems)
+    fans = check_value(fans, str, "fans", problems, {"choices": ("effective", "torch")})
+    problems.raise_if_any()
+    infos = describe(model)
+    choices = Chooser(read, {}, problems).choose(infos, whole=False)
+    shapes = {} if example is None else {"": example.shape}
+    looks = uses_auto_gain(choices) or any(wants_shape(choice.info, choice.call) for choice in choices)
+    acting = find_acting(model, shapes, torch.float32 if example is None else example.dtype) if looks else {}
+    assignments = assign(choices, acting, fans, problems)
+    for choice in choices:
+        if choice.call.is_default and reset_of(choice.info.module) is None:
+            problems.add(
+                choice.path,
+                f"default: {type(choice.info.module).__name__}, which owns {choice.info.name}, has no reset_parameters; give a scheme",
+            )
+    problems.raise_if_any()
+    for warning in scheme_warnings(assignments):
+        warnings.warn(warning, UserWarning, stacklevel=2)
+    stats = fill(assignments, seed, {}, fresh=False)
+    return Ledger(
+        ledger_row(item, numbers, "", item.info.parameter.requires_grad) for item, numbers in zip(assignments, stats, strict=True)
+    )
+
+
+def _as_named(rules: Any) -> Any:
+    if isinstance(rules, Mapping) and "scheme" in rules:
+        return {"rule": rules}
+    if isinstance(rules, Mapping) and set(rules) == {"rules"}:
+        return rules["rules"]
+    if isinstance(rules, (list, tuple)):
+        return {str(index): rule for index, rule in enumerate(rules)}
+    return rules

@@ -1,0 +1,104 @@
+"""What a config says about a model, read and checked: layers, rules, frozen parts, optimizer groups and input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from modelfactory.errors import Problems, did_you_mean
+from modelfactory.freezing import FreezeSpec, read_freeze
+from modelfactory.init.rules import InitSpec, read_init
+from modelfactory.layers.sizes import check_input_shape
+from modelfactory.model import read_activation, read_model
+from modelfactory.model.blueprint import Node
+from modelfactory.model.infer import BROKEN, UNKNOWN, Incoming
+from modelfactory.select import Selector
+from modelfactory.spec import check_value
+
+GROUPS = ("seed", "data", "activation", "model", "init", "freeze", "optimizer", "scheduler", "trainer", "experiment")
+_DTYPES = {"float32": torch.float32, "int64": torch.int64}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a config says about a model: read and checked, nothing constructed.
+
+    Attributes:
+        incoming: an example input on the meta device, batch first, None without data.input_shape.
+        groups: the optimizer's groups, by name.
+    """
+
+    node: Node
+    init: InitSpec
+    freeze: FreezeSpec
+    groups: Mapping[str, Selector]
+    incoming: torch.Tensor | None
+    seed: int
+
+
+def read_spec(config: Mapping[str, Any], problems: Problems) -> ModelSpec | None:
+    """The parts of a config that decide a model, or None after adding all that is wrong to `problems`.
+
+    Example:
+        >>> problems = Problems()
+        >>> read_spec({"modle": {}}, problems)
+        >>> print(*problems, sep="\\n")
+        modle: not a key of the config; did you mean 'model'?
+        model: missing; give layers, or _target_
+    """
+    found = len(problems)
+    for name in config:
+        if name not in GROUPS:
+            problems.add(str(name), f"not a key of the config{did_you_mean(str(name), GROUPS)}")
+    seed = check_value(config.get("seed", 0), int, "seed", problems, {"min": 0})
+    if isinstance(seed, int) and seed >= 2**63:
+        problems.add("seed", f"{seed} is too large; give a whole number below 2^63")
+    incoming = _example_input(config.get("data"), problems)
+    if "model" not in config:
+        problems.add("model", "missing; give layers, or _target_")
+    node = _read_model(config, incoming, problems) if "model" in config else None
+    init = read_init(config.get("init"), "init", problems)
+    freeze = read_freeze(config.get("freeze"), "freeze", problems)
+    groups = _read_groups(config.get("optimizer") or {}, problems)
+    if node is None or init is None or freeze is None or len(problems) > found:
+        return None
+    return ModelSpec(node, init, freeze, groups, incoming if isinstance(incoming, torch.Tensor) else None, seed)
+
+
+def _read_model(config: Mapping[str, Any], incoming: Incoming, problems: Problems) -> Node | None:
+    """The model's blueprint; what is wrong with the activation is told once, and not at every layer that takes it over."""
+    shared, own = Problems(), Problems()
+    in_grammar = isinstance(config["model"], Mapping) and "layers" in config["model"]
+    if in_grammar and "activation" in config and config["activation"] is None:
+        shared.add("activation", "null would take out every layer that is ${activation}; give {_target_: torch.nn.Identity} for none")
+    elif config.get("activation") is not None:
+        read_activation(config["activation"], shared)
+    node = read_model(config["model"], incoming, own)
+    told = {problem.message for problem in shared}
+    problems.extend(shared)
+    problems.extend(problem for problem in own if problem.message not in told)
+    return node
+
+
+def _example_input(data: Any, problems: Problems) -> Incoming:
+    """An input on the meta device, batch first, as far as the config tells it."""
+    if not isinstance(data, Mapping) or data.get("input_shape") is None:
+        return UNKNOWN
+    found = len(problems)
+    shape = check_input_shape(data["input_shape"], "data.input_shape", problems)
+    dtype = check_value(data.get("input_dtype", "float32"), str, "data.input_dtype", problems, {"choices": tuple(_DTYPES)})
+    if shape is None or len(problems) > found:
+        return BROKEN
+    return torch.empty((2, *shape), device="meta", dtype=_DTYPES[dtype])
+
+
+def _read_groups(optimizer: Any, problems: Problems) -> dict[str, Selector]:
+    """The selectors of the optimizer's groups; what is wrong with them is for the optimizer to say."""
+    groups = optimizer.get("groups") if isinstance(optimizer, Mapping) else None
+    quiet = Problems()
+    named = groups.items() if isinstance(groups, Mapping) else ()
+    read = {str(name): Selector.read(group, "", quiet) for name, group in named if isinstance(group, Mapping)}
+    return {name: selector for name, selector in read.items() if selector is not None}
