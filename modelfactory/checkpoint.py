@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,47 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from modelfactory.errors import ConfigError, Problem
+from modelfactory.files import write_atomic
 
 CONFIG_KEY = "modelfactory.config"
 TIED_KEY = "modelfactory.tied"
 STATE_KEY = "modelfactory.state"
 CHECKPOINT = Path("checkpoint", "last.safetensors")
 WEIGHTS = "model.safetensors"
-_TEMPORARY = ".tmp"
-
-
-def write_atomic(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> None:
-    """Calls `write` with a temporary path in the same folder, then moves that file to `path`.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_atomic(Path(folder, "a.txt"), lambda file: file.write_text("whole"))
-        ...     sorted(os.listdir(folder))
-        ['a.txt']
-    """
-    place = Path(path)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_name(f".{place.name}.{os.getpid()}{_TEMPORARY}")
-    try:
-        temporary.touch()
-        mode = temporary.stat().st_mode  # what the umask allows; safetensors makes files that only their owner can read
-        write(temporary)
-        temporary.chmod(mode)
-        os.replace(temporary, place)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes a text file whole or not at all."""
-    write_atomic(path, lambda file: file.write_text(text, encoding="utf-8"))
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files that a killed process left in `folder` and in its checkpoint folder."""
-    for leftover in [*folder.glob(f".*{_TEMPORARY}"), *folder.glob(f"checkpoint/.*{_TEMPORARY}")]:
-        leftover.unlink(missing_ok=True)
 
 
 class Weights(NamedTuple):

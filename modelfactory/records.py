@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelfactory.checkpoint import remove_leftovers, write_text
+from modelfactory.files import remove_leftovers, write_text
 
 METRICS = ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "lr", "seconds")
 SCORES = METRICS[:5]

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelfactory.checkpoint import WEIGHTS, load_into, read_weights, write_text
+from modelfactory.checkpoint import WEIGHTS, load_into, read_weights
 from modelfactory.config import to_plain, to_yaml
 from modelfactory.data import build_data, check_data
 from modelfactory.errors import ConfigError, Problem, Problems
+from modelfactory.files import write_text
 from modelfactory.freezing import apply_frozen, choose_frozen
 from modelfactory.model import assemble
 from modelfactory.modelspec import read_spec

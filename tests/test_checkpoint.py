@@ -10,13 +10,11 @@ from modelfactory.checkpoint import (
     load_into,
     read_state,
     read_weights,
-    remove_leftovers,
     save_state,
     save_weights,
-    write_atomic,
-    write_text,
 )
 from modelfactory.errors import ConfigError
+from modelfactory.files import remove_leftovers, write_atomic, write_text
 
 
 class Tied(nn.Module):

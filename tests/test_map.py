@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "modelfactory"
 FLOORS = {
-    "vocabulary": "errors spec signature target quadrature activation select definition",
+    "vocabulary": "errors files spec signature target quadrature activation select definition",
     "parts": "layers init freezing",
     "model": "model ledger signal modelspec accounting initializing planning",
     "training": "device eager data loss optimizer scheduler checkpoint records progress finite setup resume trainer",
@@ -23,7 +23,7 @@ FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS.values()) for name 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # `mf.freeze` is a function, so that its module has another name; an experiment only composes other groups
 MODULE_OF = {"freeze": "freezing", "experiment": "config"}
-NO_TORCH = ("__init__", "errors", "spec", "signature", "target", "complaints", "guard", "config", "cli")
+NO_TORCH = ("__init__", "errors", "files", "spec", "signature", "target", "complaints", "guard", "config", "cli")
 MAX_LINES = 360
 
 
