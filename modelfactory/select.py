@@ -1,9 +1,11 @@
 """The selector language: one way to pick parameters for init rules, freezing, optimizer groups and re-initialisation.
 
 A selector is a mapping with any of `match` (a glob, or a list of globs, over the whole parameter name), `module` (the
-name of a class, or a list; subclasses included) and `role`; all that are given must hold:
+name of a class, or a list; subclasses included), `role`, and `before` and `after` (the name of a layer, whole or its
+end, in the order in which the model registers its modules); all that are given must hold:
 
     {match: "backbone.layer4.*", module: [Conv2d, Linear], role: weight}
+    {match: "backbone.*", before: layer4}
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from torch import nn
 from modelfactory.errors import Problems, did_you_mean, nearest
 from modelfactory.spec import check_value, join
 
-SELECTOR_KEYS = ("match", "module", "role", "optional")
+SELECTOR_KEYS = ("match", "module", "role", "before", "after", "optional")
 ROLES = (
     "weight",
     "bias",
@@ -47,6 +49,22 @@ _EMBEDDING_NAME = re.compile(r"(pos|cls|class|mask|dist|register)_?(embed|token|
 _SCALE_NAME = re.compile(r"^(scale|alpha|layer_?scale|gamma(_\d+)?|ls\d*)$")
 
 
+class Outline:
+    """Where each layer of a model begins and ends: parameters counted in registration order, the end not included."""
+
+    def __init__(self) -> None:
+        self.spans: dict[str, tuple[int, int]] = {}
+
+    def find(self, name: str) -> list[str]:
+        """The layers of this whole name, else those whose name ends so.
+
+        Example:
+            >>> describe(nn.Sequential(nn.Sequential(nn.Linear(2, 3)), nn.Linear(3, 1)))[0].outline.find("0")
+            ['0']
+        """
+        return [name] if name in self.spans else [layer for layer in self.spans if layer.endswith(f".{name}")]
+
+
 @dataclass(frozen=True)
 class ParamInfo:
     """A parameter of a model: its names (more than one when it is tied), its owner and what it is there for.
@@ -57,6 +75,8 @@ class ParamInfo:
         module: the module that owns it, `module_name` that module's full name ("" for the model itself).
         attr: its name inside `module`.
         roles: what it is there for, the most telling role first.
+        index: its place among the model's parameters, in registration order.
+        outline: the layers of the model.
     """
 
     names: tuple[str, ...]
@@ -65,6 +85,8 @@ class ParamInfo:
     module_name: str
     attr: str
     roles: tuple[str, ...]
+    index: int
+    outline: Outline = field(repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -83,8 +105,9 @@ def describe(model: nn.Module) -> list[ParamInfo]:
     """
     names: dict[int, list[str]] = {}
     owners: dict[int, tuple[nn.Parameter, nn.Module, str, str]] = {}
-    head, branch_ends = None, set()
+    head, branch_ends, outline = None, set(), Outline()
     for module_name, module in model.named_modules(remove_duplicate=False):
+        begin = len(owners)
         if isinstance(module, _MATRICES):
             head = module
         if getattr(type(module), "is_residual", False):
@@ -93,6 +116,12 @@ def describe(model: nn.Module) -> list[ParamInfo]:
             if parameter is not None:
                 names.setdefault(id(parameter), []).append(join(module_name, attr))
                 owners.setdefault(id(parameter), (parameter, module, module_name, attr))
+        outline.spans[module_name] = (begin, begin)
+        while len(owners) > begin:  # what holds it ends here too, so far
+            outline.spans[module_name] = (outline.spans[module_name][0], len(owners))
+            if not module_name:
+                break
+            module_name = module_name.rpartition(".")[0]
     infos = []
     for key, (parameter, module, module_name, attr) in owners.items():
         roles = _roles(module, attr, parameter)
@@ -100,7 +129,7 @@ def describe(model: nn.Module) -> list[ParamInfo]:
             roles += ("head",)
         if module in branch_ends:
             roles += ("residual_out",)
-        infos.append(ParamInfo(tuple(names[key]), parameter, module, module_name, attr, roles))
+        infos.append(ParamInfo(tuple(names[key]), parameter, module, module_name, attr, roles, len(infos), outline))
     return infos
 
 
@@ -150,17 +179,22 @@ class Selector:
         match: globs over the whole name, one of which must match; empty picks any.
         module: class names, one of which the owner or a base of it must have; empty picks any.
         role: roles, one of which the parameter must have; empty picks any.
+        before, after: a layer; picks the parameters registered before its first, or after its last.
         optional: whether it may pick nothing.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.Conv1d(3, 3, 1))
         >>> [info.name for info in Selector(module=("Linear",), role=("weight",)).select(describe(model))]
         ['0.weight']
+        >>> [info.name for info in Selector(before="1").select(describe(model))]
+        ['0.weight', '0.bias']
     """
 
     match: tuple[str, ...] = ()
     module: tuple[str, ...] = ()
     role: tuple[str, ...] = ()
+    before: str = ""
+    after: str = ""
     optional: bool = field(default=False, compare=False)
 
     @classmethod
@@ -172,9 +206,10 @@ class Selector:
             if word not in ROLES:
                 problems.add(join(path, "role"), f"{word!r} is not a role{did_you_mean(word, ROLES, limit=20)}")
         optional = check_value(mapping.get("optional", False), bool, join(path, "optional"), problems)
-        if not any(given.values()) and len(problems) == found:
-            problems.add(path, "picks nothing: give match, module or role")
-        return cls(**given, optional=optional) if len(problems) == found else None
+        layers = {key: check_value(mapping.get(key) or "", str, join(path, key), problems) for key in ("before", "after")}
+        if not any(given.values()) and not any(layers.values()) and len(problems) == found:
+            problems.add(path, "picks nothing: give match, module or role, or a layer as before or after")
+        return cls(**given, **layers, optional=optional) if len(problems) == found else None
 
     @property
     def names_parameters(self) -> bool:
@@ -187,6 +222,13 @@ class Selector:
             return False
         if self.module and not _class_names(type(info.module)).intersection(self.module):
             return False
+        if self.before or self.after:
+            bounds = [info.outline.find(layer) for layer in (self.before, self.after) if layer]
+            if any(len(found) != 1 for found in bounds):
+                return False
+            first, last = info.outline.spans[bounds[0][0]][0], info.outline.spans[bounds[-1][0]][1]
+            if self.before and info.index >= first or self.after and info.index < last:
+                return False
         return not self.match or any(pattern(name) for name in info.names for pattern in self._patterns)
 
     def select(self, infos: Iterable[ParamInfo]) -> list[ParamInfo]:
@@ -198,16 +240,17 @@ class Selector:
         return [re.compile(fnmatch.translate(glob)).match for glob in self.match]
 
     def __str__(self) -> str:
-        parts = ((key, getattr(self, key)) for key in ("match", "module", "role"))
-        return "{" + ", ".join(f"{key}: {', '.join(words)}" for key, words in parts if words) + "}"
+        parts = [f"{key}: {', '.join(words)}" for key in ("match", "module", "role") if (words := getattr(self, key))]
+        parts += [f"{key}: {layer}" for key in ("before", "after") if (layer := getattr(self, key))]
+        return "{" + ", ".join(parts) + "}"
 
 
 def read_selector(value: Any, path: str, problems: Problems) -> Selector | None:
     """A selector given as a mapping of `match`, `module`, `role` and `optional` alone, or as a glob.
 
     Example:
-        >>> read_selector("backbone.*", "freeze", Problems())
-        Selector(match=('backbone.*',), module=(), role=(), optional=False)
+        >>> print(read_selector("backbone.*", "freeze", Problems()))
+        {match: backbone.*}
     """
     if isinstance(value, str):
         value = {"match": value}
@@ -227,16 +270,29 @@ def nothing_picked(selector: Selector, infos: Sequence[ParamInfo]) -> str:
         >>> nothing_picked(Selector(match=("0.weigth",)), infos)
         "{match: 0.weigth} picks no parameter; did you mean '0.weight'? (optional: true allows it)"
     """
-    hint = ""
-    if selector.match and not Selector(match=selector.match).select(infos):
+    hint = _no_layer(selector, infos) if selector.before or selector.after else ""
+    if not hint and selector.match and not Selector(match=selector.match).select(infos):
         names = [name for info in infos for name in info.names]
         close = nearest(selector.match[0], names)
         hint = f"; did you mean {close!r}?" if close else f"; the parameters are {_some(names)}"
-    elif selector.module and not Selector(module=selector.module).select(infos):
+    elif not hint and selector.module and not Selector(module=selector.module).select(infos):
         hint = did_you_mean(selector.module[0], sorted({type(info.module).__name__ for info in infos}))
-    elif selector.role:
+    elif not hint and selector.role:
         hint = f"; the roles here are {', '.join(role for role in ROLES if any(role in info.roles for info in infos)) or 'none'}"
     return f"{selector} picks no parameter{hint} (optional: true allows it)"
+
+
+def _no_layer(selector: Selector, infos: Sequence[ParamInfo]) -> str:
+    """What is wrong with the layers that a selector names."""
+    for layer in (selector.before, selector.after):
+        found = infos[0].outline.find(layer) if infos and layer else []
+        if layer and infos and not found:
+            layers = [name for name in infos[0].outline.spans if name]
+            ends = {name.rpartition(".")[2]: name for name in reversed(layers)}
+            return f"; there is no layer {layer!r}{did_you_mean(layer, [*layers, *(end for end in ends if end not in layers)])}"
+        if len(found) > 1:
+            return f"; several layers are named {layer!r}: {_some(found)}; give the whole name of one"
+    return ""
 
 
 def _some(names: Sequence[str], limit: int = 8) -> str:

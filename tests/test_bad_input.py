@@ -905,7 +905,7 @@ WRONG: list[tuple[str, str, dict[str, Any], str]] = [
         "rule: no selector",
         "mlp",
         {"init.rules.mine": {"scheme": "zeros"}},
-        "init.rules.mine: picks nothing: give match, module or role",
+        "init.rules.mine: picks nothing: give match, module or role, or a layer as before or after",
     ),
     (
         "rule: no scheme",
@@ -1257,7 +1257,7 @@ WRONG: list[tuple[str, str, dict[str, Any], str]] = [
         "group: no selector",
         "mlp",
         {"optimizer.groups": {"a": {"lr_scale": 0.1}}},
-        "optimizer.groups.a: picks nothing: give match, module or role",
+        "optimizer.groups.a: picks nothing: give match, module or role, or a layer as before or after",
     ),
     (
         "group: picks nothing",

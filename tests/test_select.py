@@ -1,5 +1,7 @@
 """The selector language."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
 import torchvision
@@ -83,7 +85,7 @@ def test_tied_parameters_are_picked_by_either_name():
 @pytest.mark.parametrize(
     ("selector", "message"),
     [
-        ({}, "x: picks nothing: give match, module or role"),
+        ({}, "x: picks nothing: give match, module or role, or a layer as before or after"),
         ({"role": "wieght"}, "x.role: 'wieght' is not a role; did you mean 'weight'?"),
         ({"mach": "a"}, "x.mach: not a key of a selector; did you mean 'match'?"),
         ({"match": 3}, "x.match: 3 is not a text; give one, or a list of them"),
@@ -108,3 +110,51 @@ def test_the_head_of_torchvisions_models_is_found():
         with torch.device("meta"):
             infos = describe(torchvision.models.get_model_builder(name)())
         assert [info.name for info in infos if "head" in info.roles and "weight" in info.roles] == [head]
+
+
+def nested():
+    block = lambda: nn.Sequential(OrderedDict(conv=nn.Conv1d(2, 2, 1), norm=nn.BatchNorm1d(2)))  # noqa: E731
+    body = nn.Sequential(OrderedDict(stem=nn.Conv1d(2, 2, 1), layer1=block(), layer2=block(), pool=nn.ReLU()))
+    return nn.Sequential(OrderedDict(body=body, head=nn.Linear(2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("keys", "picked"),
+    [
+        ({"before": "layer2"}, ["body.stem.weight", "body.layer1.conv.weight", "body.layer1.norm.weight"]),
+        ({"before": "body.layer1"}, ["body.stem.weight"]),
+        ({"after": "layer1"}, ["body.layer2.conv.weight", "body.layer2.norm.weight", "head.weight"]),
+        ({"after": "stem", "before": "layer2"}, ["body.layer1.conv.weight", "body.layer1.norm.weight"]),
+        ({"before": "head", "after": "layer2.conv"}, ["body.layer2.norm.weight"]),
+        ({"before": "pool", "after": "layer1", "module": "Conv1d"}, ["body.layer2.conv.weight"]),
+        ({"match": "body.*", "after": "layer2"}, []),
+    ],
+)
+def test_layers_bound_what_is_picked_by_the_order_of_the_model(keys, picked):
+    problems = Problems()
+    selector = Selector.read({**keys, "role": ["weight", "norm"]}, "x", problems)
+    assert selector is not None and not problems
+    names = [info.name for info in selector.select(describe(nested()))]
+    assert [name for name in names if not name.endswith("bias")] == picked
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"before": "layer3"}, "{before: layer3} picks no parameter; there is no layer 'layer3'; did you mean 'layer2'?"),
+        ({"after": "hed"}, "there is no layer 'hed'; did you mean 'head'?"),
+        ({"before": "conv"}, "several layers are named 'conv': body.layer1.conv, body.layer2.conv; give the whole name of one"),
+        ({"before": "stem"}, "{before: stem} picks no parameter (optional: true allows it)"),
+    ],
+)
+def test_a_layer_that_there_is_not_is_told_with_the_nearest(keys, message):
+    infos = describe(nested())
+    selector = Selector(**keys)
+    assert selector.select(infos) == [] and message in nothing_picked(selector, infos)
+
+
+def test_a_tied_parameter_is_where_it_was_registered_first():
+    model = nested()
+    model.add_module("twin", nn.Linear(2, 2))
+    model.twin.weight = model.head.weight
+    assert [info.name for info in Selector(after="head").select(describe(model))] == ["twin.bias"]

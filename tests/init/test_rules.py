@@ -90,7 +90,7 @@ ERRORS = [
     ({"all": AUTHOR, "x": {"module": "Linaer", "scheme": "zeros"}}, "picks no parameter; did you mean 'Linear'"),
     ({"all": AUTHOR, "x": {"role": "embedding", "scheme": "zeros"}}, "the roles here are weight, bias, norm, head"),
     ({"x": {"role": "wieght", "scheme": "zeros"}}, "init.rules.x.role: 'wieght' is not a role; did you mean 'weight'?"),
-    ({"x": {"scheme": "zeros"}}, "init.rules.x: picks nothing: give match, module or role"),
+    ({"x": {"scheme": "zeros"}}, "init.rules.x: picks nothing: give match, module or role, or a layer as before or after"),
     ({"x": {"match": "*"}}, "init.rules.x.scheme: missing; give default, or one of"),
     ({"x": {"match": "*", "scheme": "xavier_norml"}}, "init.rules.x.scheme: 'xavier_norml' is not a scheme; did you mean 'xavier_normal'?"),
     ({"x": {"match": "*", "scheme": "normal", "std": "1e-3"}}, "init.rules.x.std: '1e-3' is a text; give a number"),
