@@ -1,7 +1,4 @@
-"""Weights and training state on disk, without pickle: safetensors for tensors, JSON for all else.
-
-Every file is written beside its place and moved there, so that whoever reads finds the old one or the new one, whole.
-"""
+"""Weights and training state on disk, without pickle: safetensors for tensors, JSON for all else."""
 
 from __future__ import annotations
 

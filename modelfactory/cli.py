@@ -134,9 +134,10 @@ def _train_job(cfg: Any, failures: Failures) -> float | None:
 def _record(folder: Path, error: Exception, plain: dict[str, Any] | None) -> None:
     """Leaves a result.json for a job that failed before its training could write one."""
     from modelfactory.records import Result, write_result
+    from modelfactory.status import RESULT, status_of, told
 
-    if not (folder / "result.json").exists():
-        write_result(folder / "result.json", Result(status="failed", error=f"{type(error).__name__}: {error}"), plain)
+    if not (folder / RESULT).exists():
+        write_result(folder / RESULT, Result(status=status_of(error), error=told(error)), plain)
 
 
 def _tell(failures: Failures) -> int:

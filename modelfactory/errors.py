@@ -16,7 +16,7 @@ class SchemeError(ModelFactoryError, ValueError):
 
 
 class TrainingError(ModelFactoryError, RuntimeError):
-    """Training stopped on its own, for example at a loss that is not finite."""
+    """The training diverged: a loss that is not finite."""
 
 
 @dataclass(frozen=True)

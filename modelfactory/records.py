@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import importlib.metadata
 import io
 import json
@@ -11,6 +10,7 @@ import math
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from modelfactory.files import remove_leftovers, write_text
+from modelfactory.status import RESULT, Heartbeat, config_hash, status_of, told, who
 
 METRICS = ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "lr", "seconds")
 SCORES = METRICS[:5]
@@ -28,14 +29,15 @@ class Result:
     """What a training gave.
 
     Attributes:
-        status: "running", "done" or "failed".
+        status: running, completed, diverged, failed, killed or out_of_memory.
         final, best: epoch, step, train_loss, val_loss and val_accuracy (None in regression) of the last epoch, and of
             the best by the monitored value; empty before the first epoch ends.
         seconds: wall time of the training, resumed parts included.
         history: one row of METRICS an epoch.
         run_dir: where the files are; None: nothing was written.
         model: the trained model, with the weights of the last epoch; those of the best are in model.safetensors.
-        error: why it failed.
+        error: why it did not complete.
+        started: when, in UTC.
     """
 
     status: str = "running"
@@ -46,6 +48,7 @@ class Result:
     run_dir: Path | None = None
     model: nn.Module | None = field(default=None, repr=False)
     error: str | None = None
+    started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
 
 def write_metrics(path: Path, history: Iterable[Mapping[str, Any]]) -> None:
@@ -66,7 +69,7 @@ def write_metrics(path: Path, history: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_result(path: Path, result: Result, config: Any) -> None:
-    """Writes result.json: status, final, best, seconds, config_hash, versions, error."""
+    """Writes result.json: status, final, best, seconds, config_hash, versions, error, host, pid, started."""
     record = {
         "status": result.status,
         "final": _finite(result.final),
@@ -75,44 +78,41 @@ def write_result(path: Path, result: Result, config: Any) -> None:
         "config_hash": None if config is None else config_hash(config),
         "versions": versions(),
         "error": result.error,
+        **who(),
+        "started": result.started,
     }
     write_text(path, json.dumps(record, indent=2) + "\n")
 
 
 class Recorded:
-    """Keeps result.json true: running, then done, or failed with the error."""
+    """Keeps result.json true: running, with signs of life, then completed, or what ended it with the error."""
 
     def __init__(self, result: Result, config: Any):
         self.result, self.config = result, config
+        self._beat = None if result.run_dir is None else Heartbeat(result.run_dir)
 
     def _write(self, status: str, error: str | None = None) -> None:
         self.result.status, self.result.error = status, error
         if self.result.run_dir is not None:
-            write_result(self.result.run_dir / "result.json", self.result, self.config)
+            write_result(self.result.run_dir / RESULT, self.result, self.config)
 
     def __enter__(self) -> None:
         if self.result.run_dir is not None:
             self.result.run_dir.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.result.run_dir)
         self._write("running")
+        if self._beat is not None:
+            self._beat.__enter__()
 
     def __exit__(self, kind: Any, error: BaseException | None, _trace: Any) -> None:
-        self._write("done" if error is None else "failed", None if error is None else f"{type(error).__name__}: {error}")
+        if self._beat is not None:
+            self._beat.__exit__()
+        self._write("completed" if error is None else status_of(error), None if error is None else told(error))
 
 
 def _finite(scores: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has no NaN."""
     return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in scores.items()}
-
-
-def config_hash(config: Any) -> str:
-    """16 hex digits of the SHA-256 of the config as JSON with sorted keys.
-
-    Example:
-        >>> config_hash({"a": 1, "b": 2}) == config_hash({"b": 2, "a": 1})
-        True
-    """
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:

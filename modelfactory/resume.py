@@ -15,10 +15,10 @@ from modelfactory.checkpoint import (
     read_state,
     save_state,
     save_weights,
-    write_atomic,
 )
 from modelfactory.eager import without_dynamo
 from modelfactory.errors import ConfigError, Problem
+from modelfactory.files import write_atomic
 from modelfactory.records import SCORES, Result, write_metrics
 from modelfactory.setup import Run
 

@@ -68,7 +68,7 @@ def train_model(
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
         >>> result = train_model(model, data, trainer={"max_epochs": 3, "device": "cpu", "progress": "none"})
         >>> result.status, result.final["step"], result.best["val_accuracy"] > 0.5
-        ('done', 69, True)
+        ('completed', 69, True)
     """
     run = set_up(model, data, optimizer, scheduler, trainer, thawed_later)
     spec, device, schedule, scaler, loss_fn = run.spec, run.device, run.schedule, run.scaler, run.loss

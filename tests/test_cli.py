@@ -42,7 +42,7 @@ def test_a_run_leaves_its_directory_and_status_0(tmp_path: Path):
     assert {"config.yaml", "ledger.csv", "metrics.csv", "result.json", "model.safetensors", "train.log"} <= set(left(folder))
     assert "seed: 3\ndata:" in (folder / "config.yaml").read_text().replace("\r", "")
     assert "${" not in (folder / "config.yaml").read_text()
-    assert json.loads((folder / "result.json").read_text())["status"] == "done"
+    assert json.loads((folder / "result.json").read_text())["status"] == "completed"
     with open(folder / "ledger.csv", newline="") as file:
         assert {row["scheme"] for row in csv.DictReader(file)} == {"kaiming_normal", "zeros"}
     assert str(folder) in done.stdout
@@ -163,7 +163,7 @@ def test_a_training_that_diverges_gives_status_1(tmp_path: Path):
     done = run(tmp_path, "optimizer=sgd", "optimizer.lr=1e30", "trainer.max_epochs=2", "trainer.device=cpu", "hydra.run.dir=here")
     assert done.returncode == 1
     assert "error: TrainingError" in done.stderr
-    assert json.loads((tmp_path / "here" / "result.json").read_text())["status"] == "failed"
+    assert json.loads((tmp_path / "here" / "result.json").read_text())["status"] == "diverged"
 
 
 def test_a_sweep_leaves_one_directory_a_job(tmp_path: Path):
@@ -171,7 +171,7 @@ def test_a_sweep_leaves_one_directory_a_job(tmp_path: Path):
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in (tmp_path / "sweep").iterdir()) == ["0", "1", "2", "3", "multirun.yaml"]
     for job in ("0", "1", "2", "3"):
-        assert json.loads((tmp_path / "sweep" / job / "result.json").read_text())["status"] == "done"
+        assert json.loads((tmp_path / "sweep" / job / "result.json").read_text())["status"] == "completed"
 
 
 @pytest.mark.parametrize(("second", "status"), [("optimizer.lr=0.1,-1,-2", 2), ("optimizer.lr=0.1,1e30", 1)])
@@ -181,7 +181,7 @@ def test_a_failing_job_harms_no_other_and_is_named(tmp_path: Path, second: str, 
     done = run(tmp_path, "-m", f"optimizer.lr={','.join(reversed(values))}", *arguments)
     assert done.returncode == status
     statuses = [json.loads((tmp_path / "sweep" / str(job) / "result.json").read_text())["status"] for job in range(len(values))]
-    assert statuses == ["failed"] * (len(values) - 1) + ["done"]
+    assert statuses == [{2: "failed", 1: "diverged"}[status]] * (len(values) - 1) + ["completed"]
     for job, value in enumerate(reversed(values[1:])):
         assert f"error: job {job} (optimizer.lr={float(value):g}," in done.stderr
 

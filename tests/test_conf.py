@@ -31,7 +31,7 @@ def names(group: str) -> list[str]:
 
 def one_step(*overrides: str) -> None:
     result = mf.train(mf.compose(*ONE_STEP, *ON_THE_CPU, *overrides))
-    assert result.status == "done"
+    assert result.status == "completed"
     assert math.isfinite(result.final["train_loss"]) and math.isfinite(result.final["val_loss"])
 
 

@@ -15,7 +15,8 @@ FLOORS = {
     "vocabulary": "errors files spec signature target quadrature activation select definition",
     "parts": "layers init freezing",
     "model": "model ledger signal modelspec accounting initializing planning",
-    "training": "device eager data loss optimizer scheduler checkpoint records progress finite setup resume trainer",
+    "training": "status device eager data loss optimizer scheduler checkpoint records progress finite setup resume trainer",
+    "sweeps": "sweep",
     "entrance": "complaints guard config run cli",
     "surface": "__init__",
 }
@@ -23,7 +24,7 @@ FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS.values()) for name 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # `mf.freeze` is a function, so that its module has another name; an experiment only composes other groups
 MODULE_OF = {"freeze": "freezing", "experiment": "config"}
-NO_TORCH = ("__init__", "errors", "files", "spec", "signature", "target", "complaints", "guard", "config", "cli")
+NO_TORCH = ("__init__", "errors", "files", "spec", "signature", "target", "complaints", "guard", "config", "cli", "status")
 MAX_LINES = 360
 
 

@@ -64,7 +64,7 @@ def test_digits_are_learnt(digits):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
     result = train(model, digits, trainer={"max_epochs": 15}, optimizer={"_target_": "torch.optim.AdamW", "lr": 0.002})
-    assert result.status == "done" and result.best["val_accuracy"] > 0.97
+    assert result.status == "completed" and result.best["val_accuracy"] > 0.97
     assert result.final["step"] == 15 * 23 and len(result.history) == 15
 
 
@@ -192,7 +192,7 @@ def test_limit_batches_limits_validation_too(digits):
 def test_early_stopping_waits_for_patience_epochs(digits):
     """Without learning no epoch is better than the first."""
     result = train(linear(), digits, optimizer={**SGD, "lr": 0.0}, trainer={"max_epochs": 10, "patience": 3})
-    assert (result.best["epoch"], result.final["epoch"], result.status) == (1, 4, "done")
+    assert (result.best["epoch"], result.final["epoch"], result.status) == (1, 4, "completed")
 
 
 @pytest.mark.parametrize(("monitor", "best"), [("val_loss", min), ("train_loss", min), ("val_accuracy", max)])
@@ -220,8 +220,8 @@ def test_a_run_leaves_its_files(digits, tmp_path):
     assert tuple(rows[0]) == METRICS == ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "lr", "seconds")
     assert [float(row["val_loss"]) for row in rows] == [row["val_loss"] for row in result.history]
     record = json.loads((run_dir / "result.json").read_text())
-    assert set(record) == {"status", "final", "best", "seconds", "config_hash", "versions", "error"}
-    assert (record["status"], record["error"], record["final"], record["best"]) == ("done", None, result.final, result.best)
+    assert set(record) == {"status", "final", "best", "seconds", "config_hash", "versions", "error", "host", "pid", "started"}
+    assert (record["status"], record["error"], record["final"], record["best"]) == ("completed", None, result.final, result.best)
     assert len(record["config_hash"]) == 16 and record["versions"]["torch"] == torch.__version__
     assert read_weights(run_dir / "model.safetensors").config == config
 
@@ -258,7 +258,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step_and_names_the_layer(dig
         train(model, digits, run_dir=tmp_path)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     record = json.loads((tmp_path / "result.json").read_text())
-    assert record["status"] == "failed" and record["error"].startswith("TrainingError: the loss is nan at step 3")
+    assert record["status"] == "diverged" and record["error"].startswith("TrainingError: the loss is nan at step 3")
 
 
 @pytest.mark.parametrize(("check_every", "accumulate"), [(50, 1), (2, 1), (50, 2)])
@@ -482,7 +482,7 @@ def test_a_killed_run_goes_on_bit_for_bit(straight, tmp_path, elsewhere):
     assert last.tensors.keys() == other_last.tensors.keys() and all(
         torch.equal(last.tensors[n], other_last.tensors[n]) for n in last.tensors
     )
-    assert json.loads((goal / "result.json").read_text())["status"] == "done"
+    assert json.loads((goal / "result.json").read_text())["status"] == "completed"
 
 
 def test_a_finished_run_may_go_on_for_longer(digits, tmp_path):
@@ -493,7 +493,7 @@ def test_a_finished_run_may_go_on_for_longer(digits, tmp_path):
     result = train(fresh, digits, trainer={"max_epochs": 3, "resume": str(tmp_path)})
     assert same(fresh, straight) and result.final["epoch"] == 3 and len(result.history) == 3
     again = train(net(), digits, trainer={"max_epochs": 2, "resume": str(tmp_path)})
-    assert again.status == "done" and len(again.history) == 2
+    assert again.status == "completed" and len(again.history) == 2
 
 
 def test_patience_goes_on_where_it_was(digits, tmp_path):
