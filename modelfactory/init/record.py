@@ -50,6 +50,9 @@ _SHAPE_ONLY = _methods(
     getattr(Tensor, name).__get__
     for name in "shape dtype device ndim requires_grad is_leaf layout grad is_meta is_sparse is_quantized grad_fn".split()
 }
+_SHAPE_ONLY |= {torch._C._set_grad_enabled}  # pyright: ignore[reportAttributeAccessIssue]
+# These give a tensor of their own and, without `out`, read none.
+_MAKES = frozenset({torch.empty, torch.zeros, torch.ones})
 # These change what a tensor looks like, and no value.
 _SHAPE_ONLY |= _methods("t_ transpose_ swapaxes_ swapdims_ squeeze_ unsqueeze_ as_strided_ set_ detach_")
 _REALLOCATES = _methods("resize_ resize_as_ share_memory_")
@@ -132,7 +135,7 @@ class Recording(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _SHAPE_ONLY:
+        if func in _SHAPE_ONLY or (func in _MAKES and "out" not in kwargs):
             return func(*args, **kwargs)
         own_generator = kwargs.get("generator") is not None
         if func in _DRAWS and not own_generator:
@@ -149,7 +152,7 @@ class Recording(TorchFunctionMode):
             kwargs = {**kwargs, "generator": self._next_generator()}
         if not self._notes:
             return func(*args, **kwargs)
-        noted = [tensor for tensor in _tensors((args, kwargs)) if _address(tensor) in self._notes]
+        noted = [tensor for tensor in _tensors_of_call(args, kwargs) if _address(tensor) in self._notes]
         return self._call_on_noted(func, args, kwargs, noted) if noted else func(*args, **kwargs)
 
     def _call_on_noted(self, func: Any, args: Any, kwargs: Any, noted: list[Tensor]) -> Any:
@@ -293,6 +296,13 @@ def _tensors(value: Any) -> Iterable[Tensor]:
     elif isinstance(value, dict):
         for item in value.values():
             yield from _tensors(item)
+
+
+def _tensors_of_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterable[Tensor]:
+    """All tensors among the arguments; quickly for most calls, which have one."""
+    if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
+        return args
+    return _tensors((args, kwargs))
 
 
 def _tensor_first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
