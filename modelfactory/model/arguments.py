@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from torch import nn
+
+from modelfactory.definition import Definition
 from modelfactory.errors import Problems
 from modelfactory.layers.sizes import dimensions_of
+from modelfactory.model.blueprint import Leaf, Node, walk
 from modelfactory.spec import join
 
 _LOADING = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
@@ -55,3 +59,20 @@ def check_dimensions(target: Any, arguments: Mapping[str, Any], path: str, probl
 
 def _as_list(value: Any) -> list[Any] | tuple[Any, ...]:
     return value if isinstance(value, (list, tuple)) else [value]
+
+
+# Layers of (N, C, T), whose channels are not last as those of (N, T, C) are.
+_CHANNELS_BEFORE_TIME = (nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d)
+
+
+def channel_dim(branch: Iterable[Node], num_dims: int) -> int:
+    """Where, counted from the end, the channels are of what leaves a chain of layers.
+
+    Example:
+        >>> layer = Definition("layer")
+        >>> channel_dim([Leaf(layer, nn.Conv1d, {})], 3), channel_dim([Leaf(layer, nn.Linear, {})], 3)
+        (-2, -1)
+    """
+    leaves = [part for node in branch for _, part in walk(node) if isinstance(part, Leaf)]
+    first = num_dims > 3 or num_dims == 3 and any(leaf.target in _CHANNELS_BEFORE_TIME for leaf in leaves)
+    return 1 - num_dims if first else -1

@@ -18,7 +18,7 @@ from modelfactory.definition import Definition
 from modelfactory.errors import Problems, did_you_mean, first_line, nearest
 from modelfactory.layers import Item, Parallel, Residual, SelfAttention
 from modelfactory.layers.sizes import shape_text
-from modelfactory.model.arguments import check_dimensions, without_weights
+from modelfactory.model.arguments import channel_dim, check_dimensions, without_weights
 from modelfactory.model.blueprint import Chain, Leaf, Node
 from modelfactory.model.infer import BROKEN, UNKNOWN, Incoming, Inference, shape_of
 from modelfactory.spec import check_value, join
@@ -184,7 +184,8 @@ class _Reader:
         if not children and len(self.problems) == found or container is Residual and not set(leaving) - {"shortcut"}:
             self.problems.add(where, "holds no layer that is not null; give at least one name: {_target_: ...}")
         if container is Residual:
-            options, flowing = self._residual(config, path, incoming, flowing, leaving.get("shortcut", incoming))
+            branch = [child for child_name, child in children if child_name != "shortcut"]
+            options, flowing = self._residual(config, path, incoming, (flowing, branch), leaving.get("shortcut", incoming))
         elif container is Parallel:
             options, flowing = self._parallel(config, path, leaving)
         broken = len(self.problems) > found
@@ -205,8 +206,9 @@ class _Reader:
         return leaf, incoming[index] if isinstance(incoming, tuple) else incoming
 
     def _residual(
-        self, config: Mapping[str, Any], path: str, incoming: Incoming, branch: Incoming, shortcut: Incoming
+        self, config: Mapping[str, Any], path: str, incoming: Incoming, ending: tuple[Incoming, list[Node]], shortcut: Incoming
     ) -> tuple[dict[str, Any], Incoming]:
+        branch, nodes = ending
         options: dict[str, Any] = {}
         scale = config.get("scale")
         where = join(path, "scale")
@@ -220,7 +222,7 @@ class _Reader:
             per = check_value(scale.get("per", "all"), str, join(where, "per"), self.problems, {"choices": ("all", "channel")})
             shape = shape_of(branch)
             if per == "channel" and shape is not None:
-                dim = -1 if len(shape) < 4 else 1 - len(shape)
+                dim = channel_dim(nodes, len(shape))
                 options.update(channels=shape[dim], channel_dim=dim)
             elif per == "channel" and branch is UNKNOWN:
                 self.problems.add(

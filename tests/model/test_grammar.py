@@ -128,6 +128,22 @@ def test_residual_adds_its_scaled_branch(scale, names, factor):
         assert built.get_parameter("body.scale").shape == (3, 1, 1)
 
 
+@pytest.mark.parametrize(
+    ("branch", "came_in", "scale"),
+    [
+        ({"conv": layer("Conv1d", out_channels=3, kernel_size=3, padding=1)}, [3, 7], (3, 1)),
+        ({"inner": {"layers": {"norm": layer("BatchNorm1d")}}, "act": layer("ReLU")}, [3, 7], (3, 1)),
+        ({"fc": layer("Linear", out_features=7)}, [3, 7], (7,)),
+        ({"fc": layer("Linear", out_features=7)}, [7], (7,)),
+    ],
+)
+def test_a_scale_per_channel_is_where_the_channels_are(branch, came_in, scale):
+    config = layer("modelfactory.Residual", layers=branch, scale={"learn": 0.1, "per": "channel"})
+    built = build({"body": config}, came_in)
+    assert built.get_parameter("body.scale").shape == scale
+    assert built(torch.randn(2, *came_in)).shape == (2, *came_in)
+
+
 def test_a_shortcut_takes_the_place_of_the_identity():
     config = layer(
         "modelfactory.Residual",
