@@ -89,10 +89,12 @@ def _example_input(data: Any, problems: Problems) -> Incoming:
         return UNKNOWN
     found = len(problems)
     shape = check_input_shape(data["input_shape"], "data.input_shape", problems)
-    dtype = check_value(data.get("input_dtype", "float32"), str, "data.input_dtype", problems, {"choices": tuple(_DTYPES)})
+    named = data.get("input_dtype")
+    if named is not None:
+        check_value(named, str, "data.input_dtype", problems, {"choices": tuple(_DTYPES)})
     if shape is None or len(problems) > found:
         return BROKEN
-    return torch.empty((2, *shape), device="meta", dtype=_DTYPES[dtype])
+    return torch.empty((2, *shape), device="meta", dtype=torch.get_default_dtype() if named is None else _DTYPES[named])
 
 
 def _read_groups(optimizer: Any, problems: Problems) -> dict[str, Selector]:

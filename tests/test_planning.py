@@ -390,3 +390,20 @@ def test_collection_is_on_again_after_a_build_also_after_a_failed_one():
     with pytest.raises(ConfigError, match="no rule picks"):
         mf.build({**mlp(), "init": {"rules": {"a": {"role": "weight", "scheme": "zeros"}}}})
     assert gc.isenabled()
+
+
+def test_a_model_is_built_in_the_default_dtype():
+    layers = {
+        "lstm": layer("LSTM", hidden_size=4, batch_first=True, output=0),
+        "head": layer("Linear", out_features=3),
+    }
+    config = {"model": {"layers": layers}, "data": {"input_shape": [5, 3]}, "init": "kaiming_normal"}
+    single = mf.build(config)
+    torch.set_default_dtype(torch.float64)
+    try:
+        double = mf.build(config)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for name, parameter in double.named_parameters():
+        assert parameter.dtype == torch.float64
+        assert torch.equal(parameter.float(), single.get_parameter(name))
