@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from modelfactory.definition import Definition
 from modelfactory.errors import Problems
 from modelfactory.layers.sizes import dimensions_of
 from modelfactory.model.blueprint import Leaf, Node, walk
@@ -69,6 +68,7 @@ def channel_dim(branch: Iterable[Node], num_dims: int) -> int:
     """Where, counted from the end, the channels are of what leaves a chain of layers.
 
     Example:
+        >>> from modelfactory.definition import Definition
         >>> layer = Definition("layer")
         >>> channel_dim([Leaf(layer, nn.Conv1d, {})], 3), channel_dim([Leaf(layer, nn.Linear, {})], 3)
         (-2, -1)
