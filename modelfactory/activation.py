@@ -76,7 +76,7 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class _Resolved:
+class Resolved:
     """An activation made callable on a float64 grid. Equal keys mean equal functions; None means never."""
 
     key: Any
@@ -107,17 +107,17 @@ def moments(function: Activation, q: float = 1.0) -> Moments:
     """
     if not (math.isfinite(q) and q > 0):
         raise SchemeError(f"q = {q!r} is not a variance; give a number > 0")
-    resolved = _resolve(function)
+    resolved = resolve(function)
     compute = _moments.__wrapped__ if resolved.key is None else _moments
     return compute(resolved, float(q))
 
 
 @lru_cache(maxsize=1024)
-def _moments(resolved: _Resolved, q: float) -> Moments:
+def _moments(resolved: Resolved, q: float) -> Moments:
     scale = math.sqrt(q)
 
     def both(z: Tensor) -> Tensor:
-        values, derivatives = _value_and_derivative(resolved.function, z * scale)
+        values, derivatives = value_and_derivative(resolved.function, z * scale)
         finite = values.isfinite() & derivatives.isfinite()
         if not finite.all():
             worst = (z * scale)[~finite].abs().min().item()
@@ -128,7 +128,7 @@ def _moments(resolved: _Resolved, q: float) -> Moments:
     return Moments(mean, second, derivative_mean, derivative_second)
 
 
-def _value_and_derivative(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+def value_and_derivative(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     """`f` and `f'` at every entry of `x`, which is left as it is by an in-place `f`."""
     with torch.inference_mode(False), torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
@@ -162,7 +162,7 @@ def gain(activation: Activation, mode: Literal["forward", "backward"] = "forward
     found = moments(activation, q)
     power = found.second if mode == "forward" else found.derivative_second
     if power <= 0:
-        raise SchemeError(f"{_resolve(activation).label} passes no {mode} signal at q = {q:g}: give a gain")
+        raise SchemeError(f"{resolve(activation).label} passes no {mode} signal at q = {q:g}: give a gain")
     return 1 / math.sqrt(power)
 
 
@@ -195,12 +195,12 @@ def critical(activation: Activation, q: float = 1.0, sigma_b: float | None = Non
         q = _solve_fixed_point(activation, sigma_b)
     found = moments(activation, q)
     if found.derivative_second <= 0:
-        raise SchemeError(f"{_resolve(activation).label} passes no gradient at q = {q:g}: it has no critical point")
+        raise SchemeError(f"{resolve(activation).label} passes no gradient at q = {q:g}: it has no critical point")
     weight = 1 / found.derivative_second
     bias = q - weight * found.second
     if bias < -1e-9 * q:
         raise SchemeError(
-            f"{_resolve(activation).label} has no critical point at q = {q:g}: the bias variance would be {bias:.4g}; try another q"
+            f"{resolve(activation).label} has no critical point at q = {q:g}: the bias variance would be {bias:.4g}; try another q"
         )
     return weight, 0.0 if bias < 1e-9 * q else bias
 
@@ -211,7 +211,7 @@ def _solve_fixed_point(activation: Activation, sigma_b: float) -> float:
     def excess(log_q: float) -> float:
         found = moments(activation, math.exp(log_q))
         if found.derivative_second <= 0:
-            raise SchemeError(f"{_resolve(activation).label} passes no gradient: it has no critical point")
+            raise SchemeError(f"{resolve(activation).label} passes no gradient: it has no critical point")
         return 1 - (found.second / found.derivative_second + sigma_b**2) / math.exp(log_q)
 
     grid = [step * math.log(10) / 4 for step in range(-24, 13)]
@@ -224,7 +224,7 @@ def _solve_fixed_point(activation: Activation, sigma_b: float) -> float:
             break
         low, at_low = high, at_high
     else:
-        raise SchemeError(f"{_resolve(activation).label} has no critical point with sigma_b = {sigma_b:g}; give q instead")
+        raise SchemeError(f"{resolve(activation).label} has no critical point with sigma_b = {sigma_b:g}; give q instead")
     for _ in range(100):
         middle = (low * at_high - high * at_low) / (at_high - at_low)
         at_middle = excess(middle)
@@ -295,7 +295,16 @@ def _probe(function: Callable[[Tensor], Tensor]) -> bool:
     return all(torch.allclose(one, other, rtol=1e-9, atol=1e-12, equal_nan=True) for one, other in pairs)
 
 
-def _resolve(activation: Activation) -> _Resolved:
+def resolve(activation: Activation) -> Resolved:
+    """An activation given in any form, as a function on float64.
+
+    Raises:
+        SchemeError: it is not elementwise, or not known.
+
+    Example:
+        >>> resolve("relu").label
+        'ReLU'
+    """
     resolved = _unchecked(activation)
     known = isinstance(activation, str) or isinstance(activation, _KNOWN) or activation in _KNOWN
     if not known and not is_elementwise(activation):
@@ -303,7 +312,7 @@ def _resolve(activation: Activation) -> _Resolved:
     return resolved
 
 
-def _unchecked(activation: Activation) -> _Resolved:
+def _unchecked(activation: Activation) -> Resolved:
     if isinstance(activation, str):
         name = activation.removeprefix("torch.nn.").removeprefix("functional.")
         if name not in _BY_NAME:
@@ -317,10 +326,10 @@ def _unchecked(activation: Activation) -> _Resolved:
         except TypeError as error:
             raise SchemeError(f"{activation.__name__} needs arguments: give a module instead of its class ({error})") from None
     if isinstance(activation, nn.Module):
-        return _Resolved(_module_key(activation), _module_function(activation), type(activation).__name__)
+        return Resolved(_module_key(activation), _module_function(activation), type(activation).__name__)
     if not callable(activation):
         raise SchemeError(f"{activation!r} is not an activation; give a name, a module, a module class or a function")
-    return _Resolved(activation, activation, getattr(activation, "__name__", repr(activation)))
+    return Resolved(activation, activation, getattr(activation, "__name__", repr(activation)))
 
 
 def _module_function(module: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -23,7 +23,7 @@ from modelfactory.model import assemble
 from modelfactory.model.blueprint import Leaf
 from modelfactory.model.infer import Inference
 from modelfactory.modelspec import ModelSpec, read_spec
-from modelfactory.signal import find_symmetric
+from modelfactory.signalling.symmetric import find_symmetric
 
 
 class Plan:

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "modelfactory"
 FLOORS = {
     "vocabulary": "errors files spec signature target quadrature activation select definition",
     "parts": "layers init freezing",
-    "model": "model ledger signal modelspec accounting initializing planning",
+    "model": "model ledger signalling modelspec accounting initializing planning",
     "training": "status device eager data loss optimizer scheduler checkpoint records progress finite setup resume trainer",
     "sweeps": "sweep",
     "entrance": "complaints guard config run cli",

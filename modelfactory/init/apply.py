@@ -23,6 +23,7 @@ from modelfactory.activation import gain as gain_of
 from modelfactory.errors import Problems, SchemeError
 from modelfactory.init import rng
 from modelfactory.init.acting import Acting
+from modelfactory.init.authored import authored_moments
 from modelfactory.init.construction import construction
 from modelfactory.init.fans import Block, Fans, operator_fans, torch_fans
 from modelfactory.init.record import Recording
@@ -77,6 +78,8 @@ def assign(choices: Sequence[Choice], acting: Mapping[int, Acting], fans: str, p
 
 def _assign(choice: Choice, acting: Acting | None, fans: str, problems: Problems) -> Assignment:
     call, parameter = choice.call, choice.info.parameter
+    if call.is_default:
+        return Assignment(choice, acting=acting, expected=authored_moments(choice.info.module, choice.info.attr))
     if call.scheme is None:
         return Assignment(choice, acting=acting)
     if parameter.ndim < call.scheme.min_dims:

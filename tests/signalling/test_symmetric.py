@@ -8,7 +8,7 @@ import modelfactory as mf
 from modelfactory.init.apply import measure
 from modelfactory.layers import Residual
 from modelfactory.select import describe
-from modelfactory.signal import find_symmetric
+from modelfactory.signalling.symmetric import find_symmetric
 
 
 def said(model: nn.Module) -> list[str]:

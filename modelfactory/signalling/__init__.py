@@ -1,0 +1,7 @@
+"""How a signal, and the gradient, travel through a model: predicted before there are data, and measured on one batch."""
+
+from modelfactory.signalling.predict import predict
+from modelfactory.signalling.state import Input
+from modelfactory.signalling.table import Row, SignalTable
+
+__all__ = ["Input", "Row", "SignalTable", "predict"]
