@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 
 from modelfactory.errors import Problems
 from modelfactory.freezing import choose_frozen
+from modelfactory.grouping import place_parameters
 from modelfactory.init.acting import Acting, find_acting
 from modelfactory.init.apply import Assignment, assign, needs_shape
 from modelfactory.init.rules import Chooser, uses_auto_gain
@@ -22,11 +23,22 @@ from modelfactory.select import ParamInfo, describe
 
 @dataclass(frozen=True)
 class Account:
-    """Every parameter of one draft with what is to be done to it."""
+    """Every parameter of one draft with what is to be done to it.
+
+    Attributes:
+        frozen: the `id` of each frozen parameter, with the epoch that thaws it, None: never.
+        groups: the optimizer group of each parameter, by its `id`.
+    """
 
     infos: Sequence[ParamInfo]
     assignments: Sequence[Assignment]
-    frozen: set[int]
+    frozen: Mapping[int, int | None]
+    groups: Mapping[int, str]
+
+    @property
+    def thaws(self) -> dict[str, int]:
+        """The names of parameters that are frozen at first, with the epoch that thaws each."""
+        return _thaws(self.infos, self.frozen)
 
 
 def account(draft: Draft, spec: ModelSpec, problems: Problems) -> Account:
@@ -43,7 +55,13 @@ def account(draft: Draft, spec: ModelSpec, problems: Problems) -> Account:
         acting = find_acting(draft.module, shapes, spec.incoming.dtype if spec.incoming is not None else torch.float32)
     assignments = assign(choices, acting, spec.init.fans, problems)
     frozen = choose_frozen(infos, spec.freeze, draft.definitions, problems)
-    return Account(infos, assignments, frozen)
+    places = place_parameters(draft.module, infos, spec.grouping, thaws=_thaws(infos, frozen))
+    groups = {id(info.parameter): place.group for info, place in zip(infos, places, strict=True)}
+    return Account(infos, assignments, frozen, groups)
+
+
+def _thaws(infos: Sequence[ParamInfo], frozen: Mapping[int, int | None]) -> dict[str, int]:
+    return {info.name: epoch for info in infos if (epoch := frozen.get(id(info.parameter))) is not None}
 
 
 def wants_shape(info: ParamInfo, call: Any) -> bool:
@@ -52,9 +70,10 @@ def wants_shape(info: ParamInfo, call: Any) -> bool:
 
 def ledger_rows(plans: Account, spec: ModelSpec, stats: Sequence[tuple[float, float]] | None) -> Iterable[Row]:
     for index, item in enumerate(plans.assignments):
-        frozen = id(item.info.parameter) in plans.frozen or not item.info.parameter.requires_grad
-        group = next((name for name, selector in reversed(list(spec.groups.items())) if selector.picks(item.info)), "default")
-        yield ledger_row(item, stats[index] if stats is not None else (math.nan, math.nan), "" if frozen else group, not frozen)
+        key = id(item.info.parameter)
+        frozen = key in plans.frozen or not item.info.parameter.requires_grad
+        group = "" if frozen and plans.frozen.get(key) is None else plans.groups[key]
+        yield ledger_row(item, stats[index] if stats is not None else (math.nan, math.nan), group, not frozen)
 
 
 def ledger_row(item: Assignment, numbers: tuple[float, float], group: str, trainable: bool) -> Row:

@@ -26,8 +26,8 @@ class Row:
         scheme, fan_in, fan_out, gain: what filled it; empty where it has none.
         expected_mean, expected_std: of an entry, by the scheme's formula; empty without a closed form.
         mean, std: of its entries, as drawn.
-        trainable: whether it is not frozen.
-        group: the optimizer group it is in; empty when frozen.
+        trainable: whether it is not frozen at first.
+        group: the optimizer group it is in; empty when frozen for good.
     """
 
     name: str

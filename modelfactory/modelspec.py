@@ -10,12 +10,12 @@ import torch
 
 from modelfactory.errors import Problems, did_you_mean
 from modelfactory.freezing import FreezeSpec, read_freeze
+from modelfactory.grouping import Grouping, read_grouping
 from modelfactory.init.rules import InitSpec, read_init
 from modelfactory.layers.sizes import check_input_shape
 from modelfactory.model import read_activation, read_model
 from modelfactory.model.blueprint import Node
 from modelfactory.model.infer import BROKEN, UNKNOWN, Incoming
-from modelfactory.select import Selector
 from modelfactory.spec import check_value
 
 GROUPS = ("seed", "data", "activation", "model", "init", "freeze", "optimizer", "scheduler", "trainer", "experiment")
@@ -28,13 +28,13 @@ class ModelSpec:
 
     Attributes:
         incoming: an example input on the meta device, batch first, None without data.input_shape.
-        groups: the optimizer's groups, by name.
+        grouping: what the optimizer does with which parameters; what is wrong with it is for the optimizer to say.
     """
 
     node: Node
     init: InitSpec
     freeze: FreezeSpec
-    groups: Mapping[str, Selector]
+    grouping: Grouping
     incoming: torch.Tensor | None
     seed: int
 
@@ -62,10 +62,11 @@ def read_spec(config: Mapping[str, Any], problems: Problems) -> ModelSpec | None
     node = _read_model(config, incoming, problems) if "model" in config else None
     init = read_init(config.get("init"), "init", problems)
     freeze = read_freeze(config.get("freeze"), "freeze", problems)
-    groups = _read_groups(config.get("optimizer") or {}, problems)
+    optimizer = config.get("optimizer")
+    grouping = read_grouping(optimizer if isinstance(optimizer, Mapping) else {}, "optimizer", Problems())
     if node is None or init is None or freeze is None or len(problems) > found:
         return None
-    return ModelSpec(node, init, freeze, groups, incoming if isinstance(incoming, torch.Tensor) else None, seed)
+    return ModelSpec(node, init, freeze, grouping, incoming if isinstance(incoming, torch.Tensor) else None, seed)
 
 
 def _read_model(config: Mapping[str, Any], incoming: Incoming, problems: Problems) -> Node | None:
@@ -96,11 +97,3 @@ def _example_input(data: Any, problems: Problems) -> Incoming:
         return BROKEN
     return torch.empty((2, *shape), device="meta", dtype=torch.get_default_dtype() if named is None else _DTYPES[named])
 
-
-def _read_groups(optimizer: Any, problems: Problems) -> dict[str, Selector]:
-    """The selectors of the optimizer's groups; what is wrong with them is for the optimizer to say."""
-    groups = optimizer.get("groups") if isinstance(optimizer, Mapping) else None
-    quiet = Problems()
-    named = groups.items() if isinstance(groups, Mapping) else ()
-    read = {str(name): Selector.read(group, "", quiet) for name, group in named if isinstance(group, Mapping)}
-    return {name: selector for name, selector in read.items() if selector is not None}

@@ -5,14 +5,15 @@ optimizer:
   lr: 0.001
   groups:
     body: {match: "backbone.*", lr_scale: 0.1}
-    no_decay: {role: [bias, norm], weight_decay: 0.0}
+  layer_decay: 0.75        # each layer has 0.75 of the learning rate of the one after it
+  no_decay: [norm, bias]   # roles without weight decay
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ from torch.optim import Optimizer
 from modelfactory import target
 from modelfactory.eager import without_dynamo
 from modelfactory.errors import ConfigError, Problem, Problems
-from modelfactory.select import SELECTOR_KEYS, Selector, describe, nothing_picked
+from modelfactory.grouping import GROUPING_KEYS, Grouping, GroupSpec, place_parameters, read_grouping
+from modelfactory.select import SELECTOR_KEYS, ParamInfo, describe, nothing_picked
 from modelfactory.spec import check_value, join
 
 DEFAULT = {"_target_": "torch.optim.AdamW", "lr": 1e-3}
@@ -32,21 +34,12 @@ _NEEDS_CLOSURE = ("LBFGS",)
 
 
 @dataclass(frozen=True)
-class GroupSpec:
-    """One group of parameters: what picks it, and the options that differ from the optimizer's."""
-
-    name: str
-    selector: Selector
-    options: dict[str, Any]
-
-
-@dataclass(frozen=True)
 class OptimizerSpec:
-    """A class of torch.optim, its arguments, and the groups in the order of the config."""
+    """A class of torch.optim, its arguments, and what differs between parts of the model."""
 
     kind: type[Optimizer]
     arguments: dict[str, Any]
-    groups: tuple[GroupSpec, ...]
+    grouping: Grouping
 
 
 def check_optimizer(mapping: Any, problems: Problems, path: str = "optimizer") -> OptimizerSpec | None:
@@ -63,8 +56,7 @@ def check_optimizer(mapping: Any, problems: Problems, path: str = "optimizer") -
         problems.add(path, f"{mapping!r} is not a mapping; give _target_, such as torch.optim.AdamW, and lr")
         return None
     name, arguments = target.split(mapping)
-    groups = arguments.pop("groups", None)
-    groups = {} if groups is None else groups
+    given = {key: arguments.pop(key) for key in GROUPING_KEYS if key in arguments}
     kind = target.resolve(name, join(path, "_target_"), problems, kind="optimizer")
     if kind is None:
         return None
@@ -72,14 +64,17 @@ def check_optimizer(mapping: Any, problems: Problems, path: str = "optimizer") -
         problems.add(join(path, "_target_"), f"{name!r} needs a closure, which the training loop has not; give torch.optim.AdamW")
         return None
     checked = _check_options(kind, arguments, path, problems)
-    specs = _check_groups(kind, groups, join(path, "groups"), problems)
+    grouping = read_grouping(given, path, problems)
+    grouping = replace(grouping, groups=tuple(_check_group(kind, group, join(path, "groups"), problems) for group in grouping.groups))
+    if grouping.no_decay and "weight_decay" not in inspect.signature(kind).parameters:
+        problems.add(join(path, "no_decay"), f"{list(grouping.no_decay)} is of weight decay, which {kind.__name__} has not; give []")
     if len(problems) == found:
-        _try(kind, checked, specs, path, problems)
-    return OptimizerSpec(kind, checked, specs) if len(problems) == found else None
+        _try(kind, checked, grouping.groups, path, problems)
+    return OptimizerSpec(kind, checked, grouping) if len(problems) == found else None
 
 
 def _check_options(
-    kind: type[Optimizer], options: Mapping[str, Any], path: str, problems: Problems, also: tuple[str, ...] = ("groups",)
+    kind: type[Optimizer], options: Mapping[str, Any], path: str, problems: Problems, also: tuple[str, ...] = GROUPING_KEYS
 ) -> dict[str, Any]:
     """The arguments in torch's types; `also` are the other keys that the place has."""
     if "params" in options:
@@ -106,36 +101,16 @@ def _check_options(
     return checked
 
 
-def _check_groups(kind: type[Optimizer], groups: Any, path: str, problems: Problems) -> tuple[GroupSpec, ...]:
-    if not isinstance(groups, Mapping):
-        problems.add(path, f"{groups!r} is not a mapping; give named groups, each with match, module or role")
-        return ()
-    specs = []
-    for name, group in groups.items():
-        where = join(path, name)
-        if group is None:  # a group of the config that a command line took out
-            continue
-        if not isinstance(group, Mapping):
-            problems.add(where, f"{group!r} is not a mapping; give match, module or role, and lr_scale or another option")
-            continue
-        if name == "default":
-            problems.add(where, "'default' is the group of all that no other picks; choose another name")
-        selector = Selector.read(group, where, problems)
-        options = {key: value for key, value in group.items() if key not in SELECTOR_KEYS}
-        scale = check_value(options.pop("lr_scale", 1.0), float, join(where, "lr_scale"), problems, {"min": 0})
-        if "lr" in options and "lr_scale" in group:
-            problems.add(join(where, "lr_scale"), f"{group['lr_scale']!r} and lr: {options['lr']!r} are both given; give one")
-        checked = _check_options(kind, options, where, problems, also=("lr_scale", *SELECTOR_KEYS))
-        if selector is not None:
-            specs.append(GroupSpec(str(name), selector, {"lr_scale": scale, **checked}))
-    return tuple(specs)
+def _check_group(kind: type[Optimizer], group: GroupSpec, path: str, problems: Problems) -> GroupSpec:
+    """The group with its options in torch's types."""
+    checked = _check_options(kind, group.options, join(path, group.name), problems, also=("lr_scale", *SELECTOR_KEYS))
+    return replace(group, options=checked)
 
 
 def _try(kind: type[Optimizer], arguments: dict[str, Any], groups: tuple[GroupSpec, ...], path: str, problems: Problems) -> None:
     """Builds it on one small matrix, for what only torch's constructor knows (nesterov without momentum, ...)."""
     places = [(path, arguments), *((join(path, f"groups.{group.name}"), {**arguments, **group.options}) for group in groups)]
     for where, options in places:
-        options = {key: value for key, value in options.items() if key != "lr_scale"}
         try:
             with without_dynamo():
                 kind([torch.zeros(1, 1, requires_grad=True)], **options)
@@ -145,14 +120,24 @@ def _try(kind: type[Optimizer], arguments: dict[str, Any], groups: tuple[GroupSp
 
 
 def build_optimizer(
-    mapping: Mapping[str, Any], model: nn.Module, *, thawed_later: Collection[str] = (), path: str = "optimizer"
+    mapping: Mapping[str, Any],
+    model: nn.Module,
+    *,
+    thawed_later: Mapping[str, int] | None = None,
+    lr_scales: Mapping[str, float] | None = None,
+    path: str = "optimizer",
 ) -> Optimizer:
     """A torch optimizer over the trainable parameters of `model`, with the groups of the config.
 
-    A parameter is in one group: the last that picks it, else the first of the list, which has the optimizer's own
-    options. Frozen ones are in none, but for those that `thawed_later` names. Each group carries its `name` and
-    `lr_scale`. Where neither `fused` nor `foreach` is given, the fused kernel is used where the optimizer has one for
-    the device, and the one of lists of tensors elsewhere.
+    A parameter is in one group: the last that picks it, else the default one, which has the optimizer's own options;
+    `layer_decay`, `no_decay` and `lr_scales` divide groups further. Frozen parameters are in none, but for those of
+    `thawed_later`, which have no gradient and so are passed over until then: no step, no weight decay, no state.
+    Each group carries its `name`, `lr_scale` and `unscaled_lr`. Where neither `fused` nor `foreach` is given, the fused
+    kernel is used where the optimizer has one for the device, and the one of lists of tensors elsewhere.
+
+    Args:
+        thawed_later: names of parameters that are frozen at first, with the epoch that thaws each.
+        lr_scales: factors of learning rates that are the model's own, by parameter name.
 
     Raises:
         ConfigError: what `check_optimizer` says, a group that picks nothing, or nothing to train.
@@ -168,17 +153,27 @@ def build_optimizer(
     spec = check_optimizer(mapping, problems, path)
     if spec is None:
         raise ConfigError(problems)
-    members = _members(spec, model, thawed_later, path)
+    infos = describe(model)
+    trainable = [info for info in infos if info.parameter.requires_grad or thawed_later and set(info.names) & set(thawed_later)]
+    if not trainable:
+        why = "every parameter of the model is frozen" if infos else "the model has no parameters"
+        raise ConfigError([Problem(path, f"there is nothing to train: {why}")])
+    if not any(info.parameter.requires_grad for info in trainable):
+        raise ConfigError([Problem(path, "there is nothing to train at first: every parameter is frozen until a later epoch")])
+    _check_picked(spec.grouping, infos, trainable, path)
     lr_argument = inspect.signature(spec.kind).parameters.get("lr")
     base_lr = spec.arguments.get("lr", None if lr_argument is None else lr_argument.default)
-    param_groups = []
-    for name, options, parameters in members:
-        scale = options.get("lr_scale", 1.0)
-        lr = {"lr": base_lr * scale} if isinstance(base_lr, (int, float)) else {}
-        own = {**lr, **options, "lr_scale": scale}
-        param_groups.append({"params": parameters, "name": name, **own})
-    every = [parameter for group in param_groups for parameter in group["params"]]
-    arguments = {**_implementation(spec, model, every), **spec.arguments}
+    groups: dict[tuple[int, str], dict[str, Any]] = {}
+    places = place_parameters(model, trainable, spec.grouping, lr_scales, thawed_later)
+    for info, place in zip(trainable, places, strict=True):
+        lr = place.options.get("lr", base_lr)
+        lrs = {"lr": lr * place.lr_scale, "unscaled_lr": lr} if isinstance(lr, (int, float)) else {}
+        own = {**place.options, **lrs}
+        rank = -1 if place.spec is None else spec.grouping.groups.index(place.spec)
+        group = groups.setdefault((rank, place.group), {"params": [], "name": place.group, **own, "lr_scale": place.lr_scale})
+        group["params"].append(info.parameter)
+    param_groups = [groups[place] for place in sorted(groups, key=lambda place: place[0])]  # the default one first
+    arguments = {**_implementation(spec, model, [info.parameter for info in trainable]), **spec.arguments}
     try:
         with without_dynamo():
             return spec.kind(param_groups, **arguments)
@@ -186,40 +181,21 @@ def build_optimizer(
         raise ConfigError([Problem(path, f"{spec.kind.__name__} refuses this model: {error}")]) from error
 
 
-def _members(
-    spec: OptimizerSpec, model: nn.Module, thawed_later: Collection[str], path: str
-) -> list[tuple[str, dict[str, Any], list[nn.Parameter]]]:
-    """Name, options and parameters of each group that has any."""
-    infos = describe(model)
-    trainable = [info for info in infos if info.parameter.requires_grad or set(info.names) & set(thawed_later)]
-    if not trainable:
-        why = "every parameter of the model is frozen" if infos else "the model has no parameters"
-        raise ConfigError([Problem(path, f"there is nothing to train: {why}")])
+def _check_picked(grouping: Grouping, infos: Sequence[ParamInfo], trainable: Sequence[ParamInfo], path: str) -> None:
     problems = Problems()
-    group_of = dict.fromkeys((info.name for info in trainable), -1)
-    for index, group in enumerate(spec.groups):
-        picked = group.selector.select(trainable)
-        if not picked and not group.selector.optional:
+    for group in grouping.groups:
+        if not group.selector.optional and not group.selector.select(trainable):
             only_frozen = group.selector.select(infos)
             why = f"{group.selector} picks frozen parameters only (optional: true allows it)"
             problems.add(join(path, f"groups.{group.name}"), why if only_frozen else nothing_picked(group.selector, infos))
-        for info in picked:
-            group_of[info.name] = index
     problems.raise_if_any()
-    options = [("default", {}), *((group.name, group.options) for group in spec.groups)]
-    members = []
-    for index, (name, own) in enumerate(options, start=-1):
-        parameters = [info.parameter for info in trainable if group_of[info.name] == index]
-        if parameters:
-            members.append((name, own, parameters))
-    return members
 
 
 def _implementation(spec: OptimizerSpec, model: nn.Module, parameters: list[nn.Parameter]) -> dict[str, bool]:
     """`fused` or `foreach`, whichever this optimizer has for these parameters; nothing where the config chose."""
     takes = inspect.signature(spec.kind).parameters
     chosen = [spec.arguments.get(key) for key in ("fused", "foreach", "differentiable")]
-    chosen += [group.options.get(key) for group in spec.groups for key in ("fused", "foreach", "differentiable")]
+    chosen += [group.options.get(key) for group in spec.grouping.groups for key in ("fused", "foreach", "differentiable")]
     sparse = any(getattr(module, "sparse", False) for module in model.modules())
     if any(value is not None for value in chosen) or sparse:
         return {}

@@ -16,7 +16,7 @@ from torch import nn
 
 from modelfactory.accounting import account, ledger_rows, scheme_warnings
 from modelfactory.errors import ConfigError, Problems
-from modelfactory.freezing import apply_frozen
+from modelfactory.freezing import apply_frozen, thaw
 from modelfactory.init.apply import fill
 from modelfactory.ledger import Ledger
 from modelfactory.model import assemble
@@ -32,12 +32,24 @@ class Plan:
     Attributes:
         ledger: after `build`, one row a parameter as drawn; before, the same rows without mean and std.
         warnings: what will probably not train, and why.
+        thaws: names of parameters that are frozen at first, with the epoch that thaws each.
     """
 
     def __init__(self, spec: ModelSpec):
         self._spec = spec
         self._ledger: Ledger | None = None
         self.warnings: tuple[str, ...] = ()
+        self.thaws: Mapping[str, int] = {}
+
+    def never_thawed(self, max_epochs: int) -> Iterator[str]:
+        """What to say of each freeze rule whose `until` comes after the last epoch."""
+        for rule in self._spec.freeze.rules:
+            if rule.until is not None and rule.until > max_epochs:
+                yield f"{rule.path}.until.epoch: {rule.until} is after the last epoch, {max_epochs}, so what it picks stays frozen"
+
+    def before_epoch(self, model: nn.Module, epoch: int) -> list[str]:
+        """Thaws what is due in a model that was built by this plan; returns the names of what was frozen until now."""
+        return thaw(model, self.thaws, epoch, self._spec.freeze.dropout)
 
     @property
     def ledger(self) -> Ledger:
@@ -56,7 +68,8 @@ class Plan:
         problems.raise_if_any()
         self._ledger = Ledger(ledger_rows(plans, self._spec, None))
         self.warnings = tuple(scheme_warnings(plans.assignments))
-        apply_frozen(draft.module, plans.frozen)
+        self.thaws = plans.thaws
+        apply_frozen(draft.module, plans.frozen, self._spec.freeze.dropout)
         return draft.module
 
     def build(self, device: str | torch.device | None = None, *, accounted: bool = True) -> nn.Module:
@@ -75,7 +88,8 @@ class Plan:
             plans = account(draft, self._spec, problems)
             problems.raise_if_any()
             stats = fill(plans.assignments, self._spec.seed, draft.recordings, fresh=True, measured=accounted)
-            apply_frozen(draft.module, plans.frozen)
+            self.thaws = plans.thaws
+            apply_frozen(draft.module, plans.frozen, self._spec.freeze.dropout)
         if accounted:
             self._ledger = Ledger(ledger_rows(plans, self._spec, stats))
             self.warnings = (*scheme_warnings(plans.assignments), *find_symmetric(plans.infos, [spread for _, spread in stats]))

@@ -93,7 +93,7 @@ def check(cfg: Any) -> Plan:
         try:
             model = made.look()
             if right.get("optimizer") is not None:
-                build_optimizer(config["optimizer"], model)
+                build_optimizer(config["optimizer"], model, thawed_later=made.thaws)
         except ConfigError as error:
             problems.extend(error.problems)
     if problems or made is None:
@@ -135,13 +135,16 @@ def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None) -> Result:
     log.info(
         "model: %s parameters, %s trainable", f"{sum(r.numel for r in rows):,}", f"{sum(r.numel for r in rows if r.trainable):,}"
     )
-    for warning in made.warnings:
+    for warning in (*made.warnings, *made.never_thawed(_max_epochs(config.get("trainer")) or TrainerSpec.max_epochs)):
         log.warning(warning)
     folder = None if run_dir is None else Path(run_dir)
     written = False
 
-    def leave_account(_epoch: int) -> None:
+    def before_epoch(epoch: int) -> None:
         nonlocal written
+        thawed = made.before_epoch(model, epoch)
+        if thawed:
+            log.info("epoch %d: %d tensors train from here on, %s to %s", epoch, len(thawed), thawed[0], thawed[-1])
         if folder is not None and not written:
             write_text(folder / "config.yaml", to_yaml(config))
             made.ledger.to_csv(folder / "ledger.csv")
@@ -156,7 +159,8 @@ def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None) -> Result:
         seed=config.get("seed", 0),
         run_dir=folder,
         config=config,
-        before_epoch=leave_account,
+        before_epoch=before_epoch,
+        thawed_later=made.thaws,
     )
 
 
@@ -198,6 +202,9 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
     infos = describe(draft.module)
     frozen = choose_frozen(infos, spec.freeze, draft.definitions, problems)
     problems.raise_if_any()
-    apply_frozen(draft.module, frozen)  # first: what is loaded may come in new parameters, which take over requires_grad
+    epoch = int(weights.metadata.get("modelfactory.epoch", 0))
+    frozen = {key: until for key, until in frozen.items() if until is None or until > epoch}
+    # first, since what is loaded may come in new parameters, which take over requires_grad
+    apply_frozen(draft.module, frozen, spec.freeze.dropout)
     load_into(draft.module, weights.tensors, "", str(file), assign=all(len(info.names) == 1 for info in infos))
     return draft.module.eval()

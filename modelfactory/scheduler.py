@@ -144,6 +144,9 @@ def _tried(spec: SchedulerSpec, max_epochs: int | None, path: str, problems: Pro
 class Schedule:
     """Steps the learning rates of an optimizer: the warm-up first, then torch's scheduler.
 
+    The schedule is that of the learning rate before `lr_scale`; every group has it times its own scale at each step, so
+    that the ratios between groups stay as they are, down to and at a floor such as `eta_min`.
+
     During the W steps of the warm-up, step t (from 0) is taken at (t + 1) / (W + 1) of the learning rate at which
     the schedule begins.
 
@@ -156,7 +159,7 @@ class Schedule:
         self.length = length
         self.optimizer, self.scheduler, self.interval = optimizer, scheduler, interval
         self.warmup_steps, self.steps, self._epoch_began = warmup_steps, 0, 0
-        self._full_lrs = [float(group["lr"]) for group in optimizer.param_groups]
+        self._full_lrs = [_unscaled(group) for group in optimizer.param_groups]
         self.each_step = warmup_steps > 0 or (scheduler is not None and interval == "step")
         if warmup_steps:
             self._warm()
@@ -174,25 +177,25 @@ class Schedule:
         began, self._epoch_began, self.steps = self._epoch_began, steps, steps
         if self.scheduler is None or self.interval == "step" or began < self.warmup_steps:
             return  # the epoch in which the warm-up ends is not one of the schedule's
-        if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(value)
-        else:
-            self._advance()
+        self._advance(*[value] if isinstance(self.scheduler, ReduceLROnPlateau) else [])
 
     @property
     def lr(self) -> float:
-        """The learning rate of the first group."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        """The learning rate of the first group, before its `lr_scale`."""
+        return _unscaled(self.optimizer.param_groups[0])
 
     def _warm(self) -> None:
         share = min(1.0, (self.steps + 1) / (self.warmup_steps + 1))
         for group, full in zip(self.optimizer.param_groups, self._full_lrs, strict=True):
             group["lr"] = full * share
+        _scale(self.optimizer)
 
-    def _advance(self) -> None:
+    def _advance(self, *value: float) -> None:
         # torch's check that the optimizer stepped first looks at this mark, which `eager_step` goes past
         self.optimizer._opt_called = True  # pyright: ignore[reportAttributeAccessIssue]
-        self.scheduler.step()
+        _unscale(self.optimizer)
+        self.scheduler.step(*value)
+        _scale(self.optimizer)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain data: the steps taken and torch's scheduler's own state."""
@@ -212,6 +215,25 @@ class Schedule:
             self.scheduler.load_state_dict(dict(state["scheduler"]))
 
 
+def _unscaled(group: Mapping[str, Any]) -> float:
+    if "unscaled_lr" in group:
+        return float(group["unscaled_lr"])
+    return float(group["lr"]) / (group.get("lr_scale", 1.0) or 1.0)
+
+
+def _unscale(optimizer: Optimizer) -> None:
+    """Puts the learning rates before their scales into the groups, for torch's scheduler to work on."""
+    for group in optimizer.param_groups:
+        group["lr"] = _unscaled(group)
+
+
+def _scale(optimizer: Optimizer) -> None:
+    """Undoes `_unscale`, for the learning rates that are in the groups at present."""
+    for group in optimizer.param_groups:
+        group["unscaled_lr"] = group["lr"]
+        group["lr"] = group["lr"] * group.get("lr_scale", 1.0)
+
+
 def _plain(state: dict[str, Any]) -> dict[str, Any]:
     """Without the functions that some of torch's schedulers keep, which their constructors make again."""
     return {name: value for name, value in state.items() if not callable(value)}
@@ -227,7 +249,7 @@ def build_schedule(
 ) -> Schedule:
     """The schedule of `optimizer` over a training of `max_steps` optimizer steps.
 
-    A `max_lr` that is one number is that of the groups with lr_scale 1; null is each group's own learning rate. With
+    Learning rates that the arguments name are those before `lr_scale`; a `max_lr` of null is each group's own. With
     `fitted` false, `steps_per_epoch` is a guess, and whether `total_steps` is enough is not looked at.
 
     Raises:
@@ -259,15 +281,12 @@ def build_schedule(
     if fitted and issubclass(spec.kind, OneCycleLR) and isinstance(total, int) and total < length:
         message = f"{total} is less than the {length} {spec.interval}s that it is stepped; give null, which fits it"
         raise ConfigError([Problem(join(path, "total_steps"), message)])
-    if "max_lr" in takes:
-        top = arguments.get("max_lr")
-        scales = [group.get("lr_scale", 1.0) for group in optimizer.param_groups]
-        if top is None:
-            arguments["max_lr"] = [float(group["lr"]) for group in optimizer.param_groups]
-        elif isinstance(top, (int, float)):
-            arguments["max_lr"] = [top * scale for scale in scales]
+    if "max_lr" in takes and arguments.get("max_lr") is None:
+        arguments["max_lr"] = [_unscaled(group) for group in optimizer.param_groups]
+    _unscale(optimizer)
     try:
         scheduler = spec.kind(optimizer, **arguments)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError, KeyError) as error:
         raise ConfigError([Problem(path, f"{spec.kind.__name__} refuses it: {error}")]) from error
+    _scale(optimizer)
     return Schedule(optimizer, scheduler, spec.interval, warmup_steps, length if to_fill else None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,9 @@ class Run:
     max_steps: int
 
 
-def set_up(model: nn.Module, data: Data, optimizer: Any, scheduler: Any, trainer: Any, thawed_later: Collection[str]) -> Run:
+def set_up(
+    model: nn.Module, data: Data, optimizer: Any, scheduler: Any, trainer: Any, thawed_later: Mapping[str, int] | None
+) -> Run:
     problems = Problems()
     spec = check_trainer({} if trainer is None else trainer, problems, task=data.task)
     optimizer = DEFAULT if optimizer is None else optimizer

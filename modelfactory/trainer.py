@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def train_model(
     run_dir: str | Path | None = None,
     config: Any = None,
     before_epoch: Callable[[int], Any] | None = None,
-    thawed_later: Collection[str] = (),
+    thawed_later: Mapping[str, int] | None = None,
 ) -> Result:
     """Trains `model` in place on `data`; on the same device the same call gives the same numbers.
 
@@ -56,7 +56,8 @@ def train_model(
             epoch's) go; None: nothing is written.
         config: plain data that model.safetensors carries, and whose hash result.json carries.
         before_epoch: called with each epoch's number, from 1, before it begins; the place for staged unfreezing.
-        thawed_later: names of frozen parameters that `before_epoch` will thaw, which the optimizer has to know of.
+        thawed_later: names of parameters that are frozen at first, which the optimizer has to know of, with the epoch in
+            which `before_epoch` thaws each.
 
     Raises:
         ConfigError: settings that are wrong, or do not go with the model or the data; nothing is written then.

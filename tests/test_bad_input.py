@@ -1114,6 +1114,37 @@ WRONG: list[tuple[str, str, dict[str, Any], str]] = [
     ("freeze: a list", "mlp", {"freeze": []}, "freeze: [] is not a mapping; give rules: {name: {match: ...}}"),
     ("freeze: unknown key", "mlp", {"freeze": {"rule": {}}}, "freeze.rule: not a key of freeze; did you mean 'rules'?"),
     ("freeze: rules a list", "mlp", {"freeze.rules": []}, "freeze.rules: [] is not a mapping; give name: {match: ...}"),
+    ("freeze: dropout a rate", "mlp", {"freeze.dropout": 0.5}, "freeze.dropout: 0.5 is a number; give true or false"),
+    (
+        "freeze: until a number",
+        "mlp",
+        {"freeze.rules": {"a": {"match": "fc1.*", "until": 3}}},
+        "freeze.rules.a.until: 3 does not say until when; give {epoch: 3}, the first epoch in which it trains",
+    ),
+    (
+        "freeze: until the first epoch",
+        "mlp",
+        {"freeze.rules": {"a": {"match": "fc1.*", "until": {"epoch": 1}}}},
+        "freeze.rules.a.until.epoch: 1 is too small; give a whole number >= 2",
+    ),
+    (
+        "freeze: until, and not frozen",
+        "mlp",
+        {"freeze.rules": {"a": {"match": "fc1.*", "frozen": False, "until": {"epoch": 2}}}},
+        "freeze.rules.a.until: {'epoch': 2} thaws nothing, since frozen is false; give one of them",
+    ),
+    (
+        "freeze: before a layer that is not there",
+        "mlp",
+        {"freeze.rules": {"a": {"before": "haed"}}},
+        "freeze.rules.a: {before: haed} picks no parameter; there is no layer 'haed'; did you mean 'head'? (optional: true allows it)",
+    ),
+    (
+        "freeze: all of it at first",
+        "mlp",
+        {"freeze.rules": {"a": {"match": "*", "until": {"epoch": 2}}}},
+        "optimizer: there is nothing to train at first: every parameter is frozen until a later epoch",
+    ),
     (
         "freeze: rule a glob",
         "mlp",
@@ -1246,6 +1277,24 @@ WRONG: list[tuple[str, str, dict[str, Any], str]] = [
         "mlp",
         {"optimizer.groups": "x"},
         "optimizer.groups: 'x' is not a mapping; give named groups, each with match, module or role",
+    ),
+    (
+        "layer_decay: above 1",
+        "mlp",
+        {"optimizer.layer_decay": 7.5},
+        "optimizer.layer_decay: 7.5 is too large; give a number > 0 and <= 1, or null",
+    ),
+    (
+        "no_decay: not a list",
+        "mlp",
+        {"optimizer.no_decay": "norm"},
+        "optimizer.no_decay: 'norm' is a text; give a list of texts",
+    ),
+    (
+        "no_decay: not a role",
+        "mlp",
+        {"optimizer.no_decay": ["biases"]},
+        "optimizer.no_decay: 'biases' is not a role; did you mean 'bias'?",
     ),
     (
         "group: a number in it",

@@ -7,7 +7,7 @@ from torch import nn
 
 import modelfactory as mf
 from modelfactory.errors import ConfigError
-from modelfactory.freezing import hold_statistics, release_statistics
+from modelfactory.freezing import hold, release
 
 
 def test_frozen_is_bit_identical_after_training_with_its_statistics():
@@ -113,10 +113,46 @@ def test_a_norm_that_is_frozen_in_part_goes_on():
     assert {"1.running_mean", "1.bias"} <= moved(model, before) and "1.weight" not in moved(model, before)
 
 
-def test_dropout_in_a_frozen_part_stays_as_it_is():
-    model = nn.Sequential(nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5)), nn.Linear(4, 2))
-    mf.freeze(model, ["0.*"])
-    assert model.train()[0][1].training
+def stochastic_parts():
+    """Frozen parts that act by chance in training, as modules and inside of a forward."""
+    from torchvision.ops import StochasticDepth
+
+    attention = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.5, batch_first=True)
+    return {
+        "dropout": nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)),
+        "rrelu": nn.Sequential(nn.Linear(4, 4), nn.RReLU()),
+        "drop path": nn.Sequential(nn.Linear(4, 4), StochasticDepth(0.5, "row")),
+        "attention": attention,
+    }
+
+
+@pytest.mark.parametrize("how", HOW.values(), ids=HOW)
+@pytest.mark.parametrize("part", stochastic_parts().values(), ids=stochastic_parts())
+def test_a_part_frozen_whole_is_a_fixed_function_unless_it_is_said(part, how):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 4)
+    for dropout in (False, True):
+        model = nn.Sequential(copy.deepcopy(part), nn.Linear(4, 2))
+        mf.freeze(model, ["0.*"], dropout=dropout)
+        model = how(model).train()
+        model[0].train()
+        assert torch.equal(model[0](x), model[0](x)) is not dropout
+        assert model[1].training and torch.equal(model.eval()(x), model(x))
+
+
+def test_dropout_of_a_chain_is_of_the_frozen_part_where_frozen_layers_are_around_it():
+    def layer():
+        return nn.Linear(4, 4)
+
+    model = nn.Sequential(nn.Dropout(), layer(), nn.Dropout(), layer(), nn.Dropout(), layer(), nn.Dropout(), layer())
+    mf.freeze(model, ["1.*", "3.*", "7.*"])
+    assert [module.training for module in model.train()] == [False, False, False, False, True, True, True, False]
+
+
+def test_a_recurrent_layer_without_dropout_may_pass_gradients_on_any_device():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.LSTM(4, 4)), nn.LSTM(4, 4, 2, dropout=0.5))
+    mf.freeze(model, ["1.*", "2.*"])
+    assert model.train()[1][0].training and not model[2].training and not model.eval()[1][0].training
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -132,9 +168,9 @@ def test_the_vectors_of_a_frozen_spectral_norm_do_not_move(norm):
 
 def test_statistics_can_be_let_go_again():
     norm = nn.BatchNorm1d(3)
-    hold_statistics(norm)
+    hold(norm)
     assert not norm.train().training and not norm.eval().training
-    release_statistics(norm), release_statistics(norm)
+    release(norm), release(norm)
     assert norm.train().training and "train" not in vars(norm)
 
 

@@ -12,8 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "modelfactory"
 FLOORS = {
-    "vocabulary": "errors files spec signature target quadrature activation select definition",
-    "parts": "layers init freezing",
+    "vocabulary": "errors files spec signature target quadrature activation select definition depth",
+    "parts": "layers init freezing grouping",
     "model": "model ledger signalling modelspec accounting initializing planning",
     "training": "status device eager data loss optimizer scheduler checkpoint records progress finite setup resume trainer",
     "sweeps": "sweep",

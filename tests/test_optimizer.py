@@ -72,8 +72,8 @@ def test_frozen_parameters_are_in_no_group_unless_thawed_later():
     model = net()
     model[0].requires_grad_(False)
     assert names(model, build_optimizer(config(), model)) == {"default": ["1.weight", "1.bias", "3.weight", "3.bias"]}
-    later = build_optimizer(config(groups={"body": {"match": "0.*", "lr_scale": 0.1}}), model, thawed_later=["0.weight"])
-    assert names(model, later)["body"] == ["0.weight"]
+    later = build_optimizer(config(groups={"body": {"match": "0.*", "lr_scale": 0.1}}), model, thawed_later={"0.weight": 2})
+    assert names(model, later)["body.epoch2"] == ["0.weight"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -145,3 +146,29 @@ def test_a_wrong_scheduler_config_says_what_is_wrong(mapping, message):
     assert check_scheduler(mapping, problems) is None
     with pytest.raises(ConfigError, match=message):
         problems.raise_if_any()
+
+
+FLOORS = {
+    "cosine": spec_of("CosineAnnealingLR", eta_min=0.02),
+    "warm restarts": spec_of("CosineAnnealingWarmRestarts", T_0=2, eta_min=0.05, interval="step"),
+    "cyclic": spec_of("CyclicLR", interval="step", base_lr=0.03, max_lr=0.2, step_size_up=3),
+    "polynomial": spec_of("PolynomialLR", total_iters=3),
+    "onecycle": spec_of("OneCycleLR", interval="step", max_lr=0.5),
+    "plateau": spec_of("ReduceLROnPlateau", patience=0, min_lr=0.06),
+}
+
+
+@pytest.mark.parametrize("name", FLOORS)
+def test_groups_keep_their_ratio_at_every_step_and_floor(name):
+    groups = [{"params": [torch.zeros(1, requires_grad=True)], "lr": 0.1 * s, "lr_scale": s, "unscaled_lr": 0.1} for s in (1, 0.3, 0)]
+    optimizer = torch.optim.SGD(groups, lr=0.1, momentum=0.9)
+    schedule = build_schedule(replace(FLOORS[name], warmup_epochs=0.5), optimizer, steps_per_epoch=4, max_steps=24)
+    seen = []
+    for step in range(1, 25):
+        seen.append(schedule.lr)
+        assert [group["lr"] for group in optimizer.param_groups] == [schedule.lr, schedule.lr * 0.3, 0]
+        optimizer.step()
+        schedule.step_done()
+        if step % 4 == 0:
+            schedule.epoch_done(step, 1.0)
+    assert len(set(seen)) > 3

@@ -311,7 +311,7 @@ def test_before_epoch_may_thaw_what_the_optimizer_knows_of(digits):
         seen[epoch] = torch.equal(model.get_parameter("1.weight"), before)
         model[1].requires_grad_(epoch >= 2)
 
-    train(model, digits, trainer={"max_epochs": 3}, before_epoch=thaw, thawed_later=["1.weight", "1.bias"])
+    train(model, digits, trainer={"max_epochs": 3}, before_epoch=thaw, thawed_later={"1.weight": 2, "1.bias": 2})
     assert seen == {1: True, 2: True, 3: False}
 
 
