@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from modelfactory.ledger import Ledger
     from modelfactory.planning import Plan
     from modelfactory.records import Result
+    from modelfactory.reporting import report
     from modelfactory.run import build, load, plan, train
     from modelfactory.target import trust
 
@@ -42,6 +43,7 @@ __all__ = [
     "initialize",
     "load",
     "plan",
+    "report",
     "train",
     "trust",
 ]
@@ -64,6 +66,7 @@ _NAMES = {
     "modelfactory.initializing": ("initialize",),
     "modelfactory.planning": ("Plan",),
     "modelfactory.records": ("Result",),
+    "modelfactory.reporting": ("report",),
     "modelfactory.run": ("build", "load", "plan", "train"),
     "modelfactory.target": ("trust",),
 }

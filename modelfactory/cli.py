@@ -1,4 +1,4 @@
-"""The command line: `modelfactory train`, `modelfactory plan`, and `python train.py`.
+"""The command line: `modelfactory train`, `plan` and `report`, and `python train.py`.
 
 Nothing here imports torch before a model is wanted: `--help`, `--cfg job` and shell completion answer at once.
 """
@@ -6,6 +6,7 @@ Nothing here imports torch before a model is wanted: `--help`, `--cfg job` and s
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -25,11 +26,13 @@ usage: modelfactory COMMAND [OVERRIDES]
 commands
   train   train the model that a config describes, or with -m a sweep of them
   plan    show what would be built, parameter by parameter, without building it
+  report  rank the schemes of a sweep and draw its page, also while it runs; of a run as well
 
 examples
   modelfactory train init=kaiming_normal
   modelfactory train -m init=kaiming_normal,xavier_normal seed=0,1
   modelfactory plan model=cnn init=xavier_normal
+  modelfactory report multirun/DATE/TIME
 
 `modelfactory train --help` lists the groups and keys that can be overridden.
 """
@@ -44,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         2
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands: dict[str, Callable[[list[str]], int]] = {"train": train, "plan": plan}
+    commands: dict[str, Callable[[list[str]], int]] = {"train": train, "plan": plan, "report": report}
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE, end="")
         return DONE if arguments else WRONG
@@ -173,6 +176,34 @@ def plan(arguments: Sequence[str]) -> int:
         return DONE
     except ConfigError as error:
         return _tell([("", error)])
+
+
+def report(arguments: Sequence[str]) -> int:
+    """Prints the ranking of a sweep, or the result of a run, and writes summary.csv, curves.png and report.html there."""
+    what = "Rank the schemes of a sweep, with a paired comparison over seeds, and write summary.csv, curves.png and report.html."
+    parser = argparse.ArgumentParser(prog="modelfactory report", description=what)
+    parser.add_argument("folder", help="a sweep's, such as multirun/DATE/TIME, also while it runs; or a run's")
+    parser.add_argument("--metric", help="val_loss, train_loss or val_accuracy; without it what the trainer monitored")
+    parser.add_argument("--epoch", default="best", help="whose score counts: best (by what was monitored) or final")
+    parser.add_argument("--by", action="append", help="a swept key that makes a scheme, such as init; others are paired like seeds")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON instead")
+    given = parser.parse_args(list(arguments))
+    from modelfactory.reporting import FILES
+    from modelfactory.reporting import report as make_report
+
+    try:
+        made = make_report(given.folder, metric=given.metric, epoch=given.epoch, by=given.by)
+    except ConfigError as error:
+        print("\n".join(f"error: {problem}" for problem in error.problems), file=sys.stderr)
+        return WRONG
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    if given.json:
+        print(json.dumps(made.plain(), indent=2))
+    else:
+        print(f"{made}\n\n{', '.join(FILES)}: in {given.folder}")
+    return DONE
 
 
 def _version() -> str:

@@ -254,7 +254,7 @@ def test_what_trains_nothing_imports_no_torch(tmp_path: Path, arguments: list[st
     ("line", "expected"),
     [
         ("modelfactory pl", ["plan"]),
-        ("modelfactory ", ["train", "plan"]),
+        ("modelfactory ", ["train", "plan", "report"]),
         ("modelfactory train model=deep", ["model=deep_mlp"]),
         ("modelfactory train optimizer.l", ["optimizer.lr="]),
     ],

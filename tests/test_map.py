@@ -16,7 +16,7 @@ FLOORS = {
     "parts": "layers init freezing grouping",
     "model": "model ledger signalling modelspec accounting initializing planning",
     "training": "status device eager data loss optimizer scheduler checkpoint records progress finite setup resume trainer",
-    "sweeps": "sweep",
+    "sweeps": "sweep reporting",
     "entrance": "complaints guard config run cli",
     "surface": "__init__",
 }

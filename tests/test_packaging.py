@@ -89,6 +89,6 @@ def test_what_the_package_imports_is_declared():
     tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has none")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["requires-python"] == ">=3.10"
-    wanted = {"torch", "torchvision", "hydra-core", "omegaconf", "safetensors", "scikit-learn", "tqdm", "numpy"}
+    wanted = {"torch", "torchvision", "hydra-core", "omegaconf", "safetensors", "scikit-learn", "tqdm", "numpy", "matplotlib", "scipy"}
     declared = {line.split(">")[0].split("<")[0].strip() for line in project["dependencies"]}
     assert wanted <= declared

@@ -1,0 +1,132 @@
+"""The ranking of a sweep's schemes, with a paired comparison over seeds to the best one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from modelfactory.reporting.schemes import Metric, Scheme
+from modelfactory.reporting.stats import Holm, Sample, holm
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How a scheme differs from the best one, on the seeds that both have.
+
+    Attributes:
+        n: seeds that both have.
+        difference: the mean over these seeds of the scheme's value less that of the best, in the metric's unit.
+        half_width: the interval of the difference is `difference` -/+ this; NaN where none can be given.
+        p: Holm's adjusted p value of "there is no difference"; NaN where it cannot be tested.
+        verdict: "worse", "better", "not told" (the interval has 0 in it), "same" (the same value on every seed),
+            "no spread" (the same difference on every seed, which leaves nothing to judge it by), "1 seed", "no seed".
+        n_to_tell: seeds that would tell a difference of this size and spread; None: over 1,000, or not known.
+    """
+
+    n: int
+    difference: float
+    half_width: float
+    p: float
+    verdict: str
+    n_to_tell: int | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A scheme of the ranking; `rank` is None and `comparison` too where no job of it has a value.
+
+    `comparison` is None for the best scheme as well.
+    """
+
+    scheme: Scheme
+    rank: int | None
+    comparison: Comparison | None
+    is_best: bool = False
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The schemes of a sweep by their mean, the best first.
+
+    Attributes:
+        axes: what a scheme is told by.
+        rows: schemes with values by their mean, then those without.
+        num_comparisons: how many pairs of schemes could be tested, all of which the correction counts.
+        alpha: the probability that any difference is told where there is none.
+    """
+
+    metric: Metric
+    axes: tuple[str, ...]
+    rows: tuple[Row, ...]
+    num_comparisons: int
+    alpha: float = ALPHA
+
+    @property
+    def best(self) -> Row | None:
+        """The scheme that the others are compared to: of those with the most seeds the first."""
+        return next((row for row in self.rows if row.is_best), None)
+
+    def __str__(self) -> str:
+        from modelfactory.reporting.words import ranking_text
+
+        return ranking_text(self)
+
+
+def rank(schemes: Sequence[Scheme], metric: Metric, axes: Sequence[str], alpha: float = ALPHA) -> Ranking:
+    """Ranks schemes by their mean and compares each to the best on equal seeds.
+
+    Which scheme is the best is seen on the same numbers, so that Holm's correction counts all pairs of schemes, not only
+    those with the best: the best of many equal schemes is far from the others by chance alone.
+
+    Example:
+        >>> made = [Scheme((name,), (), {("0",): a, ("1",): b, ("2",): c}) for name, a, b, c in
+        ...         [("x", 0.1, 0.2, 0.3), ("y", 1.11, 1.2, 1.29), ("z", 0.2, 0.15, 0.4)]]
+        >>> [(row.scheme.label, row.comparison and row.comparison.verdict) for row in rank(made, Metric("val_loss"), ["init"]).rows]
+        [('x', None), ('z', 'not told'), ('y', 'worse')]
+    """
+    valued = [scheme for scheme in schemes if scheme.sample is not None]
+    valued.sort(key=_mean, reverse=metric.higher_is_better)
+    most = max((len(scheme.values) for scheme in valued), default=0)
+    best = next((index for index, scheme in enumerate(valued) if len(scheme.values) == most), -1)
+    tests: dict[tuple[int, int], float] = {}
+    for first, second in combinations(range(len(valued)), 2):
+        differences = _differences(valued[first], valued[second])
+        p = Sample.of(differences).p_zero() if differences else math.nan
+        if not math.isnan(p):
+            tests[first, second] = p
+    corrected = dict(zip(tests, holm(list(tests.values()), alpha), strict=True))
+    rows = [Row(scheme, index + 1, None, index == best) for index, scheme in enumerate(valued)]
+    for index, scheme in enumerate(valued):
+        if index != best:
+            test = corrected.get((min(index, best), max(index, best)))
+            rows[index] = Row(scheme, index + 1, _compare(scheme, valued[best], test, metric, alpha))
+    rows.extend(Row(scheme, None, None) for scheme in schemes if scheme.sample is None)
+    return Ranking(metric, tuple(axes), tuple(rows), len(tests), alpha)
+
+
+def _mean(scheme: Scheme) -> float:
+    return math.nan if scheme.sample is None else scheme.sample.mean
+
+
+def _differences(scheme: Scheme, other: Scheme) -> list[float]:
+    """Of each seed that both have, in the order of the first's; 0 where they are equal but for rounding."""
+    pairs = [(value, other.values[block]) for block, value in scheme.values.items() if block in other.values]
+    return [0.0 if math.isclose(value, base, rel_tol=1e-12) else value - base for value, base in pairs]
+
+
+def _compare(scheme: Scheme, best: Scheme, test: Holm | None, metric: Metric, alpha: float) -> Comparison:
+    differences = _differences(scheme, best)
+    if not differences:
+        return Comparison(0, math.nan, math.nan, math.nan, "no seed")
+    sample = Sample.of(differences)
+    if test is None:
+        verdict = "1 seed" if sample.n == 1 else "same" if sample.mean == 0 else "no spread"
+        return Comparison(sample.n, sample.mean, math.nan, math.nan, verdict)
+    if test.p > alpha:
+        return Comparison(sample.n, sample.mean, sample.half_width(test.level), test.p, "not told", sample.n_to_tell(test.level))
+    verdict = "better" if (sample.mean > 0) == metric.higher_is_better else "worse"
+    return Comparison(sample.n, sample.mean, sample.half_width(test.level), test.p, verdict)

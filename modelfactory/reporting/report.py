@@ -1,0 +1,128 @@
+"""`report`: reads a sweep's folder, and writes what it says of it: summary.csv, curves.png and report.html."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from modelfactory.files import write_text
+from modelfactory.reporting.history import read_history, scheme_bands
+from modelfactory.reporting.page import page
+from modelfactory.reporting.picture import draw_curves
+from modelfactory.reporting.ranking import Ranking, rank
+from modelfactory.reporting.schemes import choose_metric, compared_axes, gather_schemes
+from modelfactory.reporting.signals import scheme_signal
+from modelfactory.reporting.summary import summary_csv, summary_rows
+from modelfactory.reporting.words import failures_text, outcome, ranking_text, state, wrapped
+from modelfactory.sweep import Sweep, read_sweep
+
+FILES = ("summary.csv", "curves.png", "report.html")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a sweep says; `print` shows the ranking and the failures.
+
+    Attributes:
+        sweep: its jobs.
+        ranking: the schemes by their mean, with the comparison to the best; printable.
+    """
+
+    sweep: Sweep
+    ranking: Ranking
+
+    @property
+    def summary(self) -> list[dict[str, Any]]:
+        """The rows of summary.csv, one a job."""
+        return summary_rows(self.sweep)
+
+    def __str__(self) -> str:
+        head = wrapped(f"{state(self.sweep)}. {self.ranking.metric}.")
+        parts = [head, ranking_text(self.ranking), failures_text(self.sweep)]
+        return "\n\n".join(part for part in parts if part)
+
+    def plain(self) -> dict[str, Any]:
+        """The report as plain data, for JSON: what cannot be told is None."""
+        return {
+            "folder": str(self.sweep.folder),
+            "metric": asdict(self.ranking.metric),
+            "axes": list(self.ranking.axes),
+            "num_comparisons": self.ranking.num_comparisons,
+            "alpha": self.ranking.alpha,
+            "ranking": [_plain(row) for row in self.ranking.rows],
+            "jobs": self.summary,
+        }
+
+    def write(self) -> None:
+        """Writes summary.csv, curves.png and report.html into the sweep's folder, each whole or not at all."""
+        folder, schemes = self.sweep.folder, [row.scheme for row in self.ranking.rows]
+        histories = {job.number: read_history(job.folder) for job in self.sweep.jobs}
+        bands = {scheme.label: scheme_bands(scheme, histories) for scheme in schemes}
+        found = {scheme.label: scheme_signal(scheme) for scheme in schemes}
+        signals = {label: signal for label, signal in found.items() if signal is not None}
+        write_text(folder / "summary.csv", summary_csv(self.sweep))
+        title = " ".join([folder.resolve().name, *self.sweep.overrides])
+        draw_curves(folder / "curves.png", title, [(label, curves) for label, curves in bands.items()])
+        write_text(folder / "report.html", page(self.sweep, self.ranking, bands, signals))
+
+
+def _plain(row: Any) -> dict[str, Any]:
+    sample, compared = row.scheme.sample, row.comparison
+    numbers = {} if sample is None else asdict(sample)
+    told = {} if compared is None else asdict(compared)
+    plain = {
+        "scheme": row.scheme.label,
+        "rank": row.rank,
+        "outcome": outcome(row),
+        "jobs": [job.number for job in row.scheme.jobs],
+        "values": list(row.scheme.values.values()),
+        **{name: numbers.get(name) for name in ("n", "mean", "std")},
+        "comparison": told or None,
+    }
+    return _without_nan(plain)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and value != value else value
+
+
+def report(
+    folder: str | os.PathLike[str],
+    *,
+    metric: str | None = None,
+    epoch: str = "best",
+    by: Sequence[str] | None = None,
+    write: bool = True,
+) -> Report:
+    """Reports on a sweep, also one that runs still or is half failed, or on a single run.
+
+    Args:
+        folder: the sweep's, or the run's; summary.csv, curves.png and report.html go there.
+        metric: val_loss, train_loss or val_accuracy; None: what the trainer monitored.
+        epoch: whose score counts, the "best" by the monitored value or the "final".
+        by: the swept keys that make a scheme, such as ["init"]; all others are paired like seeds. None: all but the seeds.
+        write: whether the files are written.
+
+    Raises:
+        ConfigError: no run is in the folder; there is no such metric, epoch or swept key.
+
+    Example:
+        >>> import tempfile
+        >>> import modelfactory as mf
+        >>> cfg = mf.compose("trainer=debug", "trainer.device=cpu", "trainer.progress=none")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = mf.train(cfg, run_dir=folder)
+        ...     print(mf.report(folder))
+        1 job: 1 completed. val_loss of the best epoch, lower is better.
+        ...
+    """
+    sweep = read_sweep(folder)
+    chosen, axes = choose_metric(sweep, metric, epoch), compared_axes(sweep, by)
+    made = Report(sweep, rank(gather_schemes(sweep, axes, chosen), chosen, axes))
+    if write:
+        made.write()
+    return made

@@ -1,0 +1,67 @@
+"""How the signal travels through each scheme's model at the start: what the runs' signal.csv say."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from modelfactory.reporting.schemes import Scheme
+
+# a figure's line: the column of signal.csv
+LINES = {
+    "forward": "forward_measured",
+    "forward_predicted": "forward_predicted",
+    "gradient": "gradient_measured",
+    "gradient_predicted": "gradient_predicted",
+}
+
+
+@dataclass(frozen=True)
+class Signal:
+    """A scheme's signal, layer by layer in the order of the forward pass.
+
+    Attributes:
+        layers: their names.
+        forward, gradient: the measured scales, the median over the scheme's runs; None where there is none.
+        forward_predicted, gradient_predicted: what the weights' variances say.
+    """
+
+    layers: list[str]
+    forward: list[float | None]
+    forward_predicted: list[float | None]
+    gradient: list[float | None]
+    gradient_predicted: list[float | None]
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_signal(folder: Path) -> list[dict[str, str]]:
+    """The rows of a run's signal.csv; none where there is no such file."""
+    try:
+        text = (folder / "signal.csv").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    return list(csv.DictReader(text.splitlines()))
+
+
+def scheme_signal(scheme: Scheme) -> Signal | None:
+    """The signal of a scheme; None when none of its runs measured it. Runs with other layers than the first are left out."""
+    runs = [rows for rows in (read_signal(job.folder) for job in scheme.jobs) if rows]
+    if not runs:
+        return None
+    layers = [row["layer"] for row in runs[0]]
+    alike = [rows for rows in runs if [row["layer"] for row in rows] == layers]
+    lines = {name: [_middle([rows[index].get(column) for rows in alike]) for index in range(len(layers))] for name, column in LINES.items()}
+    return Signal(layers, **lines)
+
+
+def _middle(cells: Sequence[str | None]) -> float | None:
+    values = [float(cell) for cell in cells if cell]
+    finite = [value for value in values if math.isfinite(value)]
+    return float(f"{median(finite):.6g}") if finite else None

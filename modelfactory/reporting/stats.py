@@ -1,0 +1,130 @@
+"""The statistics of a comparison: Student's t for means and paired differences, Holm's correction for many of them.
+
+Source: Student (1908) The probable error of a mean; Holm (1979) A simple sequentially rejective multiple test procedure.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MOST_SEEDS = 1000
+
+
+def t_quantile(p: float, df: float) -> float:
+    """The value that a t variable of `df` degrees of freedom stays below with probability `p`.
+
+    Example:
+        >>> round(t_quantile(0.975, 2), 3)  # table of Student's t: 4.303
+        4.303
+    """
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, p))
+
+
+def two_sided(t: float, df: float) -> float:
+    """The probability that a t variable of `df` degrees of freedom is at least as far from 0 as `t`."""
+    from scipy.special import stdtr
+
+    return float(min(1.0, 2 * stdtr(df, -abs(t))))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A few numbers as n, mean and std (of n - 1; NaN for one number).
+
+    Example:
+        >>> Sample.of([1.0, 2.0, 3.0])
+        Sample(n=3, mean=2.0, std=1.0)
+    """
+
+    n: int
+    mean: float
+    std: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Sample:
+        """Of at least one value; equal values have exactly their mean and a std of 0."""
+        n = len(values)
+        mean = values[0] if min(values) == max(values) else math.fsum(values) / n
+        square = math.fsum((value - mean) ** 2 for value in values)
+        return cls(n, mean, math.sqrt(square / (n - 1)) if n > 1 else math.nan)
+
+    def half_width(self, alpha: float = 0.05) -> float:
+        """Half of the t interval: mean -/+ t(1 - alpha/2; n - 1) std / sqrt(n); NaN for one number.
+
+        Example:
+            >>> round(Sample(4, 0.0, 2.0).half_width(), 4)  # 3.1824 * 2 / sqrt(4)
+            3.1824
+        """
+        return math.nan if self.n < 2 else t_quantile(1 - alpha / 2, self.n - 1) * self.std / math.sqrt(self.n)
+
+    def p_zero(self) -> float:
+        """The two-sided p value of "the true mean is 0"; NaN where the numbers have no spread to judge it by.
+
+        Example:
+            >>> round(Sample(3, 4.303, 3**0.5).p_zero(), 3)
+            0.05
+        """
+        if self.n < 2 or not _has_spread(self):
+            return math.nan
+        return two_sided(self.mean / (self.std / math.sqrt(self.n)), self.n - 1)
+
+    def n_to_tell(self, alpha: float) -> int | None:
+        """How many numbers with this mean and std would tell the mean from 0 at level `alpha`; None: over 1,000.
+
+        Example:
+            >>> Sample(2, 1.0, 1.0).n_to_tell(0.05)  # 7: t is 2.447, the half width 2.447 / sqrt(7) = 0.92; 6: 1.05
+            7
+        """
+        if self.n < 2 or not _has_spread(self):
+            return None
+
+        def told(n: int) -> bool:  # from some n on: the interval narrows as n grows
+            return Sample(n, self.mean, self.std).half_width(alpha) < abs(self.mean)
+
+        return 2 + bisect_left(range(2, MOST_SEEDS), True, key=told) if told(MOST_SEEDS) else None
+
+
+def _has_spread(sample: Sample) -> bool:
+    """Whether the std is more than the rounding of float64 sums."""
+    return sample.std > 1e-12 * abs(sample.mean) and sample.std > 0
+
+
+@dataclass(frozen=True)
+class Holm:
+    """One test among many.
+
+    Attributes:
+        p: the adjusted p value: below alpha exactly where Holm's procedure rejects at alpha.
+        level: the alpha at which an interval of its own agrees with the procedure: it leaves 0 out exactly where the
+            procedure rejects.
+    """
+
+    p: float
+    level: float
+
+
+def holm(p_values: Sequence[float], alpha: float = 0.05) -> list[Holm]:
+    """Holm's step-down correction: all rejections together are right with probability 1 - alpha, whatever the dependence.
+
+    The smallest of m p values is held against alpha / m, the next against alpha / (m - 1), and so on until one is larger.
+
+    Example:
+        >>> [round(test.p, 3) for test in holm([0.01, 0.04, 0.03])]
+        [0.03, 0.06, 0.06]
+        >>> [round(test.level, 4) for test in holm([0.01, 0.04, 0.03])]
+        [0.0167, 0.025, 0.025]
+    """
+    m = len(p_values)
+    found: list[Holm] = [Holm(1.0, alpha)] * m
+    adjusted, stopped = 0.0, None
+    for rank, index in enumerate(sorted(range(m), key=lambda index: p_values[index])):
+        adjusted = max(adjusted, min(1.0, (m - rank) * p_values[index]))
+        if stopped is None and adjusted > alpha:
+            stopped = alpha / (m - rank)
+        found[index] = Holm(adjusted, alpha / (m - rank) if stopped is None else stopped)
+    return found

@@ -1,0 +1,245 @@
+"""A ranking and what else there is to say of a sweep, as text of 80 columns."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from modelfactory.reporting.ranking import Comparison, Ranking, Row
+from modelfactory.reporting.schemes import HIGHER_IS_BETTER
+from modelfactory.reporting.stats import t_quantile
+from modelfactory.sweep import Job, Sweep
+
+WIDTH = 80
+MOST_REASONS = 12  # for which jobs did not complete, listed one by one
+ENDED_BADLY = ("diverged", "failed", "out_of_memory", "killed")
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number in few characters; "-" for one that there is not.
+
+    Example:
+        >>> number(0.154855), number(12345.6), number(0.0000123456), number(None), number(0.0)
+        ('0.1549', '1.235e+04', '1.235e-05', '-', '0')
+    """
+    return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}g}"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Numbers of one column with equally many decimals: those that give `base` four significant digits, three if it is below 0.1.
+
+    Example:
+        >>> figures = Figures(0.1315)
+        >>> figures(0.02), figures(2.3026), figures(-0.5, signed=True), figures(3.7e8), figures(float("nan"))
+        ('0.0200', '2.3026', '-0.5000', '3.7e+08', '-')
+    """
+
+    base: float
+
+    def __call__(self, value: float | None, signed: bool = False) -> str:
+        if value is None or not math.isfinite(value):
+            return "-"
+        sign = "+" if signed else ""
+        decimals = (3 if abs(self.base) >= 0.1 else 2) - math.floor(math.log10(abs(self.base))) if self.base else 4
+        if decimals > 6 or abs(value) >= 1e5:
+            return f"{value:{sign}.4g}"
+        return f"{value:{sign}.{max(0, decimals)}f}"
+
+    def difference(self, comparison: Comparison) -> str:
+        """A difference with its interval.
+
+        Example:
+            >>> Figures(0.1315).difference(Comparison(3, -0.01234, 0.0321, 0.4, "not told"))
+            '-0.0123 ±0.0321'
+        """
+        half = "" if math.isnan(comparison.half_width) else f" ±{self(comparison.half_width)}"
+        return "-" if comparison.n == 0 else f"{self(comparison.difference, signed=True)}{half}"
+
+
+def figures(ranking: Ranking) -> Figures:
+    """How the numbers of a ranking are written."""
+    best = ranking.best
+    return Figures(0.0 if best is None or best.scheme.sample is None else best.scheme.sample.mean)
+
+
+def seeds(row: Row) -> str:
+    """How many of a scheme's jobs the row is of: "3", or "2/3" where some have no value."""
+    values, jobs = len(row.scheme.values), len(row.scheme.jobs)
+    return str(values) if values == jobs or jobs == 0 else f"{values}/{jobs}"
+
+
+def outcome(row: Row) -> str:
+    """The last cell of a row: the verdict, or why there is none."""
+    if row.is_best:
+        return "best"
+    if row.comparison is not None:
+        return row.comparison.verdict
+    ended = Counter(job.status for job in row.scheme.jobs)
+    return ended.most_common(1)[0][0].replace("_", " ") if ended else "no job"
+
+
+def table(ranking: Ranking, width: int = WIDTH) -> str:
+    """The ranking, one scheme a row; a label that is too long goes on below."""
+    single = len(ranking.rows) == 1
+    head = ("", ", ".join(ranking.axes) or "scheme", "n", "mean", "std") + (() if single else ("difference to best", "", "needs"))
+    rows = [_cells(row, single, figures(ranking)) for row in ranking.rows]
+    if not single and not any(cells[-1] for cells in rows):
+        head, rows = head[:-1], [cells[:-1] for cells in rows]
+    widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
+    widths[1] = max(12, min(widths[1], width - sum(widths) + widths[1] - 2 * (len(widths) - 1)))
+    return "\n".join(line for cells in [head, *rows] for line in _lines(cells, widths))
+
+
+def _cells(row: Row, single: bool, written: Figures) -> tuple[str, ...]:
+    sample = row.scheme.sample
+    cells = (
+        "" if row.rank is None else str(row.rank),
+        row.scheme.label,
+        seeds(row),
+        written(None if sample is None else sample.mean),
+        written(None if sample is None else sample.std),
+    )
+    compared = "" if row.comparison is None else written.difference(row.comparison)
+    return cells if single else (*cells, compared, outcome(row), seeds_to_tell(row))
+
+
+def _lines(cells: Sequence[str], widths: Sequence[int]) -> Iterable[str]:
+    parts = textwrap.wrap(cells[1], widths[1], break_on_hyphens=False) or [""]
+    texts = [
+        parts[0].ljust(width) if column == 1 else cell.ljust(width) if column > 4 else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
+    yield "  ".join(texts).rstrip()
+    for part in parts[1:]:
+        yield " " * (widths[0] + 2) + part
+
+
+def sentences(ranking: Ranking) -> tuple[list[str], list[str]]:
+    """What the numbers say, and how that is to be taken."""
+    best = ranking.best
+    others = [row for row in ranking.rows if row.comparison is not None]
+    if best is None:
+        return ["No job has completed, so that there is nothing to rank yet."], []
+    if not others:
+        return [_alone(best, ranking)], []
+    said = [
+        f"{words} {best.scheme.label}: {_list(_with_verdict(others, verdict))}."
+        for verdict, words in _VERDICTS.items()
+        if _with_verdict(others, verdict)
+    ]
+    if not said:
+        said = [f"{best.scheme.label} has the best value, of one seed."]
+    return said, _what_seeds_tell(others, ranking)
+
+
+def _alone(best: Row, ranking: Ranking) -> str:
+    """Of the only scheme there is."""
+    sample, written, confidence = best.scheme.sample, figures(ranking), round(100 * (1 - ranking.alpha))
+    if len(best.scheme.jobs) == 1:
+        scores = best.scheme.jobs[0].final if ranking.metric.epoch == "final" else best.scheme.jobs[0].best
+        told = ", ".join(f"{name} {number(value)}" for name, value in scores.items() if name in HIGHER_IS_BETTER and value is not None)
+        return f"{ranking.metric.epoch.capitalize()} epoch {scores.get('epoch', '-')}: {told}. One run has no spread to judge it by."
+    if sample is None or sample.n < 2:
+        return f"One of {len(best.scheme.jobs)} seeds has a value, which has no spread to judge it by."
+    half = written(sample.half_width(ranking.alpha))
+    return f"The mean over {sample.n} seeds is {written(sample.mean)} ±{half} ({confidence}% t interval)."
+
+
+_VERDICTS = {
+    "better": "Better, though with fewer seeds, than",
+    "worse": "Worse than",
+    "not told": "No difference told from",
+    "same": "The same value on every seed as",
+    "no spread": "The same difference on every seed, which leaves no spread to judge it by, from",
+    "no seed": "No seed in common with",
+}
+
+
+def _with_verdict(rows: Sequence[Row], verdict: str) -> list[str]:
+    """The labels of the schemes that it was said of."""
+    return [row.scheme.label for row in rows if row.comparison is not None and row.comparison.verdict == verdict]
+
+
+def seeds_to_tell(row: Row) -> str:
+    """How many seeds would tell a difference that was not told: "~50"; "" where that is not the question."""
+    if row.comparison is None or row.comparison.verdict != "not told":
+        return ""
+    needed = row.comparison.n_to_tell
+    return ">1000" if needed is None else f"~{needed if needed < 100 else round(needed, -1)}"
+
+
+def _what_seeds_tell(rows: Sequence[Row], ranking: Ranking) -> list[str]:
+    """What the interval is, and how little one or two seeds can tell."""
+    counts = {row.comparison.n for row in rows if row.comparison is not None}
+    confidence = round(100 * (1 - ranking.alpha))
+    said = []
+    if ranking.num_comparisons:
+        many = f"all {ranking.num_comparisons} pairs of schemes" if ranking.num_comparisons > 1 else "the one pair of schemes"
+        said.append(f"Differences are paired over equal seeds; ± is the t interval, {confidence}% sure with Holm's correction for {many}.")
+    if any(seeds_to_tell(row) for row in rows):
+        said.append("needs: how many seeds would tell a difference of the size and spread seen.")
+    if 1 in counts:
+        said.append("One seed cannot tell a scheme from luck: the order above may be chance. Give more, such as seed=range(5).")
+    few = min(counts - {0, 1}, default=0)
+    if few and ranking.num_comparisons:
+        times = t_quantile(1 - ranking.alpha / 2 / ranking.num_comparisons, few - 1)
+        told = f"With {few} seeds a difference is told from {times:.0f} times its standard error on"
+        said += [f"{told}: more seeds, or fewer schemes, tell more."] if times > 8 else []
+    return said
+
+
+def _list(labels: Sequence[str], most: int = 8) -> str:
+    """Labels in a row; those with a comma are set apart by semicolons."""
+    separator = "; " if any(", " in label for label in labels) else ", "
+    shown = separator.join(labels[:most])
+    return f"{shown} and {len(labels) - most} more" if len(labels) > most else shown
+
+
+def wrapped(text: str, indent: str = "", width: int = WIDTH) -> str:
+    return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent + "  ", break_on_hyphens=False)
+
+
+def state(sweep: Sweep) -> str:
+    """How many jobs are how far: "9 jobs: 7 completed, 2 diverged"."""
+    counts = Counter(job.status.replace("_", " ") for job in sweep.jobs)
+    parts = [f"{count} {status}" for status, count in counts.items()]
+    jobs = f"{len(sweep.jobs)} job{'' if len(sweep.jobs) == 1 else 's'}"
+    return f"{jobs}: {', '.join(sorted(parts, key=lambda part: 'completed' not in part))}"
+
+
+def failures(sweep: Sweep) -> list[Job]:
+    """The jobs that ended without completing."""
+    return [job for job in sweep.jobs if job.status in ENDED_BADLY]
+
+
+def failures_text(sweep: Sweep) -> str:
+    """Jobs that did not complete, each with its reason."""
+    failed = failures(sweep)
+    if not failed:
+        return ""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for job in failed:
+        title = f"job {job.number} ({sweep.title(job)})" if sweep.title(job) else f"job {job.number}"
+        reason = " ".join((job.reason or "no reason is known").split())
+        alike.setdefault((job.status.replace("_", " "), reason), []).append(title)
+    lines = [f"{len(failed)} of {len(sweep.jobs)} did not complete"]
+    for (status, reason), titles in list(alike.items())[:MOST_REASONS]:
+        lines.append(wrapped(f"{_list(titles)}: {status}: {reason}", "  "))
+    if len(alike) > MOST_REASONS:
+        lines.append(f"  and {len(alike) - MOST_REASONS} other reasons: all are in summary.csv")
+    return "\n".join(lines)
+
+
+def ranking_text(ranking: Ranking) -> str:
+    """The table and what it says; of a single run what it came to."""
+    said = "\n".join(wrapped(sentence) for part in sentences(ranking) for sentence in part)
+    return f"{table(ranking)}\n\n{said}" if is_table_wanted(ranking) else said
+
+
+def is_table_wanted(ranking: Ranking) -> bool:
+    """Whether there is more than one run to tell of, and anything yet."""
+    return ranking.best is not None and sum(len(row.scheme.jobs) for row in ranking.rows) > 1

@@ -1,0 +1,162 @@
+"""`modelfactory report` as a user runs it: on sweeps whole, half failed and running, on a run, and on what is neither."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import modelfactory as mf
+from modelfactory import cli
+from modelfactory.errors import ConfigError
+from modelfactory.reporting import FILES
+from modelfactory.reporting.history import Band, read_history
+from modelfactory.reporting.picture import draw_curves
+from modelfactory.reporting.signals import LINES, scheme_signal
+
+ROOT = Path(__file__).resolve().parents[2]
+MIXED = {"good": 0.1, "bad": 1.5, "gone": "diverged", "full": "out_of_memory", "off": "killed", "late": "pending", "now": "running"}
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "summary.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_sweep_half_failed_and_still_running_is_reported(make_sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    make_sweep(tmp_path, MIXED)
+    assert cli.main(["report", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("21 jobs: 6 completed, 3 diverged, 3 out of memory, 3 killed, 3 pending, 3\n  running. ")
+    assert "Worse than good: bad." in printed
+    assert "job 6 (init=gone seed=0): diverged: TrainingError: the loss is nan at step 3, seed 0" in " ".join(printed.split())
+    assert max(map(len, printed.splitlines()[:-1])) <= 80
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name in FILES or path.name.startswith(".")) == sorted(FILES)
+
+
+def test_summary_csv_has_a_row_a_job(make_sweep, tmp_path: Path):
+    mf.report(make_sweep(tmp_path, MIXED))
+    rows = rows_of(tmp_path)
+    assert [row["job"] for row in rows] == [str(number) for number in range(21)]
+    assert [rows[7][name] for name in ("folder", "status", "init", "seed", "trainer.max_epochs")] == ["7", "diverged", "gone", "1", "6"]
+    assert rows[7]["reason"] == "TrainingError: the loss is nan at step 3, seed 1"
+    record = json.loads((tmp_path / "0" / "result.json").read_text())
+    assert float(rows[0]["best_val_loss"]) == pytest.approx(record["best"]["val_loss"])
+    assert float(rows[0]["final_val_accuracy"]) == pytest.approx(record["final"]["val_accuracy"])
+    assert float(rows[0]["seconds"]) == pytest.approx(record["seconds"])
+    assert rows[15]["status"] == "pending" and rows[15]["best_val_loss"] == "" and rows[15]["seconds"] == ""
+
+
+def test_the_same_folder_gives_the_same_bytes_and_nothing_else_is_touched(make_sweep, tmp_path: Path):
+    make_sweep(tmp_path, {"a": 0.1, "b": 0.2})
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    mf.report(tmp_path)
+    first = {name: (tmp_path / name).read_bytes() for name in FILES}
+    mf.report(tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in FILES} == first
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name not in FILES}
+    assert after == before
+
+
+def test_a_single_run_is_a_page_of_one(make_sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = make_sweep(tmp_path, {"a": 0.1}, seeds=1) / "0"
+    assert cli.main(["report", str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("1 job: 1 completed. val_loss of the best epoch, lower is better.\n\nBest epoch 6: train_loss ")
+    assert set(FILES) <= {path.name for path in run.iterdir()}
+    assert "Report of a run" in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["nowhere", "empty"])
+def test_what_is_neither_a_sweep_nor_a_run_gives_status_2_and_says_so(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "empty").mkdir()
+    assert cli.main(["report", str(tmp_path / name)]) == 2
+    assert f"error: {str(tmp_path / name)!r} " in capsys.readouterr().err
+    assert not any((tmp_path / "empty").iterdir())
+
+
+def test_every_wrong_option_is_told_with_status_2_and_nothing_is_written(make_sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    make_sweep(tmp_path, {"a": 0.1, "b": 0.2}, seeds=1)
+    assert cli.main(["report", str(tmp_path), "--metric", "val_los", "--epoch", "third"]) == 2
+    error = capsys.readouterr().err
+    assert "error: metric: 'val_los' is not a metric of a run; did you mean 'val_loss'?\n" in error
+    assert "error: epoch: 'third' is not an epoch to compare at; choose one of best, final\n" in error
+    assert cli.main(["report", str(tmp_path), "--by", "ini"]) == 2
+    assert "error: by: 'ini' is not swept here; did you mean 'init'?" in capsys.readouterr().err
+    assert not any((tmp_path / name).exists() for name in FILES)
+
+
+def test_a_folder_that_cannot_be_written_gives_status_1(make_sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    make_sweep(tmp_path, {"a": 0.1}, seeds=1)
+    (tmp_path / "report.html").mkdir()
+    assert cli.main(["report", str(tmp_path)]) == 1
+    assert "error: " in capsys.readouterr().err
+
+
+def test_json_is_the_whole_report(make_sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    make_sweep(tmp_path, {"a": 0.1, "b": 1.0, "c": "diverged"})
+    assert cli.main(["report", str(tmp_path), "--json", "--metric", "val_accuracy"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [row["scheme"] for row in told["ranking"]] == ["a", "b", "c"]
+    assert told["ranking"][1]["comparison"]["verdict"] == "worse"
+    assert told["ranking"][2]["mean"] is None
+    assert len(told["jobs"]) == 9 and told["num_comparisons"] == 1
+
+
+def test_the_python_side_gives_the_ranking(make_sweep, tmp_path: Path):
+    made = mf.report(make_sweep(tmp_path, {"a": 0.1, "b": 1.0}), write=False)
+    assert made.ranking.best is not None and made.ranking.best.scheme.label == "a"
+    assert str(made.ranking) in str(made)
+    assert not any((tmp_path / name).exists() for name in FILES)
+    with pytest.raises(ConfigError, match="nowhere"):
+        mf.report(tmp_path / "nowhere")
+
+
+def test_a_regression_has_no_accuracy_anywhere(make_sweep, tmp_path: Path):
+    mf.report(make_sweep(tmp_path, {"a": 3000.0, "b": 3500.0}, accuracy=False, noise=20.0))
+    assert rows_of(tmp_path)[0]["best_val_accuracy"] == ""
+    assert "validation accuracy" not in (tmp_path / "report.html").read_text().split("<script>")[0]
+
+
+def test_reporting_needs_no_torch(make_sweep, tmp_path: Path):
+    make_sweep(tmp_path, {"a": 0.1, "b": 0.2})
+    code = f"import sys; from modelfactory.cli import main; main(['report', {str(tmp_path)!r}]); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
+
+
+def test_labels_of_all_kinds_can_be_drawn(tmp_path: Path):
+    labels = ["_hidden", "$x^", "a & b <c>", "多", "\\frac", "x" * 300, "two\nlines"]
+    curve = {
+        "val_loss": Band((1, 2), (1.0, 0.01), (0.5, 0.01), (2.0, 0.02), ((2, 0.01),)),
+        "train_loss": Band((1,), (1.0,), (1.0,), (1.0,)),
+    }
+    draw_curves(tmp_path / "curves.png", "$ _ title \\", [(label, curve) for label in labels])
+    draw_curves(tmp_path / "none.png", "nothing yet", [("a", {})])
+    for name in ("curves.png", "none.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_metrics_of_a_run_that_is_being_written_are_read_as_far_as_they_are(tmp_path: Path):
+    assert read_history(tmp_path) == {"train_loss": {}, "val_loss": {}, "val_accuracy": {}}
+    (tmp_path / "metrics.csv").write_text("epoch,step,train_loss,val_loss,val_accuracy\n1,2,inf,0.5,\n2,4,0.25,nan,\n")
+    assert read_history(tmp_path) == {"train_loss": {2: 0.25}, "val_loss": {1: 0.5}, "val_accuracy": {}}
+
+
+def test_a_schemes_signal_is_the_median_of_its_runs(make_sweep, tmp_path: Path):
+    from modelfactory.reporting.schemes import Metric, gather_schemes
+    from modelfactory.sweep import read_sweep
+
+    sweep = read_sweep(make_sweep(tmp_path, {"a": 0.1, "b": 0.2}))
+    for job, scale in zip(sweep.jobs[:3], (1.0, 3.0, 2.0), strict=True):
+        head = f"layer,call,{','.join(LINES.values())},verdict\n"
+        (job.folder / "signal.csv").write_text(f"{head}fc1,Linear,{scale},1,,0.5,ok\nfc2,Linear,{2 * scale},1,{scale},0.5,ok\n")
+    first, second = gather_schemes(sweep, ("init",), Metric("val_loss"))
+    signal = scheme_signal(first)
+    assert signal is not None and scheme_signal(second) is None
+    assert (signal.layers, signal.forward, signal.gradient) == (["fc1", "fc2"], [2.0, 4.0], [None, 2.0])
+    assert mf.report(tmp_path).ranking.rows and 'id="fig-signal"' in (tmp_path / "report.html").read_text()
