@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,9 +17,9 @@ from modelfactory.init.acting import Acting, find_acting
 from modelfactory.init.apply import Assignment, assign, needs_shape
 from modelfactory.init.rules import Chooser, uses_auto_gain
 from modelfactory.ledger import Row
-from modelfactory.model import Draft
+from modelfactory.model import BACKBONE, Draft
 from modelfactory.modelspec import ModelSpec
-from modelfactory.select import ParamInfo, describe
+from modelfactory.select import ParamInfo, describe, some_names
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,16 @@ class Account:
         return _thaws(self.infos, self.frozen)
 
 
-def account(draft: Draft, spec: ModelSpec, problems: Problems) -> Account:
-    """Decides scheme, fans, gain and freezing for each parameter of a draft."""
+def account(
+    draft: Draft, spec: ModelSpec, problems: Problems, pretrained: Mapping[str, str] = MappingProxyType({})
+) -> Account:
+    """Decides scheme, fans, gain and freezing for each parameter of a draft.
+
+    Args:
+        pretrained: parameter -> the file and tensor that its values come from.
+    """
     infos = describe(draft.module)
-    choices = Chooser(spec.init.rules, draft.definitions, problems).choose(infos)
+    choices = Chooser(spec.init.rules, draft.definitions, problems).choose(infos, pretrained=pretrained)
     acting: dict[int, Acting] = {}
     if (
         uses_auto_gain(choices)
@@ -55,6 +62,8 @@ def account(draft: Draft, spec: ModelSpec, problems: Problems) -> Account:
         acting = find_acting(draft.module, shapes, spec.incoming.dtype if spec.incoming is not None else torch.float32)
     assignments = assign(choices, acting, spec.init.fans, problems)
     frozen = choose_frozen(infos, spec.freeze, draft.definitions, problems)
+    if spec.backbone is not None and not spec.backbone.allow_random:
+        _check_random(assignments, frozen, problems)
     places = place_parameters(draft.module, infos, spec.grouping, thaws=_thaws(infos, frozen))
     groups = {id(info.parameter): place.group for info, place in zip(infos, places, strict=True)}
     return Account(infos, assignments, frozen, groups)
@@ -62,6 +71,21 @@ def account(draft: Draft, spec: ModelSpec, problems: Problems) -> Account:
 
 def _thaws(infos: Sequence[ParamInfo], frozen: Mapping[int, int | None]) -> dict[str, int]:
     return {info.name: epoch for info in infos if (epoch := frozen.get(id(info.parameter))) is not None}
+
+
+def _check_random(assignments: Sequence[Assignment], frozen: Collection[int], problems: Problems) -> None:
+    """Adds a problem for frozen parameters of the backbone that come from no file."""
+    drawn = [
+        item.info.name
+        for item in assignments
+        if id(item.info.parameter) in frozen and not item.call.pretrained and item.info.name.startswith(f"{BACKBONE}.")
+    ]
+    if drawn:
+        problems.add(
+            f"{BACKBONE}.allow_random",
+            f"{len(drawn)} parameters of the backbone are frozen and were never trained ({some_names(drawn, 3)}); "
+            f"give {BACKBONE}.weights, leave them out of freeze, or say true if it is meant",
+        )
 
 
 def wants_shape(info: ParamInfo, call: Any) -> bool:
@@ -85,7 +109,7 @@ def ledger_row(item: Assignment, numbers: tuple[float, float], group: str, train
         dtype=str(info.parameter.dtype).removeprefix("torch."),
         module=type(info.module).__name__,
         role=" ".join(info.roles),
-        origin="default" if call.is_default else "rule",
+        origin="pretrained" if call.pretrained else "default" if call.is_default else "rule",
         rule=item.choice.rule,
         scheme=call.name,
         fan_in=item.fans.fan_in if item.fans is not None else None,

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from modelfactory.errors import ConfigError, Problem
 from modelfactory.files import write_atomic
+from modelfactory.weights import TIED_KEY
+from modelfactory.weights import WEIGHTS as WEIGHTS
 
 CONFIG_KEY = "modelfactory.config"
-TIED_KEY = "modelfactory.tied"
 STATE_KEY = "modelfactory.state"
 CHECKPOINT = Path("checkpoint", "last.safetensors")
-WEIGHTS = "model.safetensors"
 
 
 class Weights(NamedTuple):

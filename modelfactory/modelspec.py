@@ -8,17 +8,18 @@ from typing import Any
 
 import torch
 
+from modelfactory.backbone import BackboneSpec, read_backbone
 from modelfactory.errors import Problems, did_you_mean
 from modelfactory.freezing import FreezeSpec, read_freeze
 from modelfactory.grouping import Grouping, read_grouping
 from modelfactory.init.rules import InitSpec, read_init
 from modelfactory.layers.sizes import check_input_shape
-from modelfactory.model import read_activation, read_model
+from modelfactory.model import put_in_front, read_activation, read_front, read_model
 from modelfactory.model.blueprint import Node
 from modelfactory.model.infer import BROKEN, UNKNOWN, Incoming
 from modelfactory.spec import check_value
 
-GROUPS = ("seed", "data", "activation", "model", "init", "freeze", "optimizer", "scheduler", "trainer", "experiment")
+GROUPS = ("seed", "data", "activation", "backbone", "model", "init", "freeze", "optimizer", "scheduler", "trainer", "experiment")
 _DTYPES = {"float32": torch.float32, "int64": torch.int64}
 
 
@@ -29,6 +30,7 @@ class ModelSpec:
     Attributes:
         incoming: an example input on the meta device, batch first, None without data.input_shape.
         grouping: what the optimizer does with which parameters; what is wrong with it is for the optimizer to say.
+        backbone: what stands in front of the model's layers, and the weights that go into it.
     """
 
     node: Node
@@ -37,6 +39,7 @@ class ModelSpec:
     grouping: Grouping
     incoming: torch.Tensor | None
     seed: int
+    backbone: BackboneSpec | None = None
 
 
 def read_spec(config: Mapping[str, Any], problems: Problems) -> ModelSpec | None:
@@ -59,14 +62,21 @@ def read_spec(config: Mapping[str, Any], problems: Problems) -> ModelSpec | None
     incoming = _example_input(config.get("data"), problems)
     if "model" not in config:
         problems.add("model", "missing; give layers, or _target_")
-    node = _read_model(config, incoming, problems) if "model" in config else None
+    before = len(problems)
+    backbone = read_backbone(config.get("backbone"), "backbone", problems)
+    front, features = None, incoming if len(problems) == before else BROKEN
+    if backbone is not None:
+        front, features = read_front(backbone, incoming, problems)
+    node = _read_model(config, features, problems) if "model" in config else None
+    if front is not None and node is not None:
+        node = put_in_front(front, node, config["model"], problems)
     init = read_init(config.get("init"), "init", problems)
     freeze = read_freeze(config.get("freeze"), "freeze", problems)
     optimizer = config.get("optimizer")
     grouping = read_grouping(optimizer if isinstance(optimizer, Mapping) else {}, "optimizer", Problems())
     if node is None or init is None or freeze is None or len(problems) > found:
         return None
-    return ModelSpec(node, init, freeze, grouping, incoming if isinstance(incoming, torch.Tensor) else None, seed)
+    return ModelSpec(node, init, freeze, grouping, incoming if isinstance(incoming, torch.Tensor) else None, seed, backbone)
 
 
 def _read_model(config: Mapping[str, Any], incoming: Incoming, problems: Problems) -> Node | None:

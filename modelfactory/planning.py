@@ -1,4 +1,4 @@
-"""The one place that knows the order: module, init, freeze; and what comes of it for every parameter.
+"""The one place that knows the order: module, pretrained, init, freeze; and what comes of it for every parameter.
 
 `make_plan` reads a config and constructs its model on the meta device, where nothing is allocated; `Plan.build` does the
 same with memory, draws every value once, freezes, and leaves the ledger.
@@ -7,22 +7,23 @@ same with memory, draws every value once, freezes, and leaves the ledger.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from modelfactory.accounting import account, ledger_rows, scheme_warnings
+from modelfactory.accounting import Account, account, ledger_rows, scheme_warnings
 from modelfactory.errors import ConfigError, Problems
 from modelfactory.freezing import apply_frozen, thaw
-from modelfactory.init.apply import fill
-from modelfactory.ledger import Ledger
+from modelfactory.init.apply import fill, measure
+from modelfactory.ledger import Ledger, Row
 from modelfactory.model import assemble
 from modelfactory.model.blueprint import Leaf
 from modelfactory.model.infer import Inference
 from modelfactory.modelspec import ModelSpec, read_spec
+from modelfactory.pretrained import Pretrained, buffer_rows, find_pretrained, load_pretrained, loaded_names
 from modelfactory.signalling.symmetric import find_symmetric
 
 
@@ -33,12 +34,14 @@ class Plan:
         ledger: after `build`, one row a parameter as drawn; before, the same rows without mean and std.
         warnings: what will probably not train, and why.
         thaws: names of parameters that are frozen at first, with the epoch that thaws each.
+        pretrained: what of the model comes from a file of weights; None where there is none.
     """
 
     def __init__(self, spec: ModelSpec):
         self._spec = spec
         self._ledger: Ledger | None = None
         self.warnings: tuple[str, ...] = ()
+        self.pretrained: Pretrained | None = None
         self.thaws: Mapping[str, int] = {}
 
     def never_thawed(self, max_epochs: int) -> Iterator[str]:
@@ -64,9 +67,12 @@ class Plan:
             draft = assemble(self._spec.node, self._spec.seed)
         if isinstance(self._spec.node, Leaf) and self._spec.incoming is not None:
             Inference(problems).forward(draft.module, "model", self._spec.incoming)
-        plans = account(draft, self._spec, problems)
+        pretrained = find_pretrained(draft.module, self._spec.backbone, problems, fetch=False)
         problems.raise_if_any()
-        self._ledger = Ledger(ledger_rows(plans, self._spec, None))
+        plans = account(draft, self._spec, problems, _schemes(pretrained))
+        problems.raise_if_any()
+        self._ledger = Ledger((*ledger_rows(plans, self._spec, None), *_buffers(draft.module, plans, pretrained, measured=False)))
+        self.pretrained = None if pretrained is None else pretrained.closed()
         self.warnings = tuple(scheme_warnings(plans.assignments))
         self.thaws = plans.thaws
         apply_frozen(draft.module, plans.frozen, self._spec.freeze.dropout)
@@ -80,23 +86,34 @@ class Plan:
             accounted: False leaves the ledger as it was, and saves the time of measuring every parameter.
 
         Raises:
-            ConfigError: a rule that picks nothing, a parameter that no rule picks, a scheme that cannot fill a shape.
+            ConfigError: a rule that picks nothing, a parameter that no rule picks, a scheme that cannot fill a shape, weights
+                that cannot be had or do not fit.
         """
         problems = Problems()
         with _without_collection():
             draft = assemble(self._spec.node, self._spec.seed)
-            plans = account(draft, self._spec, problems)
+            pretrained = find_pretrained(draft.module, self._spec.backbone, problems, fetch=True)
+            problems.raise_if_any()
+            plans = account(draft, self._spec, problems, _schemes(pretrained))
             problems.raise_if_any()
             stats = fill(plans.assignments, self._spec.seed, draft.recordings, fresh=True, measured=accounted)
+            if pretrained is not None:  # after what is drawn: a layer's own init of one parameter may touch its others
+                load_pretrained(pretrained, loaded_names(draft.module, pretrained, _drawn(plans)))
             self.thaws = plans.thaws
             apply_frozen(draft.module, plans.frozen, self._spec.freeze.dropout)
         if accounted:
-            self._ledger = Ledger(ledger_rows(plans, self._spec, stats))
+            stats = [
+                measure(item.info.parameter) if item.call.pretrained else numbers
+                for item, numbers in zip(plans.assignments, stats, strict=True)
+            ]
+            buffers = _buffers(draft.module, plans, pretrained, measured=True)
+            self._ledger = Ledger((*ledger_rows(plans, self._spec, stats), *buffers))
+            self.pretrained = None if pretrained is None else pretrained.closed()
             self.warnings = (*scheme_warnings(plans.assignments), *find_symmetric(plans.infos, [spread for _, spread in stats]))
         return draft.module if device is None else draft.module.to(device)
 
     def __str__(self) -> str:
-        rows = self.ledger.rows
+        rows = [row for row in self.ledger.rows if row.role != "buffer"]
         trainable = sum(row.numel for row in rows if row.trainable)
         total = sum(row.numel for row in rows)
         lines = [
@@ -104,7 +121,23 @@ class Plan:
             "",
             f"{total:,} parameters in {len(rows)} tensors, {trainable:,} trainable, {total * 4 / 2**20:,.1f} MiB in float32",
         ]
+        if self.pretrained is not None:
+            lines.append(str(self.pretrained))
         return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+
+
+def _schemes(pretrained: Pretrained | None) -> Mapping[str, str]:
+    return {} if pretrained is None else pretrained.schemes
+
+
+def _drawn(plans: Account) -> set[str]:
+    return {item.info.name for item in plans.assignments if not item.call.pretrained}
+
+
+def _buffers(model: nn.Module, plans: Account, pretrained: Pretrained | None, *, measured: bool) -> Iterable[Row]:
+    if pretrained is None:
+        return ()
+    return buffer_rows(model, pretrained, loaded_names(model, pretrained, _drawn(plans)), measured)
 
 
 @contextmanager

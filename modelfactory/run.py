@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelfactory.checkpoint import WEIGHTS, load_into, read_weights
+from modelfactory.backbone import without_files
+from modelfactory.checkpoint import load_into, read_weights
 from modelfactory.config import to_plain, to_yaml
 from modelfactory.data import build_data, check_data
 from modelfactory.errors import ConfigError, Problem, Problems
@@ -27,6 +28,7 @@ from modelfactory.scheduler import check_scheduler
 from modelfactory.select import describe
 from modelfactory.setup import TrainerSpec
 from modelfactory.trainer import check_trainer, train_model
+from modelfactory.weights import WEIGHTS
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +133,9 @@ def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None) -> Result:
         raise ConfigError([Problem("data", "missing; give _target_, such as modelfactory.data.digits")])
     data = build_data(config["data"])
     model = made.build()
-    rows = made.ledger
+    rows = [row for row in made.ledger if row.role != "buffer"]
+    if made.pretrained is not None:
+        log.info(str(made.pretrained))
     log.info(
         "model: %s parameters, %s trainable", f"{sum(r.numel for r in rows):,}", f"{sum(r.numel for r in rows if r.trainable):,}"
     )
@@ -192,10 +196,9 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
     if not isinstance(weights.config, Mapping):
         raise ConfigError([Problem("", f"{file} carries no config, so its model cannot be built again")])
     problems = Problems()
-    config = {
-        name: value for name, value in weights.config.items() if name in ("seed", "data", "model", "init", "freeze", "optimizer")
-    }
-    spec = read_spec(config, problems)
+    of_model = ("seed", "data", "backbone", "model", "init", "freeze", "optimizer")
+    config = {name: value for name, value in weights.config.items() if name in of_model}
+    spec = read_spec({**config, "backbone": without_files(config.get("backbone"))}, problems)
     if spec is None:
         raise ConfigError(problems)
     draft = assemble(spec.node, spec.seed)

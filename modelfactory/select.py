@@ -274,7 +274,7 @@ def nothing_picked(selector: Selector, infos: Sequence[ParamInfo]) -> str:
     if not hint and selector.match and not Selector(match=selector.match).select(infos):
         names = [name for info in infos for name in info.names]
         close = nearest(selector.match[0], names)
-        hint = f"; did you mean {close!r}?" if close else f"; the parameters are {_some(names)}"
+        hint = f"; did you mean {close!r}?" if close else f"; the parameters are {some_names(names)}"
     elif not hint and selector.module and not Selector(module=selector.module).select(infos):
         hint = did_you_mean(selector.module[0], sorted({type(info.module).__name__ for info in infos}))
     elif not hint and selector.role:
@@ -291,11 +291,17 @@ def _no_layer(selector: Selector, infos: Sequence[ParamInfo]) -> str:
             ends = {name.rpartition(".")[2]: name for name in reversed(layers)}
             return f"; there is no layer {layer!r}{did_you_mean(layer, [*layers, *(end for end in ends if end not in layers)])}"
         if len(found) > 1:
-            return f"; several layers are named {layer!r}: {_some(found)}; give the whole name of one"
+            return f"; several layers are named {layer!r}: {some_names(found)}; give the whole name of one"
     return ""
 
 
-def _some(names: Sequence[str], limit: int = 8) -> str:
+def some_names(names: Sequence[str], limit: int = 8) -> str:
+    """The first of many names, in a row.
+
+    Example:
+        >>> some_names(["a", "b", "c"], 2)
+        'a, b, ...'
+    """
     return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
 
 

@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "modelfactory"
 FLOORS = {
     "vocabulary": "errors files spec signature target quadrature activation select definition depth",
-    "parts": "layers init freezing grouping",
-    "model": "model ledger signalling modelspec accounting initializing planning",
+    "parts": "layers init freezing grouping weights backbone",
+    "model": "model ledger signalling modelspec accounting pretrained initializing planning",
     "training": "status device eager data loss optimizer scheduler checkpoint records progress finite setup resume trainer",
     "sweeps": "sweep reporting",
     "entrance": "complaints guard config run cli",

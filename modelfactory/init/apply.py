@@ -173,11 +173,13 @@ def fill(
         fresh: the model was just constructed, so that buffers may be reset with a layer's own init.
         threads: how many fill at once; None takes one a core.
         measured: False leaves mean and std at NaN, and saves a look at every number.
+
+    What is pretrained is left alone, and not measured.
     """
     stats: list[tuple[float, float]] = [(math.nan, math.nan)] * len(assignments)
     by_author = [(index, item) for index, item in enumerate(assignments) if item.call.is_default]
     Author(seed, recordings, fresh).fill([item for _, item in by_author])
-    work = [(index, item) for index, item in enumerate(assignments) if not item.call.is_default]
+    work = [(index, item) for index, item in enumerate(assignments) if not item.call.is_default and not item.call.pretrained]
 
     def run(share: Sequence[tuple[int, Assignment]]) -> None:
         with torch.no_grad():

@@ -11,11 +11,13 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from modelfactory.activation import gain as computed_gain
 from modelfactory.definition import Definition
 from modelfactory.errors import Problems, SchemeError, did_you_mean, nearest
+from modelfactory.init.kept import PRETRAINED, report_kept
 from modelfactory.init.schemes import SCHEMES, Scheme, arguments, check_scheme_arguments
 from modelfactory.select import SELECTOR_KEYS, ParamInfo, Selector, nothing_picked
 from modelfactory.spec import check_value, join
@@ -47,6 +49,7 @@ class SchemeCall:
         function: a function of one's own, called as function(tensor, generator=..., **args) when it takes a generator.
         args: keyword arguments, without the gain.
         gain: a number, "auto", or None when the scheme has none or it is left at the scheme's own.
+        pretrained: nothing is drawn; `name` is the file and the tensor in it that the values come from.
     """
 
     name: str
@@ -54,10 +57,11 @@ class SchemeCall:
     function: Callable[..., Any] | None = None
     args: Mapping[str, Any] = field(default_factory=dict)
     gain: float | str | None = None
+    pretrained: bool = False
 
     @property
     def is_default(self) -> bool:
-        return self.scheme is None and self.function is None
+        return self.scheme is None and self.function is None and not self.pretrained
 
 
 @dataclass(frozen=True)
@@ -252,13 +256,25 @@ class Chooser:
         self._by_kind: dict[tuple[Any, ...], Rule | None] = {}
         self._named = any(rule.selector.names_parameters for rule in rules)
 
-    def choose(self, infos: Sequence[ParamInfo], whole: bool = True) -> list[Choice]:
-        """A choice for each parameter; with `whole`, one that no rule picks is a problem."""
+    def choose(
+        self, infos: Sequence[ParamInfo], whole: bool = True, pretrained: Mapping[str, str] = MappingProxyType({})
+    ) -> list[Choice]:
+        """A choice for each parameter; with `whole`, one that no rule picks is a problem.
+
+        Args:
+            pretrained: parameter -> the file and tensor that its values come from. Rules leave it alone, unless one that
+                picks it says `reinit`: then it is like any other.
+        """
         choices = []
+        kept: dict[str, ParamInfo] = {}  # what is pretrained and stays so
         self._fitting = {
             rule.path for rule in self._rules if any(_fits(rule, info) and rule.selector.picks(info) for info in infos)
         }
         for info in infos:
+            if info.name in pretrained and not any(rule.reinit and rule.selector.picks(info) for rule in self._rules):
+                kept[info.name] = info
+                choices.append(Choice(info, PRETRAINED, PRETRAINED, SchemeCall(pretrained[info.name], pretrained=True)))
+                continue
             rule = self._last(info)
             beside = self._definition(info) if self._beside else None
             if beside is not None and not (rule is not None and rule.selector.names_parameters):
@@ -267,6 +283,8 @@ class Chooser:
                 choices.append(Choice(info, rule.name, rule.path, rule.call))
             elif whole:
                 self._problems.add("init.rules", _uncovered(info))
+        beside = [rule for info in kept.values() if self._beside and (rule := self._definition(info)) is not None]
+        self._used.update(report_kept(self._rules, beside, infos, kept, self._problems))
         self._report_unused(infos)
         return choices
 

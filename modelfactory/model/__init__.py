@@ -2,6 +2,18 @@
 
 from modelfactory.definition import Definition
 from modelfactory.model.blueprint import Chain, Draft, Leaf, assemble
+from modelfactory.model.front import BACKBONE, put_in_front, read_front
 from modelfactory.model.grammar import read_activation, read_model
 
-__all__ = ["Chain", "Definition", "Draft", "Leaf", "assemble", "read_activation", "read_model"]
+__all__ = [
+    "BACKBONE",
+    "Chain",
+    "Definition",
+    "Draft",
+    "Leaf",
+    "assemble",
+    "put_in_front",
+    "read_activation",
+    "read_front",
+    "read_model",
+]

@@ -156,6 +156,8 @@ def construct_leaf(leaf: Leaf) -> nn.Module:
                 raise
             with torch.device("cpu"):
                 module, _ = shadow_of(leaf.target(**construct_arguments(leaf.arguments)))
+    except ConfigError:
+        raise
     except Exception as error:  # whatever a constructor raises is about its arguments, and told with their path
         raise ConfigError([Problem(path, f"{name} refuses its arguments: {first_line(error)}")]) from error
     if not isinstance(module, nn.Module):

@@ -56,6 +56,11 @@ def read_model(config: Any, incoming: Incoming | None, problems: Problems, path:
     return node
 
 
+def read_layers(layers: Any, incoming: Incoming, problems: Problems, path: str) -> tuple[Node | None, Incoming]:
+    """The blueprint of a chain of layers and what leaves it, or None after adding all that is wrong to `problems`."""
+    return _Reader(problems, "").read({"layers": layers}, path, incoming)
+
+
 def read_activation(config: Any, problems: Problems, path: str = "activation") -> None:
     """Adds to `problems` what is wrong with the activation that layers take over by ${activation}.
 
