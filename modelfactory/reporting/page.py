@@ -41,7 +41,7 @@ def page(sweep: Sweep, ranking: Ranking, bands: Bands, signals: Signals) -> str:
         "jobs": ("Runs", jobs_section(sweep, ranking.metric)),
     }
     kept = {key: value for key, value in sections.items() if value[1]}
-    overrides = f"<br>For all: {tag('code', escape(' '.join(sweep.overrides)))}" if sweep.overrides else ""
+    overrides = f"<br>{'Overrides' if single else 'For all'}: {tag('code', escape(' '.join(sweep.overrides)))}" if sweep.overrides else ""
     parts = {
         "title": escape(f"{name}: {'run' if single else 'sweep'}"),
         "kind": "Report of a run" if single else "Report of a sweep",

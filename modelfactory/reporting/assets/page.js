@@ -158,7 +158,7 @@ if (typeof document !== "undefined") {
     place.replaceChildren(Plot.plot({
       width, height: 46 + 24 * rows.length, marginLeft: left, marginRight: 26, marginTop: 8, marginBottom: 38, style, ariaLabel: label,
       x: { ...x, nice: false, ticks: width < 500 ? 4 : 6 },
-      y: { domain: rows.map((row) => row.index), label: null, tickSize: 0, padding: 0.1,
+      y: { type: "band", domain: rows.map((row) => row.index), label: null, tickSize: 0, padding: 0.1,
         tickFormat: (index) => cut(data.schemes[index].label, characters) },
       marks: [Plot.gridX({ stroke: "var(--line)", strokeOpacity: 1 }), ...marks(rows)],
     }));
