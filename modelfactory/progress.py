@@ -25,8 +25,8 @@ class Progress:
             return
         accuracy = "" if row["val_accuracy"] is None else f"  val_accuracy {row['val_accuracy']:.4f}"
         line = (
-            f"epoch {row['epoch']:>{self._width}}/{self._max_epochs}  train_loss {row['train_loss']:.4g}  "
-            f"val_loss {row['val_loss']:.4g}{accuracy}  lr {row['lr']:.3g}  {row['seconds']:.1f} s{'  best' if is_best else ''}"
+            f"epoch {row['epoch']:>{self._width}}/{self._max_epochs}  train_loss {row['train_loss']:<8.4g}  "
+            f"val_loss {row['val_loss']:<8.4g}{accuracy}  lr {row['lr']:<7.3g}  {row['seconds']:.1f} s{'  best' if is_best else ''}"
         )
         if self.bar is not None:
             self.bar.write(line)
