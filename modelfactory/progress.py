@@ -26,7 +26,7 @@ class Progress:
         accuracy = "" if row["val_accuracy"] is None else f"  val_accuracy {row['val_accuracy']:.4f}"
         line = (
             f"epoch {row['epoch']:>{self._width}}/{self._max_epochs}  train_loss {row['train_loss']:<8.4g}  "
-            f"val_loss {row['val_loss']:<8.4g}{accuracy}  lr {row['lr']:<7.3g}  {row['seconds']:.1f} s{'  best' if is_best else ''}"
+            f"val_loss {row['val_loss']:<8.4g}{accuracy}  lr {row['lr']:<8.3g}  {row['seconds']:.1f} s{'  best' if is_best else ''}"
         )
         if self.bar is not None:
             self.bar.write(line)

@@ -4,8 +4,10 @@ Observable Plot (Plot and D3 are in the file: 0.5 MB, a tenth of plotly.js).
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 
@@ -20,29 +22,32 @@ from modelfactory.reporting.words import outcome, state
 from modelfactory.sweep import Sweep
 
 _ASSETS = files("modelfactory.reporting") / "assets"
-Bands = Mapping[str, Mapping[str, Band]]
-Signals = Mapping[str, Signal]
+_SCRIPTS = {"d3": "vendor/d3.min.js", "plot": "vendor/plot.umd.min.js", "js": "page.js"}
+Bands = Sequence[Mapping[str, Band]]
+Signals = Sequence[Signal | None]
 
 
 def page(sweep: Sweep, ranking: Ranking, bands: Bands, signals: Signals) -> str:
     """The whole page.
 
     Args:
-        bands, signals: of each scheme, by its label.
+        bands, signals: of each scheme, in the order of the ranking's rows; None where none was measured.
     """
     name, single = sweep.folder.resolve().name, len(sweep.jobs) == 1
     sections = {
         "ranking": ("Result" if single else "Ranking", ranking_section(ranking)),
         "metric": ("Every run", _metric(ranking) if not single and ranking.best is not None else ""),
-        "curves": ("Curves", _curves(ranking) if any(bands.values()) else ""),
-        "signal": ("Signal", _signal() if signals else ""),
+        "curves": ("Curves", _curves(ranking) if any(bands) else ""),
+        "signal": ("Signal", _signal() if any(signals) else ""),
         "failures": ("Failures", failures_section(sweep)),
         "configs": ("Configs", configs_section(sweep) if not single else ""),
         "jobs": ("Runs", jobs_section(sweep, ranking.metric)),
     }
     kept = {key: value for key, value in sections.items() if value[1]}
     overrides = f"<br>{'Overrides' if single else 'For all'}: {tag('code', escape(' '.join(sweep.overrides)))}" if sweep.overrides else ""
+    scripts = {name: _asset(file) for name, file in _SCRIPTS.items()}
     parts = {
+        "policy": escape(_policy(scripts.values())),
         "title": escape(f"{name}: {'run' if single else 'sweep'}"),
         "kind": "Report of a run" if single else "Report of a sweep",
         "name": escape(name),
@@ -51,11 +56,16 @@ def page(sweep: Sweep, ranking: Ranking, bands: Bands, signals: Signals) -> str:
         "sections": "\n".join(tag("section", body, id=key, aria_labelledby=f"h-{key}") for key, (_, body) in kept.items()),
         "data": embedded(_data(sweep, ranking, bands, signals)),
         "css": _colours() + _asset("page.css"),
-        "js": _asset("page.js"),
-        "d3": _asset("vendor/d3.min.js"),
-        "plot": _asset("vendor/plot.umd.min.js"),
+        **scripts,
     }
     return re.sub(r"<!--\{(\w+)\}-->", lambda match: parts[match[1]], _asset("page.html"))
+
+
+def _policy(scripts: Iterable[str]) -> str:
+    """The content policy: nothing is fetched, and no script runs but these, whatever an override held."""
+    sums = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{sum}'" for sum in sums)
+    return f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src {allowed}"
 
 
 def _asset(name: str) -> str:
@@ -111,8 +121,8 @@ def _data(sweep: Sweep, ranking: Ranking, bands: Bands, signals: Signals) -> dic
     return {
         "metric": {"name": metric.name, "higher": metric.higher_is_better},
         "schemes": [
-            _scheme(row, ranking) | {"curves": _bands(bands.get(row.scheme.label, {})), "signal": _plain(signals.get(row.scheme.label))}
-            for row in ranking.rows
+            _scheme(row, ranking) | {"curves": _curves_of(curves), "signal": None if signal is None else signal.plain()}
+            for row, curves, signal in zip(ranking.rows, bands, signals, strict=True)
         ],
         "configs": config_table(sweep),
         "numbers": [job.number for job in sweep.jobs],
@@ -133,7 +143,7 @@ def _scheme(row: Row, ranking: Ranking) -> dict[str, object]:
     }
 
 
-def _bands(curves: Mapping[str, Band]) -> dict[str, object]:
+def _curves_of(curves: Mapping[str, Band]) -> dict[str, object]:
     return {
         column: {
             "epochs": curve.epochs,
@@ -144,10 +154,6 @@ def _bands(curves: Mapping[str, Band]) -> dict[str, object]:
         }
         for column, curve in curves.items()
     }
-
-
-def _plain(signal: Signal | None) -> dict[str, object] | None:
-    return None if signal is None else signal.plain()
 
 
 def _short(value: float) -> float | None:

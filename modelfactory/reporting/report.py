@@ -59,12 +59,11 @@ class Report:
         """Writes summary.csv, curves.png and report.html into the sweep's folder, each whole or not at all."""
         folder, schemes = self.sweep.folder, [row.scheme for row in self.ranking.rows]
         histories = {job.number: read_history(job.folder) for job in self.sweep.jobs}
-        bands = {scheme.label: scheme_bands(scheme, histories) for scheme in schemes}
-        found = {scheme.label: scheme_signal(scheme) for scheme in schemes}
-        signals = {label: signal for label, signal in found.items() if signal is not None}
+        bands = [scheme_bands(scheme, histories) for scheme in schemes]
+        signals = [scheme_signal(scheme) for scheme in schemes]
         write_text(folder / "summary.csv", summary_csv(self.sweep))
         title = " ".join([folder.resolve().name, *self.sweep.overrides])
-        draw_curves(folder / "curves.png", title, [(label, curves) for label, curves in bands.items()])
+        draw_curves(folder / "curves.png", title, [(scheme.label, curves) for scheme, curves in zip(schemes, bands, strict=True)])
         write_text(folder / "report.html", page(self.sweep, self.ranking, bands, signals))
 
 

@@ -77,6 +77,11 @@ if (typeof document !== "undefined") {
     return made;
   };
   const style = { background: "none", color: "var(--ink)", fontSize: "12px", overflow: "visible" };
+  const picture = (options) => {
+    const drawn = Plot.plot({ ...options, style });
+    drawn.setAttribute("role", "img");
+    return drawn;
+  };
   const cut = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
   // ---- the table of runs
@@ -155,8 +160,8 @@ if (typeof document !== "undefined") {
     const most = Math.max(...rows.map((row) => Math.min(row.label.length, 26)));
     const left = Math.min(16 + 6.6 * most, 0.42 * width);
     const characters = Math.floor((left - 14) / 6.4);
-    place.replaceChildren(Plot.plot({
-      width, height: 46 + 24 * rows.length, marginLeft: left, marginRight: 26, marginTop: 8, marginBottom: 38, style, ariaLabel: label,
+    place.replaceChildren(picture({
+      width, height: 46 + 24 * rows.length, marginLeft: left, marginRight: 26, marginTop: 8, marginBottom: 38, ariaLabel: label,
       x: { ...x, nice: false, ticks: width < 500 ? 4 : 6 },
       y: { type: "band", domain: rows.map((row) => row.index), label: null, tickSize: 0, padding: 0.1,
         tickFormat: (index) => cut(data.schemes[index].label, characters) },
@@ -218,8 +223,8 @@ if (typeof document !== "undefined") {
     const points = (entries, key) => entries.flatMap((entry) => entry[key].map((point) => ({ ...point, index: entry.index })));
     const stroke = (point) => (shown.has(point.index) ? colour(point.index) : "var(--grey)");
     const whole = (value) => (Number.isInteger(value) ? String(value) : "");
-    box.replaceChildren(Plot.plot({
-      width, height: Math.max(230, Math.min(330, 0.66 * width)), marginLeft: 50, marginRight: 14, marginBottom: 38, style, ariaLabel: title,
+    box.replaceChildren(picture({
+      width, height: Math.max(230, Math.min(330, 0.66 * width)), marginLeft: 50, marginRight: 14, marginBottom: 38, ariaLabel: title,
       x: { label: options.x, ticks: Math.min(7, options.steps), tickFormat: whole },
       y: { type: options.isLog ? "log" : "linear", label: null, ticks: 5, tickFormat: options.isLog ? logTick : undefined, nice: !options.isLog },
       marks: [
