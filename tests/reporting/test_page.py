@@ -136,6 +136,7 @@ def test_sorting_filtering_and_comparing_are_right(tmp_path: Path):
     assert.deepEqual(page.differing(configs, 1, 1), []);
     const [low, high] = page.differenceDomain([0.1, 0.12, 0.11, 9].map((mean) => ({ difference: [mean, 0.2] })));
     assert(low < 0 && high > 0.12 && high < 1);
+    assert.deepEqual([1e20, 0.5, 1.23456, 2e-9, 0, null].map(page.short), ["1e+20", "0.5", "1.235", "2e-9", "0", "-"]);
     assert(page.wantsLog([0.1, 2]) && !page.wantsLog([1, 2]) && !page.wantsLog([0, 2]) && !page.wantsLog([]));
     """
     (tmp_path / "checks.js").write_text(checks, encoding="utf-8")

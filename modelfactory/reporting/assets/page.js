@@ -45,7 +45,9 @@ function wantsLog(values) {
 }
 
 function short(value) {
-  return value === null || value === undefined ? "-" : String(Number(value.toPrecision(4)));
+  if (value === null || value === undefined) return "-";
+  const rounded = Number(value.toPrecision(4)), size = Math.abs(rounded);
+  return size >= 1e5 || (size > 0 && size < 1e-4) ? rounded.toExponential() : String(rounded);
 }
 
 /** Labels of a logarithmic axis: powers of ten, and 2 and 5 between them. */
@@ -202,6 +204,8 @@ if (typeof document !== "undefined") {
           { y: "index", x: "value", r: 2.6, fill: "var(--muted)", fillOpacity: 0.6, title: (dot) => `${data.schemes[dot.index].label}\nseed ${dot.seed}: ${short(dot.value)}`, tip: true }),
         Plot.dot(on, { y: "index", x: (row) => row.difference[0], r: 4.5, fill: (row) => tone[row.outcome] || "var(--card)", stroke: (row) => tone[row.outcome] || "var(--muted)", strokeWidth: 1.6 }),
         Plot.text(rows.filter((row) => row.outcome === "best"), { y: "index", x: () => 0, text: () => "best", dx: 6, textAnchor: "start", fill: "var(--good)" }),
+        ...[-1, 1].map((side) => Plot.text(on.filter((row) => row.difference[1] !== null && !inside(row.difference[0] + side * row.difference[1])), { y: "index",
+          x: () => domain[side < 0 ? 0 : 1], text: () => (side < 0 ? "◂" : "▸"), dx: 2 * side, fontSize: 14, fill: (row) => tone[row.outcome] || "var(--muted)" })),
         ...["end", "start"].map((textAnchor) => Plot.text(off.filter((row) => (row.difference[0] > 0) === (textAnchor === "end")), { y: "index",
           x: (row) => clamp(row.difference[0]), text: (row) => (textAnchor === "end" ? `+${short(row.difference[0])} ▸` : `◂ ${short(row.difference[0])}`),
           textAnchor, fill: (row) => tone[row.outcome] || "var(--muted)" })),
@@ -222,19 +226,23 @@ if (typeof document !== "undefined") {
     const rest = series.filter((entry) => !shown.has(entry.index)), main = series.filter((entry) => shown.has(entry.index));
     const points = (entries, key) => entries.flatMap((entry) => entry[key].map((point) => ({ ...point, index: entry.index })));
     const stroke = (point) => (shown.has(point.index) ? colour(point.index) : "var(--grey)");
+    const seen = main.length ? main : rest; // those in grey may run off
+    const heights = seen.flatMap((entry) => [...entry.line, ...entry.dashed, ...entry.ends].map((point) => point.y)
+      .concat(entry.band.flatMap((point) => [point.low, point.high])));
+    const drawn = options.isLog ? heights.filter((value) => value > 0) : heights;
     const whole = (value) => (Number.isInteger(value) ? String(value) : "");
     box.replaceChildren(picture({
       width, height: Math.max(230, Math.min(330, 0.66 * width)), marginLeft: 50, marginRight: 14, marginBottom: 38, ariaLabel: title,
       x: { label: options.x, ticks: Math.min(7, options.steps), tickFormat: whole },
-      y: { type: options.isLog ? "log" : "linear", label: null, ticks: 5, tickFormat: options.isLog ? logTick : undefined, nice: !options.isLog },
+      y: { type: options.isLog ? "log" : "linear", domain: drawn.length ? d3.extent(drawn) : undefined, label: null, ticks: 5, tickFormat: options.isLog ? logTick : undefined, nice: !options.isLog },
       marks: [
         Plot.gridY({ stroke: "var(--line)", strokeOpacity: 1, ticks: 5 }),
-        Plot.line(points(rest, "line"), { x: "x", y: "y", z: "index", stroke, strokeWidth: 0.9, strokeOpacity: 0.7 }),
+        Plot.line(points(rest, "line"), { x: "x", y: "y", z: "index", stroke, strokeWidth: 0.9, strokeOpacity: 0.7, clip: true }),
         Plot.areaY(points(main, "band"), { x: "x", y1: "low", y2: "high", z: "index", fill: stroke, fillOpacity: 0.14 }),
         Plot.line(points(main, "dashed"), { x: "x", y: "y", z: "index", stroke, strokeWidth: 1.4, strokeDasharray: "4 3" }),
         Plot.line(points(main, "line"), { x: "x", y: "y", z: "index", stroke, strokeWidth: 2 }),
         Plot.dot(points(main, "line").filter((point) => point.alone), { x: "x", y: "y", fill: stroke, r: 3.5 }),
-        Plot.dot(points([...rest, ...main], "ends"), { x: "x", y: "y", symbol: "times", stroke, r: 4.5, strokeWidth: 2 }),
+        Plot.dot(points([...rest, ...main], "ends"), { x: "x", y: "y", symbol: "times", stroke, r: 4.5, strokeWidth: 2, clip: "frame" }),
         Plot.tip(points(main, "line"), Plot.pointer({ x: "x", y: "y", fill: "var(--card)", stroke: "var(--line)",
           title: (point) => `${cut(data.schemes[point.index].label, 60)}\n${options.name(point.x)}: ${short(point.y)}` })),
       ],
