@@ -10,15 +10,17 @@ from typing import Any
 
 import torch
 
-from modelfactory.errors import Problems
+from modelfactory.errors import Problems, did_you_mean
 from modelfactory.freezing import choose_frozen
 from modelfactory.grouping import place_parameters
 from modelfactory.init.acting import Acting, find_acting
-from modelfactory.init.apply import Assignment, assign, needs_shape
-from modelfactory.init.rules import Chooser, uses_auto_gain
+from modelfactory.init.assigning import Assignment, assign, needs_shape
+from modelfactory.init.choosing import Chooser, uses_auto_gain
+from modelfactory.init.structural import Shares, unknown_shares
 from modelfactory.ledger import Row
 from modelfactory.model import BACKBONE, Draft
 from modelfactory.modelspec import ModelSpec
+from modelfactory.roles import unused_roles
 from modelfactory.select import ParamInfo, describe, some_names
 
 
@@ -43,14 +45,24 @@ class Account:
 
 
 def account(
-    draft: Draft, spec: ModelSpec, problems: Problems, pretrained: Mapping[str, str] = MappingProxyType({})
+    draft: Draft,
+    spec: ModelSpec,
+    problems: Problems,
+    pretrained: Mapping[str, str] = MappingProxyType({}),
+    shares: Shares = unknown_shares,
 ) -> Account:
     """Decides scheme, fans, gain and freezing for each parameter of a draft.
 
     Args:
         pretrained: parameter -> the file and tensor that its values come from.
+        shares: gives the classes' shares in the data.
     """
     infos = describe(draft.module)
+    for name, definition in draft.definitions.items():
+        for role, glob in unused_roles(infos, name, definition.roles).items():
+            names = [info.name.removeprefix(f"{name}.") for info in infos if not name or info.name.startswith(f"{name}.")]
+            what = "a module inside of this one" if role == "residual" else f"a parameter of this layer{did_you_mean(glob, names)}"
+            problems.add(f"{definition.path}.roles.{role}", f"{glob!r} is not {what}")
     choices = Chooser(spec.init.rules, draft.definitions, problems).choose(infos, pretrained=pretrained)
     acting: dict[int, Acting] = {}
     if (
@@ -60,7 +72,7 @@ def account(
     ):
         shapes = {**({"": spec.incoming.shape} if spec.incoming is not None else {}), **draft.incoming}
         acting = find_acting(draft.module, shapes, spec.incoming.dtype if spec.incoming is not None else torch.float32)
-    assignments = assign(choices, acting, spec.init.fans, problems)
+    assignments = assign(choices, acting, spec.init.fans, problems, shares)
     frozen = choose_frozen(infos, spec.freeze, draft.definitions, problems)
     if spec.backbone is not None and not spec.backbone.allow_random:
         _check_random(assignments, frozen, problems)

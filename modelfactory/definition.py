@@ -9,18 +9,20 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Definition:
-    """The `init` and `freeze` beside a layer: the rules "at definition".
+    """The `init`, `freeze` and `roles` beside a layer: the rules "at definition", and what its parts are there for.
 
     Attributes:
         path: the config path of the layer.
         init: parameter of the layer (a glob relative to it) -> scheme.
         freeze: True or False, or None when nothing is said.
+        roles: role -> globs, relative to the layer, of the parameters (or modules) that have it.
     """
 
     path: str
     init: Mapping[str, Any] = field(default_factory=dict)
     freeze: bool | None = None
+    roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def says_something(self) -> bool:
-        return bool(self.init) or self.freeze is not None
+        return bool(self.init) or self.freeze is not None or bool(self.roles)

@@ -12,8 +12,11 @@ from torch import nn
 from modelfactory.accounting import ledger_row, scheme_warnings, wants_shape
 from modelfactory.errors import Problems
 from modelfactory.init.acting import find_acting
-from modelfactory.init.apply import assign, fill, reset_of
-from modelfactory.init.rules import Chooser, read_init, read_rules, uses_auto_gain
+from modelfactory.init.apply import fill
+from modelfactory.init.assigning import assign
+from modelfactory.init.author import reset_of
+from modelfactory.init.choosing import Chooser, uses_auto_gain
+from modelfactory.init.rules import read_init, read_rules
 from modelfactory.ledger import Ledger
 from modelfactory.select import describe
 from modelfactory.spec import check_value

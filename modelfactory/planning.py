@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from modelfactory.accounting import Account, account, ledger_rows, scheme_warnings
-from modelfactory.errors import ConfigError, Problems
+from modelfactory.errors import ConfigError, Problems, SchemeError
 from modelfactory.freezing import apply_frozen, thaw
 from modelfactory.init.apply import fill, measure
+from modelfactory.init.structural import Evidence
 from modelfactory.ledger import Ledger, Row
 from modelfactory.model import assemble
 from modelfactory.model.blueprint import Leaf
@@ -37,8 +38,8 @@ class Plan:
         pretrained: what of the model comes from a file of weights; None where there is none.
     """
 
-    def __init__(self, spec: ModelSpec):
-        self._spec = spec
+    def __init__(self, spec: ModelSpec, evidence: Evidence | None = None):
+        self._spec, self._evidence = spec, evidence
         self._ledger: Ledger | None = None
         self.warnings: tuple[str, ...] = ()
         self.pretrained: Pretrained | None = None
@@ -78,23 +79,28 @@ class Plan:
         apply_frozen(draft.module, plans.frozen, self._spec.freeze.dropout)
         return draft.module
 
-    def build(self, device: str | torch.device | None = None, *, accounted: bool = True) -> nn.Module:
+    def build(
+        self, device: str | torch.device | None = None, *, accounted: bool = True, evidence: Evidence | None = None
+    ) -> nn.Module:
         """Constructs the model, draws every value once, freezes; returns a plain nn.Module in training mode.
 
         Args:
             device: where it goes; None leaves it on the CPU. The values are the same on every device.
             accounted: False leaves the ledger as it was, and saves the time of measuring every parameter.
+            evidence: the data, for what the config leaves to them; None takes the plan's own.
 
         Raises:
             ConfigError: a rule that picks nothing, a parameter that no rule picks, a scheme that cannot fill a shape, weights
                 that cannot be had or do not fit.
         """
         problems = Problems()
+        evidence = evidence or self._evidence
         with _without_collection():
             draft = assemble(self._spec.node, self._spec.seed)
             pretrained = find_pretrained(draft.module, self._spec.backbone, problems, fetch=True)
             problems.raise_if_any()
-            plans = account(draft, self._spec, problems, _schemes(pretrained))
+            shares = no_shares if evidence is None else evidence.shares
+            plans = account(draft, self._spec, problems, _schemes(pretrained), shares)
             problems.raise_if_any()
             stats = fill(plans.assignments, self._spec.seed, draft.recordings, fresh=True, measured=accounted)
             if pretrained is not None:  # after what is drawn: a layer's own init of one parameter may touch its others
@@ -152,7 +158,12 @@ def _without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def make_plan(config: Mapping[str, Any], look: bool = True) -> Plan:
+def no_shares() -> None:
+    """Where a model is built and there are no data to ask."""
+    raise SchemeError("priors: auto: there are no data to count classes in; give data, or priors: [...] of the classes")
+
+
+def make_plan(config: Mapping[str, Any], look: bool = True, evidence: Evidence | None = None) -> Plan:
     """The plan of a resolved, plain config; with `look` every parameter is accounted for at once, on the meta device.
 
     Raises:
@@ -162,7 +173,7 @@ def make_plan(config: Mapping[str, Any], look: bool = True) -> Plan:
     spec = read_spec(config, problems)
     if spec is None:
         raise ConfigError(problems)
-    plan = Plan(spec)
+    plan = Plan(spec, evidence)
     if look:
         plan.look()
     return plan

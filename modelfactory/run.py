@@ -16,9 +16,11 @@ from modelfactory.backbone import without_files
 from modelfactory.checkpoint import load_into, read_weights
 from modelfactory.config import to_plain, to_yaml
 from modelfactory.data import build_data, check_data
+from modelfactory.data.evidence import evidence_of
 from modelfactory.errors import ConfigError, Problem, Problems
 from modelfactory.files import write_text
 from modelfactory.freezing import apply_frozen, choose_frozen
+from modelfactory.init.structural import Evidence
 from modelfactory.model import assemble
 from modelfactory.modelspec import read_spec
 from modelfactory.optimizer import build_optimizer, check_optimizer
@@ -48,7 +50,8 @@ def plan(cfg: Any) -> Plan:
         >>> [(row.name, row.scheme) for row in made.ledger]
         [('fc.weight', 'xavier_normal'), ('fc.bias', 'zeros')]
     """
-    return make_plan(to_plain(cfg))
+    config = to_plain(cfg)
+    return make_plan(config, evidence=_evidence(config))
 
 
 def build(cfg: Any, device: str | torch.device | None = None) -> nn.Module:
@@ -65,7 +68,14 @@ def build(cfg: Any, device: str | torch.device | None = None) -> nn.Module:
           (act): ReLU()
         )
     """
-    return make_plan(to_plain(cfg), look=False).build(device, accounted=False)
+    config = to_plain(cfg)
+    return make_plan(config, look=False, evidence=_evidence(config)).build(device, accounted=False)
+
+
+def _evidence(config: Mapping[str, Any]) -> Evidence | None:
+    """The data that a config names, loaded when an initialisation asks for them."""
+    data = config.get("data")
+    return evidence_of(lambda: build_data(data)) if isinstance(data, Mapping) and "_target_" in data else None
 
 
 def check(cfg: Any) -> Plan:
@@ -132,7 +142,7 @@ def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None) -> Result:
     if config.get("data") is None:
         raise ConfigError([Problem("data", "missing; give _target_, such as modelfactory.data.digits")])
     data = build_data(config["data"])
-    model = made.build()
+    model = made.build(evidence=evidence_of(lambda: data))
     rows = [row for row in made.ledger if row.role != "buffer"]
     if made.pretrained is not None:
         log.info(str(made.pretrained))

@@ -17,159 +17,12 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
 
-import torch
-from torch import nn
-
 from modelfactory.errors import Problems, did_you_mean, nearest
+from modelfactory.roles import MISSING, ROLES, ParamInfo
+from modelfactory.roles import describe as describe  # a selector picks among what this gives
 from modelfactory.spec import check_value, join
 
 SELECTOR_KEYS = ("match", "module", "role", "before", "after", "optional")
-ROLES = (
-    "weight",
-    "bias",
-    "norm",
-    "embedding",
-    "recurrent",
-    "gate",
-    "query",
-    "key",
-    "value",
-    "residual_out",
-    "head",
-    "scale",
-    "activation",
-    "other",
-)
-
-_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
-_MATRICES = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd)
-_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
-_GATED = (nn.LSTM, nn.GRU, nn.LSTMCell, nn.GRUCell)
-_EMBEDDING_NAME = re.compile(r"(pos|cls|class|mask|dist|register)_?(embed|token|emb)|embedding|relative_position|_token$")
-_SCALE_NAME = re.compile(r"^(scale|alpha|layer_?scale|gamma(_\d+)?|ls\d*)$")
-
-
-class Outline:
-    """Where each layer of a model begins and ends: parameters counted in registration order, the end not included."""
-
-    def __init__(self) -> None:
-        self.spans: dict[str, tuple[int, int]] = {}
-
-    def find(self, name: str) -> list[str]:
-        """The layers of this whole name, else those whose name ends so.
-
-        Example:
-            >>> describe(nn.Sequential(nn.Sequential(nn.Linear(2, 3)), nn.Linear(3, 1)))[0].outline.find("0")
-            ['0']
-        """
-        return [name] if name in self.spans else [layer for layer in self.spans if layer.endswith(f".{name}")]
-
-
-@dataclass(frozen=True)
-class ParamInfo:
-    """A parameter of a model: its names (more than one when it is tied), its owner and what it is there for.
-
-    Attributes:
-        names: every full name under which the model holds it; `name` is the first.
-        parameter: the tensor itself.
-        module: the module that owns it, `module_name` that module's full name ("" for the model itself).
-        attr: its name inside `module`.
-        roles: what it is there for, the most telling role first.
-        index: its place among the model's parameters, in registration order.
-        outline: the layers of the model.
-    """
-
-    names: tuple[str, ...]
-    parameter: nn.Parameter
-    module: nn.Module
-    module_name: str
-    attr: str
-    roles: tuple[str, ...]
-    index: int
-    outline: Outline = field(repr=False, compare=False)
-
-    @property
-    def name(self) -> str:
-        return self.names[0]
-
-
-def describe(model: nn.Module) -> list[ParamInfo]:
-    """Every parameter of the model once, in registration order; tied ones carry all of their names.
-
-    Example:
-        >>> model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
-        >>> [(info.name, info.roles) for info in describe(model)][:3]
-        [('0.weight', ('weight',)), ('0.bias', ('bias',)), ('1.weight', ('norm',))]
-        >>> describe(model)[-1].roles
-        ('bias', 'head')
-    """
-    names: dict[int, list[str]] = {}
-    owners: dict[int, tuple[nn.Parameter, nn.Module, str, str]] = {}
-    head, branch_ends, outline = None, set(), Outline()
-    for module_name, module in model.named_modules(remove_duplicate=False):
-        begin = len(owners)
-        if isinstance(module, _MATRICES):
-            head = module
-        if getattr(type(module), "is_residual", False):
-            branch_ends.add(_last_matrix(module))
-        for attr, parameter in module._parameters.items():
-            if parameter is not None:
-                names.setdefault(id(parameter), []).append(join(module_name, attr))
-                owners.setdefault(id(parameter), (parameter, module, module_name, attr))
-        outline.spans[module_name] = (begin, begin)
-        while len(owners) > begin:  # what holds it ends here too, so far
-            outline.spans[module_name] = (outline.spans[module_name][0], len(owners))
-            if not module_name:
-                break
-            module_name = module_name.rpartition(".")[0]
-    infos = []
-    for key, (parameter, module, module_name, attr) in owners.items():
-        roles = _roles(module, attr, parameter)
-        if module is head:
-            roles += ("head",)
-        if module in branch_ends:
-            roles += ("residual_out",)
-        infos.append(ParamInfo(tuple(names[key]), parameter, module, module_name, attr, roles, len(infos), outline))
-    return infos
-
-
-def _last_matrix(residual: nn.Module) -> nn.Module | None:
-    """The last layer with a weight in the branch of a residual container."""
-    branch = [module for name, child in residual.named_children() if name != "shortcut" for module in child.modules()]
-    return next((module for module in reversed(branch) if isinstance(module, _MATRICES)), None)
-
-
-def _roles(module: nn.Module, attr: str, parameter: torch.Tensor) -> tuple[str, ...]:
-    is_bias = attr.startswith("bias") or attr.endswith("bias") or attr == "beta"
-    if isinstance(module, _NORMS) or "norm" in type(module).__name__.lower() and parameter.ndim == 1:
-        return ("norm", "bias") if is_bias else ("norm",)
-    if isinstance(module, _RECURRENT):
-        gate = ("gate",) if isinstance(module, _GATED) and not attr.startswith("weight_hr") else ()
-        kind = "bias" if is_bias else "recurrent" if attr.startswith("weight_hh") else "weight"
-        return (kind, *(("weight",) if kind == "recurrent" else ()), *gate)
-    if isinstance(module, nn.MultiheadAttention):
-        return _attention_roles(attr, is_bias)
-    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
-        return ("embedding",)
-    if isinstance(module, nn.PReLU):
-        return ("activation",)
-    if isinstance(module, _MATRICES):
-        return ("bias",) if is_bias else ("weight",)
-    if _EMBEDDING_NAME.search(attr):
-        return ("embedding",)
-    if _SCALE_NAME.search(attr):
-        return ("scale",)
-    if is_bias:
-        return ("bias",)
-    return ("weight",) if attr.endswith("weight") and parameter.ndim >= 2 else ("other",)
-
-
-def _attention_roles(attr: str, is_bias: bool) -> tuple[str, ...]:
-    if attr.startswith("in_proj"):
-        return ("bias" if is_bias else "weight", "query", "key", "value")
-    separate = {"q_proj_weight": "query", "k_proj_weight": "key", "v_proj_weight": "value"}
-    return ("weight", separate[attr]) if attr in separate else ("other",)
-
 
 @dataclass(frozen=True)
 class Selector:
@@ -183,6 +36,7 @@ class Selector:
         optional: whether it may pick nothing.
 
     Example:
+        >>> from torch import nn
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.Conv1d(3, 3, 1))
         >>> [info.name for info in Selector(module=("Linear",), role=("weight",)).select(describe(model))]
         ['0.weight']
@@ -210,6 +64,11 @@ class Selector:
         if not any(given.values()) and not any(layers.values()) and len(problems) == found:
             problems.add(path, "picks nothing: give match, module or role, or a layer as before or after")
         return cls(**given, **layers, optional=optional) if len(problems) == found else None
+
+    @property
+    def looks_at_places(self) -> bool:
+        """Whether what it picks depends on names or places, so that parameters of one kind can differ."""
+        return self.names_parameters or bool(self.before or self.after)
 
     @property
     def names_parameters(self) -> bool:
@@ -266,6 +125,7 @@ def nothing_picked(selector: Selector, infos: Sequence[ParamInfo]) -> str:
     """What to say of a selector that picks none of `infos`, with the nearest that there is.
 
     Example:
+        >>> from torch import nn
         >>> infos = describe(nn.Sequential(nn.Linear(2, 3)))
         >>> nothing_picked(Selector(match=("0.weigth",)), infos)
         "{match: 0.weigth} picks no parameter; did you mean '0.weight'? (optional: true allows it)"
@@ -278,7 +138,9 @@ def nothing_picked(selector: Selector, infos: Sequence[ParamInfo]) -> str:
     elif not hint and selector.module and not Selector(module=selector.module).select(infos):
         hint = did_you_mean(selector.module[0], sorted({type(info.module).__name__ for info in infos}))
     elif not hint and selector.role:
-        hint = f"; the roles here are {', '.join(role for role in ROLES if any(role in info.roles for info in infos)) or 'none'}"
+        here = ", ".join(role for role in ROLES if any(role in info.roles for info in infos)) or "none"
+        lacking = next((MISSING[role] for role in selector.role if role in MISSING), None)
+        hint = f"; the roles here are {here}" + (f": {lacking}" if lacking is not None else "")
     return f"{selector} picks no parameter{hint} (optional: true allows it)"
 
 

@@ -21,6 +21,13 @@ SMALL = {  # models as small as they can be and still be what they are
 FOR_MATRICES = {"sparse"}  # fills matrices alone
 FOR_CONVOLUTIONS = {"dirac", "delta_orthogonal", "icnr"}
 CONVOLUTIONAL = {"cnn", "resnet"}
+NEEDS = {  # what a model must have for an initialisation of its structure; the others are refused, and told why
+    **dict.fromkeys(("zero_residual", "fixup", "gpt2", "small_init"), ({"resnet", "vit"}, "no residual branch is known")),
+    **dict.fromkeys(("t_fixup", "deepnorm"), ({"vit"}, "the model has no attention layer that is known")),
+    **dict.fromkeys(("lstm", "chrono"), ({"lstm"}, "{module: LSTM, LSTMCell, role: gate} picks no parameter")),
+    "tied_embedding": ({"vit"}, "{role: tied, embedding} picks no parameter"),
+    "bilinear": (set(), "{module: ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, role: weight} picks no parameter"),
+}
 
 
 def names(group: str) -> list[str]:
@@ -78,6 +85,12 @@ def test_every_init_fills_every_model_it_suits(init: str, model: str):
     else:
         with_what_it_does_not_suit = ()
     overrides = (f"init={init}", f"model={model}", *SMALL.get(model, ()), *with_what_it_does_not_suit)
+    suited, why = NEEDS.get(init, ({model}, ""))
+    if model not in suited:
+        with pytest.raises(mf.ConfigError) as caught:
+            mf.plan(mf.compose(*overrides))
+        assert why in str(caught.value)
+        return
     if model == "mlp":
         one_step(*overrides, "model.width=8")
         return

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "modelfactory"
 FLOORS = {
-    "vocabulary": "errors files spec signature target quadrature activation select definition depth",
+    "vocabulary": "errors files spec signature target quadrature activation structure roles select definition depth",
     "parts": "layers init freezing grouping weights backbone",
     "model": "model ledger signalling modelspec accounting pretrained initializing planning",
     "training": "status device eager data loss optimizer scheduler checkpoint records progress finite setup resume trainer",

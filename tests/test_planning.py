@@ -16,9 +16,9 @@ from modelfactory.accounting import account
 from modelfactory.config import config_folder
 from modelfactory.errors import ConfigError, Problems
 from modelfactory.init.apply import fill
+from modelfactory.init.recipes import RECIPES, recipe
 from modelfactory.init.rng import generator
 from modelfactory.init.rules import read_init
-from modelfactory.init.schemes import SCHEMES
 from modelfactory.ledger import COLUMNS
 from modelfactory.model import assemble
 from modelfactory.modelspec import read_spec
@@ -92,11 +92,11 @@ def test_schemes_share_their_draws_at_equal_seeds():
     assert torch.allclose(he, glorot * math.sqrt(2), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", sorted(set(SCHEMES) - {"eye", "dirac", "delta_orthogonal", "icnr"}))
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_name_in_a_plain_dict_means_what_the_config_of_that_name_says(name):
     config = yaml.safe_load((config_folder() / "init" / f"{name}.yaml").read_text())
     written, short = (read_init(value, "init", Problems()) for value in (config, name))
-    assert written is not None and short is not None
+    assert written is not None and short is not None and config["calibrate"] == recipe(name)["calibrate"]
     assert [(rule.name, rule.selector, rule.call) for rule in written.rules] == [
         (rule.name, rule.selector, rule.call) for rule in short.rules
     ]

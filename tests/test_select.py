@@ -26,19 +26,21 @@ class Net(nn.Module):
         self.head = nn.Linear(4, 2)
 
 
+GATES = ("input_gate", "forget_gate", "cell_gate", "output_gate")
 ROLES = {
-    "stem.weight": ("weight",),
-    "stem.bias": ("bias",),
+    "stem.weight": ("weight", "stem"),
+    "stem.bias": ("bias", "stem"),
     "norm.weight": ("norm",),
     "norm.bias": ("norm", "bias"),
     "body.scale": ("scale",),
-    "body.a.weight": ("weight",),
-    "body.b.weight": ("weight", "residual_out"),
-    "attention.in_proj_weight": ("weight", "query", "key", "value"),
-    "attention.out_proj.weight": ("weight",),
-    "lstm.weight_ih_l0": ("weight", "gate"),
-    "lstm.weight_hh_l0": ("recurrent", "weight", "gate"),
-    "lstm.bias_ih_l0": ("bias", "gate"),
+    "body.a.weight": ("weight", "residual", "hidden"),
+    "body.b.weight": ("weight", "residual", "residual_out", "residual_end", "hidden"),
+    "body.b.bias": ("bias", "residual_out"),
+    "attention.in_proj_weight": ("weight", "query", "key", "value", "hidden"),
+    "attention.out_proj.weight": ("weight", "hidden"),
+    "lstm.weight_ih_l0": ("weight", "gate", *GATES, "hidden"),
+    "lstm.weight_hh_l0": ("recurrent", "weight", "gate", *GATES, "hidden"),
+    "lstm.bias_ih_l0": ("bias", "gate", *GATES),
     "words.weight": ("embedding",),
     "act.weight": ("activation",),
     "cls_token": ("embedding",),

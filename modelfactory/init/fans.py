@@ -9,13 +9,13 @@ of a product of counts along each axis is the product of their means.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
 from modelfactory.errors import SchemeError
+from modelfactory.structure import packed_blocks
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,6 @@ class Block:
     fans: Fans
 
 
-_GATES = {"LSTM": ("input", "forget", "cell", "output"), "GRU": ("reset", "update", "new"), "RNN": ("",)}
-_RECURRENT = re.compile(r"(weight|bias)_(ih|hh|hr)(_l\d+)?(_reverse)?")
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
@@ -114,25 +112,12 @@ def blocks(module: nn.Module, attr: str) -> list[tuple[slice | None, str]]:
         >>> blocks(nn.Linear(2, 2), "weight")
         [(None, '')]
     """
-    if isinstance(module, nn.MultiheadAttention):
-        names = {"in_proj_weight": ("query", "key", "value"), "in_proj_bias": ("query", "key", "value")}.get(attr)
-        if names is None:
-            role = {"q": "query", "k": "key", "v": "value"}.get(attr[0], "") if attr.endswith("_proj_weight") else ""
-            return [(None, role)]
-    elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and (parsed := _RECURRENT.fullmatch(attr)) and parsed[2] != "hr":
-        names = _gate_names(module)
-    else:
-        return [(None, "")]
-    if len(names) == 1:
-        return [(None, names[0])]
+    names = packed_blocks(module, attr)
+    if not names:
+        role = {"q": "query", "k": "key", "v": "value"}.get(attr[0], "") if attr.endswith("_proj_weight") else ""
+        return [(None, role)]
     rows = getattr(module, attr).shape[0] // len(names)
     return [(slice(i * rows, (i + 1) * rows), name) for i, name in enumerate(names)]
-
-
-def _gate_names(module: nn.RNNBase | nn.RNNCellBase) -> tuple[str, ...]:
-    if isinstance(module, (nn.LSTM, nn.LSTMCell)):
-        return _GATES["LSTM"]
-    return _GATES["GRU"] if isinstance(module, (nn.GRU, nn.GRUCell)) else _GATES["RNN"]
 
 
 def _fans(module: nn.Module, attr: str, shape: tuple[int, ...], input_shape: Sequence[int] | None) -> Fans:

@@ -8,33 +8,18 @@ is for matrices may pick a layer whole: its bias goes to the rule before, or is 
 
 from __future__ import annotations
 
-import fnmatch
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 from modelfactory.activation import gain as computed_gain
-from modelfactory.definition import Definition
 from modelfactory.errors import Problems, SchemeError, did_you_mean, nearest
-from modelfactory.init.kept import PRETRAINED, report_kept
+from modelfactory.init.recipes import RECIPES, recipe
 from modelfactory.init.schemes import SCHEMES, Scheme, arguments, check_scheme_arguments
-from modelfactory.select import SELECTOR_KEYS, ParamInfo, Selector, nothing_picked
+from modelfactory.select import SELECTOR_KEYS, Selector
 from modelfactory.spec import check_value, join
 from modelfactory.target import check_arguments, resolve
 
-# What init=NAME gives a scheme beyond its own defaults; conf/init says the same.
-_NAMED_ARGUMENTS: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("xavier_uniform", "xavier_normal", "orthogonal", "delta_orthogonal"), {"gain": "auto"}),
-    **dict.fromkeys(("kaiming_uniform", "kaiming_normal"), {"mode": "fan_in", "nonlinearity": "relu"}),
-    "normal": {"mean": 0.0, "std": 0.02},
-    "trunc_normal": {"mean": 0.0, "std": 0.02, "a": -0.04, "b": 0.04},
-    "uniform": {"a": 0.0, "b": 1.0},
-    "constant": {"val": 0.01},
-    "sparse": {"sparsity": 0.1, "std": 0.01},
-    "variance_scaling": {"scale": 1.0, "mode": "fan_in", "distribution": "truncated_normal"},
-    "critical": {"activation": "tanh", "q": 1.0},
-}
 _GROUP_KEYS = ("rules", "calibrate", "fans")
 _RULE_KEYS = (*SELECTOR_KEYS, "scheme", "reinit")
 
@@ -83,16 +68,6 @@ class InitSpec:
     fans: str = "effective"
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Which rule set a parameter: its name in the ledger, its config path, and its scheme."""
-
-    info: ParamInfo
-    rule: str
-    path: str
-    call: SchemeCall
-
-
 def read_init(value: Any, path: str, problems: Problems) -> InitSpec | None:
     """The `init` group, or None after adding all that is wrong to `problems`.
 
@@ -111,7 +86,7 @@ def read_init(value: Any, path: str, problems: Problems) -> InitSpec | None:
     """
     found = len(problems)
     if value is None or isinstance(value, str):
-        value = {"rules": _named(value, path, problems)}
+        value = _named(value, path, problems)
     if not isinstance(value, Mapping):
         problems.add(path, f"{value!r} is not an init; give rules, or the name of a scheme")
         return None
@@ -197,7 +172,8 @@ def read_scheme(value: Any, given: Mapping[str, Any], path: str, problems: Probl
     elif gain is not None and gain != "auto":
         gain = check_value(gain, float, join(path, "gain"), problems, {"above": 0})
     check_scheme_arguments(value, args, path, problems)
-    return SchemeCall(value, scheme, None, args, gain) if len(problems) == found else None
+    by_structure = {name: "auto" for name in scheme.structural if name not in args and not (name == "priors" and "p" in args)}
+    return SchemeCall(value, scheme, None, {**args, **by_structure}, gain) if len(problems) == found else None
 
 
 def _gain_of(activation: str, path: str, problems: Problems) -> float | None:
@@ -221,135 +197,9 @@ def _own_scheme(
 
 
 def _named(name: str | None, path: str, problems: Problems) -> dict[str, Any]:
-    """The rules that `init=NAME` stands for."""
-    author = {"author": {"match": "*", "scheme": "default", "optional": True}}
-    if name is None or name == "default":
-        return author
-    if name not in SCHEMES:
-        problems.add(path, f"{name!r} is not a scheme{did_you_mean(name, ('default', *SCHEMES), limit=40)}")
-        return author
-    return {
-        **author,
-        "biases": {"role": "bias", "scheme": "zeros", "optional": True},
-        "weights": {"role": "weight", "scheme": name, **_NAMED_ARGUMENTS.get(name, {})},
-    }
-
-
-_BIASES = Rule("biases", "init.rules.biases", Selector(role=("bias",)), SchemeCall("zeros", SCHEMES["zeros"]))
-
-
-def _fits(rule: Rule, info: ParamInfo) -> bool:
-    return rule.call.scheme is None or rule.call.scheme.min_dims <= info.parameter.ndim
-
-
-class Chooser:
-    """Finds the rule that sets each parameter, and every rule that picks nothing."""
-
-    def __init__(self, rules: Sequence[Rule], definitions: Mapping[str, Definition], problems: Problems):
-        self._rules = rules
-        self._problems = problems
-        self._beside = {
-            name: _read_definition(definition, problems) for name, definition in definitions.items() if definition.init
-        }
-        self._used: set[str] = set()
-        self._fitting: set[str] = set()
-        self._by_kind: dict[tuple[Any, ...], Rule | None] = {}
-        self._named = any(rule.selector.names_parameters for rule in rules)
-
-    def choose(
-        self, infos: Sequence[ParamInfo], whole: bool = True, pretrained: Mapping[str, str] = MappingProxyType({})
-    ) -> list[Choice]:
-        """A choice for each parameter; with `whole`, one that no rule picks is a problem.
-
-        Args:
-            pretrained: parameter -> the file and tensor that its values come from. Rules leave it alone, unless one that
-                picks it says `reinit`: then it is like any other.
-        """
-        choices = []
-        kept: dict[str, ParamInfo] = {}  # what is pretrained and stays so
-        self._fitting = {
-            rule.path for rule in self._rules if any(_fits(rule, info) and rule.selector.picks(info) for info in infos)
-        }
-        for info in infos:
-            if info.name in pretrained and not any(rule.reinit and rule.selector.picks(info) for rule in self._rules):
-                kept[info.name] = info
-                choices.append(Choice(info, PRETRAINED, PRETRAINED, SchemeCall(pretrained[info.name], pretrained=True)))
-                continue
-            rule = self._last(info)
-            beside = self._definition(info) if self._beside else None
-            if beside is not None and not (rule is not None and rule.selector.names_parameters):
-                rule = beside
-            if rule is not None:
-                choices.append(Choice(info, rule.name, rule.path, rule.call))
-            elif whole:
-                self._problems.add("init.rules", _uncovered(info))
-        beside = [rule for info in kept.values() if self._beside and (rule := self._definition(info)) is not None]
-        self._used.update(report_kept(self._rules, beside, infos, kept, self._problems))
-        self._report_unused(infos)
-        return choices
-
-    def _last(self, info: ParamInfo) -> Rule | None:
-        if self._named:
-            return self._search(info)
-        kind = (type(info.module), info.roles, info.parameter.ndim)
-        if kind not in self._by_kind:
-            self._by_kind[kind] = self._search(info)
-        return self._by_kind[kind]
-
-    def _search(self, info: ParamInfo) -> Rule | None:
-        """The last rule that picks it. One that can fill some of what it picks, but not this (the bias beside a matrix),
-        leaves it to the rule before, and a bias that none is left for to the base rule: 0."""
-        picking = [rule for rule in self._rules if rule.selector.picks(info)]
-        self._used.update(rule.path for rule in picking)
-        able = [rule for rule in picking if _fits(rule, info) or rule.path not in self._fitting]
-        if picking and not able and "bias" in info.roles:
-            return _BIASES
-        return able[-1] if able else None
-
-    def _definition(self, info: ParamInfo) -> Rule | None:
-        """The rule beside the innermost layer that has one for this parameter."""
-        module_name, tail = info.module_name, info.attr
-        while True:
-            for glob, rule in self._beside.get(module_name, ()):
-                if fnmatch.fnmatchcase(tail, glob):
-                    self._used.add(rule.path)
-                    return rule
-            if not module_name:
-                return None
-            module_name, _, last = module_name.rpartition(".")
-            tail = f"{last}.{tail}"
-
-    def _report_unused(self, infos: Sequence[ParamInfo]) -> None:
-        for rule in self._rules:
-            if rule.path not in self._used and not rule.selector.optional:
-                self._problems.add(rule.path, nothing_picked(rule.selector, infos))
-        for name, pairs in self._beside.items():
-            inside = [info.name.removeprefix(f"{name}.") for info in infos if not name or info.name.startswith(f"{name}.")]
-            for glob, rule in pairs:
-                if rule.path not in self._used:
-                    self._problems.add(
-                        rule.path, f"{glob!r} is not a parameter of this layer{did_you_mean(glob, inside) or '; it has none'}"
-                    )
-
-
-def _read_definition(definition: Definition, problems: Problems) -> list[tuple[str, Rule]]:
-    pairs = []
-    for glob, value in definition.init.items():
-        path = join(join(definition.path, "init"), glob)
-        call = read_scheme(value, {}, path, problems)
-        if call is not None:
-            pairs.append((str(glob), Rule(path, path, Selector(match=(str(glob),)), call)))
-    return pairs[::-1]
-
-
-def _uncovered(info: ParamInfo) -> str:
-    role = info.roles[0]
-    return (
-        f"no rule picks {' = '.join(info.names)} ({role}, of {type(info.module).__name__}); "
-        f"add one, such as {role}{'es' if role.endswith('s') else 's'}: {{role: {role}, scheme: default}} for what its author wrote"
-    )
-
-
-def uses_auto_gain(choices: Iterable[Choice]) -> bool:
-    """Whether any choice asks for the gain of the activation that acts on its layer."""
-    return any(choice.call.gain == "auto" for choice in choices)
+    """The group that `init=NAME` stands for."""
+    found = recipe("default" if name is None else name)
+    if found is None:
+        problems.add(path, f"{name!r} is not a scheme{did_you_mean(str(name), RECIPES, limit=40)}")
+        return recipe("default") or {}
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 import typing
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from modelfactory import activation as activations
 from modelfactory.errors import Problems, SchemeError, did_you_mean
-from modelfactory.init import critical, elementwise, structured, variance
+from modelfactory.init import critical, depth, elementwise, fixed, gates, outputs, structured, variance
 from modelfactory.spec import check_value, join
 
 REQUIRED = inspect.Parameter.empty
@@ -30,7 +31,17 @@ _LIMITS: dict[str, dict[str, float]] = {
     "upscale_factor": {"min": 1},
     "q": {"above": 0},
     "sigma_b": {"min": 0},
+    "branches": {"min": 1},
+    "branch_layers": {"min": 1},
+    "depth": {"above": 0},
+    "other_depth": {"min": 0},
+    "width": {"min": 1},
+    "base_width": {"above": 0},
+    "w0": {"above": 0},
+    "max_steps": {"min": 3},
 }
+STRUCTURAL = ("branches", "branch_layers", "depth", "other_depth", "decoder", "width", "first", "second", "priors")
+"""Arguments that a rule may leave out (or give as `auto`): the model's own structure, or its data, says them."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +53,12 @@ class Scheme:
         fill: `fill(tensor, **arguments, fans=, generator=)`, in place; `fans` only if `uses_fans`, `generator` only if `random`.
         moments: `moments(shape, fans, **arguments)`: mean and standard deviation of an entry. NaN where float64 cannot
             tell. Raises SchemeError for what `fill` would refuse, so it is also the check before anything is drawn.
-        min_dims: the fewest dimensions it fills.
+        min_dims, max_dims: the fewest and the most dimensions it fills.
         uses_fans: whether it takes `fans`.
         uses_gain: whether it has a gain, so that a config may say `gain: auto`.
         elementwise: whether entries are independent and alike, so that their order does not matter.
         random: whether it draws, and takes a `generator`.
+        structural: its arguments that the structure of the model, or the data, can say.
         summary, formula, source, when: for documentation, from the docstring of `fill`.
     """
 
@@ -54,10 +66,12 @@ class Scheme:
     fill: Callable[..., Tensor]
     moments: Callable[..., tuple[float, float]]
     min_dims: int
+    max_dims: float
     uses_fans: bool
     uses_gain: bool
     elementwise: bool
     random: bool
+    structural: tuple[str, ...]
     summary: str
     formula: str
     source: str
@@ -106,14 +120,14 @@ def check_scheme_arguments(name: str, args: Mapping[str, Any], path: str, proble
     for argument, value in args.items():
         if argument not in defaults:
             problems.add(join(path, argument), f"not an argument of {name}{did_you_mean(str(argument), defaults)}")
-        elif argument == "gain" and value == "auto":
+        elif value == "auto" and (argument == "gain" or argument in scheme.structural):
             continue
         elif argument in ("activation", "nonlinearity"):
             _check_activation(value, argument, join(path, argument), problems)
         else:
             check_value(value, hints[argument], join(path, argument), problems, _LIMITS.get(argument, {}))
     for argument, default in defaults.items():
-        if default is REQUIRED and argument not in args:
+        if default is REQUIRED and argument not in args and argument not in scheme.structural:
             problems.add(join(path, argument), f"missing; {name} needs it")
     if len(problems) == found:
         _check_together(name, {**defaults, **args}, path, problems)
@@ -137,8 +151,10 @@ def _check_together(name: str, args: Mapping[str, Any], path: str, problems: Pro
             elementwise.uniform_moments((), None, **args)
         elif name == "trunc_normal":
             elementwise.trunc_normal_moments((), None, **args)
-        elif name == "critical":
+        elif name in ("critical", "critical_bias"):
             activations.critical(**args)
+        elif name == "prior_bias" and args["priors"] != "auto":
+            outputs.prior_bias_moments((1 if args["priors"] is None else len(args["priors"]),), None, **args)
     except SchemeError as error:
         problems.add(path, str(error))
 
@@ -160,7 +176,13 @@ def _section(docstring: str, name: str) -> str:
     return " ".join(found[1].split()) if found else ""
 
 
-def _scheme(fill: Callable[..., Tensor], moments: Callable[..., tuple[float, float]], min_dims: int, elementwise: bool) -> Scheme:
+def _scheme(
+    fill: Callable[..., Tensor],
+    moments: Callable[..., tuple[float, float]],
+    min_dims: int,
+    elementwise: bool,
+    max_dims: float = math.inf,
+) -> Scheme:
     parameters = inspect.signature(fill).parameters
     docstring = inspect.getdoc(fill) or ""
     return Scheme(
@@ -168,10 +190,12 @@ def _scheme(fill: Callable[..., Tensor], moments: Callable[..., tuple[float, flo
         fill=fill,
         moments=moments,
         min_dims=min_dims,
+        max_dims=max_dims,
         uses_fans="fans" in parameters,
         uses_gain="gain" in parameters,
         elementwise=elementwise,
         random="generator" in parameters,
+        structural=tuple(name for name in STRUCTURAL if name in parameters),
         summary=docstring.split("\n\n")[0].replace("\n", " "),
         formula=_section(docstring, "Formula"),
         source=_section(docstring, "Source"),
@@ -220,6 +244,21 @@ _TABLE = (
     _variance(critical.critical_, critical.critical_std),
     _scheme(structured.delta_orthogonal_, structured.delta_orthogonal_moments, min_dims=3, elementwise=False),
     _scheme(structured.icnr_, structured.icnr_moments, min_dims=4, elementwise=False),
+    _scheme(fixed.bilinear_, fixed.bilinear_moments, min_dims=3, elementwise=False),
+    _scheme(fixed.zero_hadamard_, fixed.zero_hadamard_moments, min_dims=2, elementwise=False),
+    _variance(depth.gpt2_, depth.gpt2_std),
+    _variance(depth.fixup_, depth.fixup_std),
+    _variance(depth.t_fixup_, depth.t_fixup_std),
+    _variance(depth.t_fixup_embedding_, depth.t_fixup_embedding_std),
+    _variance(depth.deepnorm_, depth.deepnorm_std),
+    _variance(depth.small_init_, depth.small_init_std),
+    _variance(outputs.mup_, outputs.mup_std),
+    _variance(outputs.siren_, outputs.siren_std),
+    _variance(outputs.tied_embedding_, outputs.tied_embedding_std),
+    _scheme(outputs.prior_bias_, outputs.prior_bias_moments, min_dims=1, max_dims=1, elementwise=False),
+    _scheme(gates.forget_bias_, gates.forget_bias_moments, min_dims=1, max_dims=1, elementwise=False),
+    _scheme(gates.chrono_, gates.chrono_moments, min_dims=1, max_dims=1, elementwise=False),
+    _scheme(critical.critical_bias_, critical.critical_bias_moments, min_dims=1, max_dims=1, elementwise=True),
 )
 
 SCHEMES: dict[str, Scheme] = {scheme.name: scheme for scheme in _TABLE}

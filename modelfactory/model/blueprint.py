@@ -16,6 +16,7 @@ from modelfactory.errors import ConfigError, Problem, first_line
 from modelfactory.init.construction import construction
 from modelfactory.init.record import Recording
 from modelfactory.init.shadow import shadow_of
+from modelfactory.roles import DECLARED
 from modelfactory.spec import join
 
 # Constructors of torch.nn whose parameters are filled by `reset_parameters` and nothing else: it is left out.
@@ -111,8 +112,13 @@ def walk(node: Node, name: str = "") -> Iterator[tuple[str, Node]]:
 
 
 def _construct(node: Node, seed: int, name: str, recordings: dict[str, Recording]) -> nn.Module:
-    if isinstance(node, Leaf):
-        return _construct_leaf(node, seed, name, recordings)
+    module = _construct_leaf(node, seed, name, recordings) if isinstance(node, Leaf) else _construct_chain(node, seed, name, recordings)
+    if node.definition.roles:  # a plain attribute, by which `describe` knows them whoever asks
+        module.__dict__[DECLARED] = dict(node.definition.roles)
+    return module
+
+
+def _construct_chain(node: Chain, seed: int, name: str, recordings: dict[str, Recording]) -> nn.Module:
     children: OrderedDict[str, nn.Module] = OrderedDict()
     last, module, copyable = None, None, False
     for child_name, child in node.children:

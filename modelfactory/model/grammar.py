@@ -21,10 +21,11 @@ from modelfactory.layers.sizes import shape_text
 from modelfactory.model.arguments import channel_dim, check_dimensions, without_weights
 from modelfactory.model.blueprint import Chain, Leaf, Node
 from modelfactory.model.infer import BROKEN, UNKNOWN, Incoming, Inference, shape_of
+from modelfactory.roles import read_roles
 from modelfactory.spec import check_value, join
 from modelfactory.target import check_arguments, resolve
 
-_BESIDE = ("_target_", "layers", "repeat", "init", "freeze", "output")
+_BESIDE = ("_target_", "layers", "repeat", "init", "freeze", "roles", "output")
 _ATTRIBUTES = frozenset(vars(nn.Module()))
 _CONTAINERS = {Residual: ("scale",), Parallel: ("combine", "dim"), nn.Sequential: ()}
 
@@ -121,7 +122,7 @@ class _Reader:
             self.problems.add(join(path, "init"), f"{init!r} is not a mapping; give parameter: scheme, like {{weight: zeros}}")
             init = None
         check_value(freeze, bool | None, join(path, "freeze"), self.problems)
-        return Definition(path, dict(init or {}), freeze)
+        return Definition(path, dict(init or {}), freeze, read_roles(config.get("roles"), join(path, "roles"), self.problems))
 
     def _repeat(self, config: Mapping[str, Any], path: str, incoming: Incoming) -> tuple[Node | None, Incoming]:
         found = len(self.problems)
@@ -131,8 +132,8 @@ class _Reader:
         if config.get("output") is not None and "layers" not in config:
             self.problems.add(join(path, "output"), "cannot stand beside repeat; write layers: {name: {..., output: ...}} under it")
             return None, BROKEN
-        # beside layers, init and freeze are of the whole block (0.fc.weight); beside a class, of each of its copies (weight)
-        lifted = () if "_target_" in config else ("init", "freeze")
+        # beside layers, init, freeze and roles are of the whole block (0.fc.weight); beside a class, of each of its copies (weight)
+        lifted = () if "_target_" in config else ("init", "freeze", "roles")
         definition = self._definition({key: config[key] for key in lifted if key in config}, path)
         body = {key: value for key, value in config.items() if key not in ("repeat", *lifted)}
         children: list[tuple[str, Node]] = []

@@ -9,7 +9,8 @@ from torch import nn
 import modelfactory as mf
 from modelfactory.definition import Definition
 from modelfactory.errors import ConfigError, Problems
-from modelfactory.init.rules import Chooser, read_init, read_scheme
+from modelfactory.init.choosing import Chooser
+from modelfactory.init.rules import read_init, read_scheme
 from modelfactory.select import describe
 
 AUTHOR = {"match": "*", "scheme": "default"}
@@ -88,7 +89,7 @@ ERRORS = [
     ({"w": {"role": "weight", "scheme": "zeros"}}, "init.rules: no rule picks fc.bias (bias, of Linear); add one, such as biases: {"),
     ({"all": AUTHOR, "x": {"match": "fc.wieght", "scheme": "zeros"}}, "init.rules.x: {match: fc.wieght} picks no parameter; did you mean"),
     ({"all": AUTHOR, "x": {"module": "Linaer", "scheme": "zeros"}}, "picks no parameter; did you mean 'Linear'"),
-    ({"all": AUTHOR, "x": {"role": "embedding", "scheme": "zeros"}}, "the roles here are weight, bias, norm, head"),
+    ({"all": AUTHOR, "x": {"role": "embedding", "scheme": "zeros"}}, "the roles here are weight, bias, norm, stem, head (optional"),
     ({"x": {"role": "wieght", "scheme": "zeros"}}, "init.rules.x.role: 'wieght' is not a role; did you mean 'weight'?"),
     ({"x": {"scheme": "zeros"}}, "init.rules.x: picks nothing: give match, module or role, or a layer as before or after"),
     ({"x": {"match": "*"}}, "init.rules.x.scheme: missing; give default, or one of"),
