@@ -14,6 +14,7 @@ from torch import Tensor
 
 from modelfactory.errors import SchemeError
 from modelfactory.init.fans import Fans
+from modelfactory.init.structured import _check_dims
 from modelfactory.init.variance import _fill_normal, _fill_uniform, kaiming_std, xavier_std
 
 _SQRT2 = math.sqrt(2.0)
@@ -42,6 +43,7 @@ def gpt2_(tensor: Tensor, branches: int, std: float = 0.02, *, generator: torch.
 
 
 def gpt2_std(shape: Sequence[int], fans: Fans | None, branches: int, std: float = 0.02) -> float:
+    _check_dims("gpt2", shape, 2)
     if not std >= 0:
         raise SchemeError(f"gpt2 needs std >= 0, not {std!r}")
     return std / math.sqrt(_counted("gpt2", "branches", branches))
@@ -147,6 +149,7 @@ def t_fixup_embedding_(tensor: Tensor, depth: float, *, generator: torch.Generat
 
 
 def t_fixup_embedding_std(shape: Sequence[int], fans: Fans | None, depth: float) -> float:
+    _check_dims("t_fixup_embedding", shape, 2)
     return (9 * _counted("t_fixup_embedding", "depth", depth)) ** -0.25 / math.sqrt(max(shape[-1], 1))
 
 
@@ -207,7 +210,7 @@ def small_init_(tensor: Tensor, width: int, *, generator: torch.Generator | None
     Use: pre-norm transformers.
 
     Args:
-        tensor: of any shape.
+        tensor: [out, in, ...].
         width: d.
         generator: where the draws come from.
 
@@ -219,6 +222,7 @@ def small_init_(tensor: Tensor, width: int, *, generator: torch.Generator | None
 
 
 def small_init_std(shape: Sequence[int], fans: Fans | None, width: int) -> float:
+    _check_dims("small_init", shape, 2)
     return math.sqrt(2 / (5 * _counted("small_init", "width", width)))
 
 

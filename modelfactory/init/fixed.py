@@ -10,6 +10,7 @@ from torch import Tensor
 
 from modelfactory.errors import SchemeError
 from modelfactory.init.fans import Fans
+from modelfactory.init.structured import _check_dims
 from modelfactory.init.variance import _no_grad
 
 
@@ -46,8 +47,7 @@ def bilinear_(tensor: Tensor, groups: int = 1) -> Tensor:
 
 
 def bilinear_moments(shape: Sequence[int], fans: Fans | None, groups: int = 1) -> tuple[float, float]:
-    if not 3 <= len(shape) <= 5:
-        raise SchemeError(f"bilinear needs 3 to 5 dimensions, this tensor has shape {tuple(shape)}")
+    _check_dims("bilinear", shape, 3, 5)
     if groups < 1 or shape[0] % groups:
         raise SchemeError(f"bilinear: {groups} groups do not divide the {shape[0]} input channels of shape {tuple(shape)}")
     sums = squares = float(groups * min(shape[0] // groups, shape[1]))
@@ -110,8 +110,7 @@ def zero_hadamard_(tensor: Tensor) -> Tensor:
 
 
 def zero_hadamard_moments(shape: Sequence[int], fans: Fans | None) -> tuple[float, float]:
-    if not 2 <= len(shape) <= 5:
-        raise SchemeError(f"zero_hadamard needs 2 to 5 dimensions, this tensor has shape {tuple(shape)}")
+    _check_dims("zero_hadamard", shape, 2, 5)
     rows, columns, count = shape[0], shape[1], max(math.prod(shape), 1)
     if rows <= columns:
         share = min(rows, columns) / count

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from modelfactory.errors import SchemeError
 from modelfactory.init.fans import Fans
+from modelfactory.init.structured import _check_dims
 from modelfactory.init.variance import _effective, _fill_normal, _fill_uniform, _no_grad
 
 
@@ -38,6 +39,7 @@ def tied_embedding_(
 
 
 def tied_embedding_std(shape: Sequence[int], fans: Fans | None, std: float | None = None) -> float:
+    _check_dims("tied_embedding", shape, 2)
     if std is not None and not std >= 0:
         raise SchemeError(f"tied_embedding needs std >= 0, not {std!r}")
     return 1 / math.sqrt(max(shape[-1], 1)) if std is None else std

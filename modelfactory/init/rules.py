@@ -15,7 +15,7 @@ from typing import Any
 from modelfactory.activation import gain as computed_gain
 from modelfactory.errors import Problems, SchemeError, did_you_mean, nearest
 from modelfactory.init.recipes import RECIPES, recipe
-from modelfactory.init.schemes import SCHEMES, Scheme, arguments, check_scheme_arguments
+from modelfactory.init.schemes import REQUIRED, SCHEMES, Scheme, arguments, check_scheme_arguments
 from modelfactory.select import SELECTOR_KEYS, Selector
 from modelfactory.spec import check_value, join
 from modelfactory.target import check_arguments, resolve
@@ -172,8 +172,15 @@ def read_scheme(value: Any, given: Mapping[str, Any], path: str, problems: Probl
     elif gain is not None and gain != "auto":
         gain = check_value(gain, float, join(path, "gain"), problems, {"above": 0})
     check_scheme_arguments(value, args, path, problems)
-    by_structure = {name: "auto" for name in scheme.structural if name not in args and not (name == "priors" and "p" in args)}
-    return SchemeCall(value, scheme, None, {**args, **by_structure}, gain) if len(problems) == found else None
+    args |= dict.fromkeys(_left_to_the_model(scheme, args), "auto")
+    return SchemeCall(value, scheme, None, args, gain) if len(problems) == found else None
+
+
+def _left_to_the_model(scheme: Scheme, given: Mapping[str, Any]) -> list[str]:
+    """The arguments that the structure of the model says; where a rule says the depth itself, the rest keeps its defaults."""
+    needed = [name for name in scheme.structural if arguments(scheme.name)[name] is REQUIRED]
+    left = needed if any(name in given for name in needed) else scheme.structural
+    return [name for name in left if name not in given and not (name == "priors" and "p" in given)]
 
 
 def _gain_of(activation: str, path: str, problems: Problems) -> float | None:

@@ -114,8 +114,28 @@ LAWS: dict[str, list[tuple[dict[str, Any], Law]]] = {
         ({"std": 0.02, "a": -0.04, "b": 0.04}, lambda i, o: stats.truncnorm(-2, 2, 0, 0.02)),
         ({"mean": 0.1, "std": 0.5, "a": -0.7, "b": 1.0}, lambda i, o: stats.truncnorm(-1.6, 1.8, 0.1, 0.5)),
     ],
+    "gpt2": [({"branches": 8}, lambda i, o: normal(0.02**2 / 8)), ({"branches": 3, "std": 0.1}, lambda i, o: normal(0.01 / 3))],
+    "small_init": [({"width": 40}, lambda i, o: normal(2 / 200))],
+    "fixup": [
+        ({"branches": 16, "branch_layers": 2}, lambda i, o: normal(2 / i / 16)),
+        ({"branches": 16, "branch_layers": 3, "gain": 1.0}, lambda i, o: normal(1 / i / 4)),
+    ],
+    "t_fixup": [
+        ({"depth": 6}, lambda i, o: uniform(0.67**2 / math.sqrt(6) * 2 / (i + o))),
+        ({"depth": 4, "decoder": True}, lambda i, o: uniform(2 / (i + o) / 6)),
+    ],
+    "deepnorm": [
+        ({"depth": 32}, lambda i, o: normal(2 / (i + o) / 16)),
+        ({"depth": 6, "other_depth": 4}, lambda i, o: normal(2 / (i + o) * 0.87**2 * (6**4 * 4) ** (-1 / 8))),
+        ({"depth": 3, "other_depth": 9, "decoder": True}, lambda i, o: normal(2 / (i + o) / 6)),
+    ],
+    "mup": [({"base_width": 32}, lambda i, o: normal(32 / i**2)), ({"base_width": 8, "gain": 2.0}, lambda i, o: normal(32 / i**2))],
+    "siren": [
+        ({"first": False}, lambda i, o: stats.uniform(-math.sqrt(6 / i) / 30, math.sqrt(6 / i) / 15)),
+        ({"first": True}, lambda i, o: stats.uniform(-1 / i, 2 / i)),
+    ],
 }
-WITHOUT_FANS = {"normal", "uniform", "trunc_normal"}
+WITHOUT_FANS = {"normal", "uniform", "trunc_normal", "gpt2", "small_init"}
 
 
 def law_cases() -> list:
@@ -123,6 +143,7 @@ def law_cases() -> list:
     for scheme, variants in LAWS.items():
         for number, (args, law) in enumerate(variants):
             names = FANLESS if scheme in WITHOUT_FANS else SOME if number else tuple(LAYERS)
+            names = tuple(name for name in names if name != "bias" or SCHEMES[scheme].min_dims <= 1)
             for name in names[: 1 if number and scheme in WITHOUT_FANS else None]:
                 case = LAYERS.get(name, Case(lambda: nn.Linear(2, 5_000), 0, 0, "bias"))
                 found.append(pytest.param(case, {"scheme": scheme, **args}, law(case.n_in, case.n_out), id=f"{scheme}-{number}-{name}"))
@@ -224,6 +245,79 @@ def check_sparse_shapes() -> None:
         checks.check_sparse([fill("sparse", shape, seed, sparsity=sparsity, std=std) for seed in range(drawn)], sparsity, std)
 
 
+def check_embeddings(scheme: str, variance: Callable[[int], float], **args: Any) -> None:
+    """The variance of an embedding by its width, the last axis."""
+    for width in (16, 64):
+        law = normal(variance(width))
+        checks.check_law(fill(scheme, (math.ceil(checks.samples_needed(law) / width), width), **args), law)
+
+
+def check_bilinear_shapes() -> None:
+    """Upsampling by f is interpolation: a ramp stays a ramp of slope 1/f, a constant stays (far from the borders)."""
+    for factor, groups in ((2, 1), (3, 1), (4, 3)):
+        size = 2 * factor - factor % 2
+        layer = nn.ConvTranspose1d(3, 3, size, stride=factor, padding=(factor - factor % 2) // 2, groups=groups, bias=False)
+        layer.weight.data = fill("bilinear", tuple(layer.weight.shape), groups=groups)
+        ramp = torch.arange(12.0).expand(1, 3, 12)
+        inner = layer(ramp)[..., 2 * factor : -2 * factor].detach()
+        assert torch.allclose(inner.diff(), torch.full_like(inner.diff(), 1 / factor), atol=1e-5)
+    flat = fill("bilinear", (2, 2, 4, 4))
+    assert torch.equal(flat[0, 1], torch.zeros(4, 4)) and torch.allclose(flat[0, 0], flat[0, 0].T) and flat[0, 0].sum() == 4
+
+
+def check_hadamard_shapes() -> None:
+    for shape in ((4, 9), (6, 6)):
+        checks.check_identity(fill("zero_hadamard", shape))
+    for rows, columns in ((8, 8 - 1), (64, 16), (10, 3)):
+        power = 2 ** math.ceil(math.log2(rows))
+        w = fill("zero_hadamard", (rows, columns))
+        assert torch.allclose(w.abs(), torch.full_like(w, math.sqrt(2 / power)))
+        if rows == power:
+            assert torch.allclose(w.T @ w, 2 * torch.eye(columns), atol=1e-5)
+        assert len({tuple(row) for row in w.sign().tolist()}) == min(rows, 2 ** math.ceil(math.log2(columns)))
+    conv = fill("zero_hadamard", (8, 4, 3, 3))
+    assert torch.equal(conv[:, :, 1, 1], fill("zero_hadamard", (8, 4))) and int((conv != 0).sum()) == 32
+
+
+def check_priors() -> None:
+    shares = torch.tensor([0.5, 0.3, 0.2])
+    assert torch.allclose(fill("prior_bias", (3,), priors=shares.tolist()).softmax(0), shares)
+    assert torch.allclose(fill("prior_bias", (5,), p=0.01).sigmoid(), torch.tensor(0.01))
+
+
+def check_forget_gates() -> None:
+    """With nothing known and inputs of 0, a cell keeps sigmoid(1) of what it holds, whatever the layer, cell or direction."""
+    for make in (lambda: nn.LSTM(3, 5, num_layers=2, bidirectional=True), lambda: nn.LSTMCell(3, 5)):
+        module = make()
+        mf.initialize(module, {"w": {"role": "weight", "scheme": "zeros"}, "f": {"role": "gate", "scheme": "forget_bias"}})
+        pairs = [name for name, _ in module.named_parameters() if name.startswith("bias_ih")]
+        for name in pairs:
+            total = module.get_parameter(name) + module.get_parameter(name.replace("_ih", "_hh"))
+            assert total.view(4, 5).tolist() == [[0] * 5, [1] * 5, [0] * 5, [0] * 5]
+    held = module(torch.zeros(1, 3), (torch.zeros(1, 5), torch.ones(1, 5)))[1]
+    assert torch.allclose(held, torch.tensor(1.0).sigmoid().expand(1, 5))
+
+
+def check_chrono() -> None:
+    """Of e^b_f the law is uniform, and the input gates mirror the forget gates; the second bias is 0."""
+    law = stats.uniform(1, 98)
+    drawn = [fill("chrono", (4 * 5_000,), seed, max_steps=100) for seed in range(math.ceil(checks.samples_needed(law) / 5_000))]
+    checks.check_law(torch.stack([bias.view(4, -1)[1] for bias in drawn]).double().exp(), law)
+    assert all(torch.equal(bias.view(4, -1)[0], -bias.view(4, -1)[1]) and not bias.view(4, -1)[2:].any() for bias in drawn)
+    mean, std = SCHEMES["chrono"].moments((4,), None, max_steps=100)
+    whole = torch.stack(drawn).double()
+    assert mean == 0 and float(whole.std()) == pytest.approx(std, rel=5 / math.sqrt(len(drawn) * 10_000))
+    assert not fill("chrono", (20,), max_steps=100, second=True).any()
+
+
+def check_critical_bias() -> None:
+    nodes, weights = special.roots_hermitenorm(201)
+    second = float(weights @ np.tanh(nodes) ** 2) / math.sqrt(2 * math.pi)
+    law = normal(1 - tanh_at(1.0) * second)
+    checks.check_law(fill("critical_bias", (checks.samples_needed(law),), activation="tanh"), law)
+    assert not fill("critical_bias", (7,), activation="relu").any()
+
+
 # Of each scheme whose entries hang together, or that has no chance in it: what is exactly so.
 EXACT: dict[str, Callable[[], None]] = {
     "constant": lambda: check_constant("constant", -0.25, val=-0.25),
@@ -235,6 +329,14 @@ EXACT: dict[str, Callable[[], None]] = {
     "delta_orthogonal": check_delta_orthogonal_shapes,
     "sparse": check_sparse_shapes,
     "icnr": check_icnr_shapes,
+    "tied_embedding": lambda: check_embeddings("tied_embedding", lambda width: 1 / width),
+    "t_fixup_embedding": lambda: check_embeddings("t_fixup_embedding", lambda width: 1 / width / 6, depth=4),
+    "bilinear": check_bilinear_shapes,
+    "zero_hadamard": check_hadamard_shapes,
+    "prior_bias": check_priors,
+    "forget_bias": check_forget_gates,
+    "chrono": check_chrono,
+    "critical_bias": check_critical_bias,
 }
 
 
@@ -247,7 +349,9 @@ def test_every_scheme_has_a_row():
     assert set(LAWS) | set(EXACT) == set(SCHEMES), "give the scheme a law, or a check of what is exact in it"
 
 
-NEEDED = {"constant": {"val": 1.0}, "sparse": {"sparsity": 0.5}}  # arguments that a scheme cannot do without
+NEEDED = {"constant": {"val": 1.0}, "sparse": {"sparsity": 0.5}, "t_fixup_embedding": {"depth": 4}} | {
+    name: LAWS[name][0][0] for name in ("gpt2", "fixup", "t_fixup", "deepnorm", "small_init", "mup", "siren")
+}  # arguments that a scheme cannot do without
 
 
 @pytest.mark.parametrize("scheme", sorted(name for name, row in SCHEMES.items() if row.min_dims > 1))
