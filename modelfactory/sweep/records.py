@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class Sweep:
     folder: Path
     jobs: tuple[Job, ...]
 
-    @property
+    @cached_property
     def axes(self) -> tuple[str, ...]:
         values: dict[str, set[str | None]] = {}
         given = [_split(job.overrides) for job in self.jobs]
