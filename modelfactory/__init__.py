@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from modelfactory.records import Result
     from modelfactory.reporting import report
     from modelfactory.run import build, load, plan, train
+    from modelfactory.signalling import signal
     from modelfactory.target import trust
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "load",
     "plan",
     "report",
+    "signal",
     "train",
     "trust",
 ]
@@ -68,6 +70,7 @@ _NAMES = {
     "modelfactory.records": ("Result",),
     "modelfactory.reporting": ("report",),
     "modelfactory.run": ("build", "load", "plan", "train"),
+    "modelfactory.signalling": ("signal",),
     "modelfactory.target": ("trust",),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}

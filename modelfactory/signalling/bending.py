@@ -28,7 +28,8 @@ def bend_forward(context: Context, node: Node, states: list[State]) -> State:
     pairs = [_together(found, state, mean, second, pair) for pair in state.pairs.tolist()]
     power = _power_map(node.function, state, second)
     growth = found.growth * min(state.variance / state.second, 1.0) if state.second > 0 else 0.0
-    made = State(power, mean, torch.tensor(pairs, dtype=torch.float64), state.unit, law, growth**2 * state.chance)
+    chance = growth**2 * state.chance
+    made = State(power, mean, torch.tensor(pairs, dtype=torch.float64), state.unit, law, chance, latent=state.correlations)
     own = context.over_pairs(node, state, lambda cosine: found.squares_together(_correlated(state, cosine)))
     return replace(made, own=own / node.shape[state.unit])
 

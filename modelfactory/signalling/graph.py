@@ -153,7 +153,7 @@ class _Recorder(TorchFunctionMode):
         self._names = {id(tensor): name for name, tensor in model.named_parameters()}
         self._names |= {id(tensor): name for name, tensor in model.named_buffers()}
         self._modules: list[tuple[str, nn.Module]] = [("", model)]
-        self._inside_activation = 0
+        self._unheard = 0
         self._seen = seen
 
     def node_of(self, tensor: Tensor) -> int | None:
@@ -173,7 +173,9 @@ class _Recorder(TorchFunctionMode):
         for tensor in results:
             tensor._signal_node = (self.graph, node.index)  # pyright: ignore[reportAttributeAccessIssue]
         if self._seen is not None:
+            self._unheard += 1  # what the listener calls is no part of the model
             self._seen(node, first)
+            self._unheard -= 1
 
     def _frozen(self, value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -186,7 +188,7 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name in _PASSIVE or self._inside_activation:
+        if name in _PASSIVE or self._unheard:
             return func(*args, **kwargs)
         given = [tensor for tensor in tensors((args, kwargs)) if self.node_of(tensor) is not None]
         result = known_result(func, args, kwargs) if given and given[0].is_meta else None
@@ -198,7 +200,8 @@ class _Recorder(TorchFunctionMode):
 
     def _note(self, func: Any, name: str, args: Any, kwargs: Any, output: Any) -> None:
         module = self._modules[-1][1]
-        label = name.strip("_") if module._modules or not self._modules[-1][0] else type(module).__name__
+        alone = not module._modules and self._modules[-1][0]
+        label = type(module).__name__ if alone or getattr(type(module), "is_residual", False) else name.strip("_")
         rest = {key: value for key, value in kwargs.items() if key not in ("input", "inplace")}
         if name in _ACTIVATIONS and not any(isinstance(item, (Signal, Value)) for item in walk((args[1:], rest))):
             applied = Applied(func, _out_of_place(name, args[1:]), tuple(sorted(rest.items())))
@@ -223,15 +226,15 @@ class _Recorder(TorchFunctionMode):
     def _entering(self, name: str, bends: bool) -> Callable[[nn.Module, Any], None]:
         def enter(module: nn.Module, _inputs: Any) -> None:
             self._modules.append((name, module))
-            self._inside_activation += bends
+            self._unheard += bends
 
         return enter
 
     def _leaving(self, bends: bool) -> Callable[[nn.Module, Any, Any], None]:
         def leave(module: nn.Module, inputs: Any, output: Any) -> None:
-            self._inside_activation -= bends
+            self._unheard -= bends
             if output is not None and (bends or any(self.node_of(tensor) is None for tensor in tensors(output))):
-                if any(self.node_of(tensor) is not None for tensor in tensors(inputs)) and not self._inside_activation:
+                if any(self.node_of(tensor) is not None for tensor in tensors(inputs)) and not self._unheard:
                     self.add("activation" if bends else "module", type(module).__name__, module, inputs, {}, output)
             self._modules.pop()
 

@@ -21,9 +21,8 @@ _INSTANCE = ("input", "running_mean", "running_var", "weight", "bias", "use_inpu
 
 def norm_forward(context: Context, node: Node, states: list[State]) -> State:
     state, given = states[0], _given(node)
-    within, across, power = _common(context, node, state, given)
+    within, shared, power = _common(context, node, state, given)
     variance = max(state.second - within, 0.0) + given["eps"]
-    shared = torch.tensor([within, within, across, across], dtype=torch.float64)
     law = None
     if state.law is not None:
         law = state.law.scaled(1 / math.sqrt(variance), -state.mean / math.sqrt(variance))
@@ -58,33 +57,43 @@ def _given(node: Node) -> dict[str, Any]:
     return given
 
 
-def _common(context: Context, node: Node, state: State, given: dict[str, Any]) -> tuple[float, float, Tensor]:
-    """The power of the mean that is taken away, between entries of one input and of two, and the power map without it."""
+def _common(context: Context, node: Node, state: State, given: dict[str, Any]) -> tuple[float, Tensor, Tensor]:
+    """The power of the mean that is taken away, what it takes of every kind of pair, and the power map without it."""
     shape = first_shape(context, node)
     near, far, other, apart = state.pairs.tolist()
     square = state.mean**2
     if node.op == "batch_norm" and given["training"] is not False:
         level = context.pair_mean(node, state)
-        return level, level, state.power * (1 - level / state.second) if state.second > 0 else state.power
+        return level, _of_all(level), state.power * (1 - level / state.second) if state.second > 0 else state.power
     if node.op == "batch_norm":
         return _running(context, node, state, given)
     if node.op in ("layer_norm", "rms_norm"):
         over = [len(shape) - 1 - k for k in range(len(given["normalized_shape"]))]
         power = averaged(state.power, over)
         if node.op == "rms_norm":
-            return 0.0, 0.0, flat(state.second, power.ndim)
+            return 0.0, _of_all(0.0), flat(state.second, power.ndim)
         size = math.prod(shape[dim] for dim in over)
-        level = square + (state.second - square) / size if state.unit in over else far
-        return level, square if state.unit in over else apart, flat(state.second - level, power.ndim)
+        if state.unit not in over:
+            return far, torch.tensor([far, far, apart, apart], dtype=torch.float64), flat(state.second - far, power.ndim)
+        level = square + (state.second - square) / size
+        shared = square + (state.pairs - square) / size  # each place has a mean of its own
+        if len(over) > 1:
+            shared = torch.tensor([level, level, square, square], dtype=torch.float64)
+        return level, shared, flat(state.second - level, power.ndim)
     groups = shape[1] if node.op == "instance_norm" else given["num_groups"]
     units, places = shape[1] // groups, math.prod(shape[2:])
     inside = (state.second + (places - 1) * far) / places
     between = (other + (places - 1) * apart) / places
     level, across = ((one + (units - 1) * square) / units for one in (inside, between))
-    return level, across, state.power * (1 - level / state.second) if state.second > 0 else state.power
+    shared = torch.tensor([level, level, across, across], dtype=torch.float64)
+    return level, shared, state.power * (1 - level / state.second) if state.second > 0 else state.power
 
 
-def _running(context: Context, node: Node, state: State, given: dict[str, Any]) -> tuple[float, float, Tensor]:
+def _of_all(value: float) -> Tensor:
+    return torch.full((4,), value, dtype=torch.float64)
+
+
+def _running(context: Context, node: Node, state: State, given: dict[str, Any]) -> tuple[float, Tensor, Tensor]:
     """By running statistics: as they start (0 and 1) the signal stays as it is; trained ones normalise."""
     mean, variance = given["running_mean"], given["running_var"]
     if not (isinstance(mean, Value) and isinstance(variance, Value)):
@@ -92,12 +101,12 @@ def _running(context: Context, node: Node, state: State, given: dict[str, Any]) 
     fresh = variance.tensor.is_meta or bool((variance.tensor == 1).all())
     if not fresh:
         level = context.pair_mean(node, state)
-        return level, level, state.power * (1 - level / state.second) if state.second > 0 else state.power
+        return level, _of_all(level), state.power * (1 - level / state.second) if state.second > 0 else state.power
     given["eps"] = 1 - max(state.second, 0.0) + given["eps"]  # so that the variance divided by is 1 + eps
-    return 0.0, 0.0, state.power
+    return 0.0, _of_all(0.0), state.power
 
 
-def norm_backward(context: Context, node: Node, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
+def norm_backward(context: Context, node: Node, states: list[State], out: State, gradient: Gradient) -> list[Gradient | None]:
     """`dx = gamma/sd (g - mean g - xhat mean(g xhat))`, means over what is normalised together."""
     state, given = states[0], _given(node)
     within, _, _ = _common(context, node, state, given)
@@ -111,6 +120,7 @@ def norm_backward(context: Context, node: Node, states: list[State], _out: State
     if node.op == "batch_norm" and given["training"] is not False:
         places = context.places(node, state.unit)
         kept = 1 - (2 + (places - 1) * max(gradient.far, 0.0)) / (context.batch * places)
+        kept *= 1 + 2 * context.over_pairs(node, out, lambda cosine: cosine * cosine)  # E 1/s^2 of a variance of few samples
     elif node.op in ("layer_norm", "rms_norm"):
         size = math.prod(shape[len(shape) - len(given["normalized_shape"]) :])
         kept = 1 - (2 if node.op == "layer_norm" else 1) / size

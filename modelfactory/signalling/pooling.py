@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import torch
@@ -11,24 +13,29 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modelfactory.signalling.graph import Node
-from modelfactory.signalling.response import Law, correlation
+from modelfactory.signalling.response import Law
 from modelfactory.signalling.rule import Context, arguments, first_shape
 from modelfactory.signalling.state import Gradient, NotPredicted, State, flat
 
 _POOL = ("input", "kernel_size", "stride", "padding")
 
 
-def _window(context: Context, node: Node) -> tuple[int, float]:
-    """Places in a window, and in how many windows a place is."""
-    before, after = first_shape(context, node), node.shape
+def _window(context: Context, node: Node) -> tuple[float, float]:
+    """Places in a window, and in how many windows a place is, both as means."""
+    before, after = first_shape(context, node)[2:], node.shape[2:]
     given = arguments(node, _POOL)
     if "adaptive" in node.op:
-        ratio = math.prod(before[2:]) / math.prod(after[2:])
-        return max(round(ratio), 1), 1.0
-    dims = len(before) - 2
-    kernel = given["kernel_size"]
-    count = kernel**dims if isinstance(kernel, int) else math.prod(kernel) if len(kernel) == dims else kernel[0] ** dims
-    return count, count * math.prod(after[2:]) / math.prod(before[2:])
+        sizes = [_adaptive_size(old, new) for old, new in zip(before, after, strict=True)]
+        count = math.prod(sizes)
+    else:
+        kernel = given["kernel_size"]
+        count = kernel ** len(before) if isinstance(kernel, int) else math.prod(kernel) ** (len(before) // len(kernel))
+    return count, count * math.prod(after) / math.prod(before)
+
+
+def _adaptive_size(old: int, new: int) -> float:
+    """The mean size of the windows of an adaptive pool along one axis."""
+    return sum(-(-(i + 1) * old // new) - i * old // new for i in range(new)) / new
 
 
 def average_forward(context: Context, node: Node, states: list[State]) -> State:
@@ -36,7 +43,7 @@ def average_forward(context: Context, node: Node, states: list[State]) -> State:
     return _averaged(states[0], count, count == context.places_before(node), _pooled_map(node, states[0].power, context))
 
 
-def _averaged(state: State, count: int, whole: bool, power: Tensor) -> State:
+def _averaged(state: State, count: float, whole: bool, power: Tensor) -> State:
     """The mean of `count` places, all of an input's where `whole`."""
     near, far, other, apart = state.pairs.tolist()
     second = state.second
@@ -70,7 +77,7 @@ def average_backward(context: Context, node: Node, states: list[State], _out: St
     return [_spread(gradient, count, times, states[0].power.ndim, whole=count == context.places_before(node))]
 
 
-def _spread(gradient: Gradient, count: int, times: float, dims: int, whole: bool) -> Gradient:
+def _spread(gradient: Gradient, count: float, times: float, dims: int, whole: bool) -> Gradient:
     """A share of `1/count` to each place of a window; each place is in `times` windows."""
     together = times * (1 + max(times - 1, 0) * gradient.far) / count**2
     return Gradient(flat(gradient.second * together, dims), 1.0 if whole else gradient.far, gradient.chance)
@@ -132,21 +139,44 @@ def max_forward(context: Context, node: Node, states: list[State]) -> State:
         power = flat(second, len(node.shape))
     else:
         power = _pooled_map(node, state.power, context) * (second / state.second)
-    spread = max(second - mean * mean, 0.0)
-    shared = [correlation(pair, state.mean, state.variance) for pair in state.pairs.tolist()]
-    shared[0] = max(shared[0], 1 - 1 / times ** (1 / max(len(node.shape) - 2, 1))) if times > 1 else shared[0]
-    pairs = torch.tensor([mean * mean + spread * r for r in shared], dtype=torch.float64)
+    shared = _shared(state, count, times, len(node.shape) - 2)
+    pairs = mean * mean + max(second - mean * mean, 0.0) * torch.tensor(shared, dtype=torch.float64)
     unit = state.unit
     if "pool" not in node.op and not _keeps(node):
         unit -= sum(dim < unit for dim in _reduced(context, node))
-    return State(power, mean, pairs, unit, law, state.chance, state.own)
+    return State(power, mean, pairs, unit, law, state.chance, state.own, shared)
 
 
 def _count_reduced(context: Context, node: Node) -> int:
     return math.prod(first_shape(context, node)[dim] for dim in _reduced(context, node))
 
 
-def _largest(state: State, count: int) -> tuple[Law, Tensor]:
+def _shared(state: State, count: float, times: float, dims: int) -> tuple[float, ...]:
+    """How the largest of two windows go together: `u + sqrt(1 - r) M`, of which the windows share what of `u` they have in common."""
+    near, far, other, apart = state.correlations
+    r = max(near, 0.0)
+    own = (1 - r) * _spread_of_largest(round(count))
+    whole = r + own
+    if whole <= 0:
+        return near, far, other, apart
+    overlap = 1 - times ** (-1 / max(dims, 1)) if times > 1 else 0.0  # of neighbouring windows
+    across = min(apart, other)
+    same = across + max(other - across, 0.0) * own / max(1 - r, 1e-9)
+    beside = max(far, 0.0) / whole
+    return max(beside, overlap), beside, min(same / whole, 1.0), max(apart, 0.0) / whole
+
+
+@lru_cache(maxsize=64)
+def _spread_of_largest(count: int) -> float:
+    """The variance of the largest of `count` independent standard normal numbers."""
+    reached = torch.special.ndtr(torch.linspace(-9, 9, 4097, dtype=torch.float64)) ** count
+    middle = torch.linspace(-9, 9, 4097, dtype=torch.float64)[:-1] + 9 / 4096
+    weight = torch.diff(reached)
+    mean = (weight * middle).sum()
+    return (weight * (middle - mean) ** 2).sum().item()
+
+
+def _largest(state: State, count: float) -> tuple[Law, Tensor]:
     """The law of the largest of `count` equally correlated entries, in order; and its weights on the points of the state's own law.
 
     By way of Gaussians of the same correlation: `P(max <= t) = E Phi((t - sqrt(r) z)/sqrt(1 - r))^count`.
@@ -155,7 +185,7 @@ def _largest(state: State, count: int) -> tuple[Law, Tensor]:
     order = torch.argsort(law.x, stable=True)
     edges = law.weight[order].cumsum(0).clamp(1e-16, 1 - 1e-16)
     place = torch.special.ndtri(edges)
-    r = max(correlation(state.pairs[0].item(), state.mean, state.variance), 0.0)
+    r = max(state.correlations[0], 0.0)
     if r > 0:
         nodes = torch.special.ndtri((torch.arange(64, dtype=torch.float64) + 0.5) / 64)
         inner = (place[:, None] - math.sqrt(r) * nodes) / math.sqrt(max(1 - r, 1e-9))
@@ -176,7 +206,29 @@ def max_backward(context: Context, node: Node, states: list[State], _out: State,
     count = _window(context, node)[0] if "pool" in node.op else _count_reduced(context, node)
     share = math.prod(node.shape) / math.prod(before)
     _, where = _largest(state, count)
-    return [Gradient(flat(gradient.second * share, len(before)), gradient.far * share, gradient.chance, where)]
+    met = 1 + _met(node) * max(gradient.far, 0.0)
+    return [Gradient(flat(gradient.second * share * met, len(before)), gradient.far * share / met, gradient.chance, where)]
+
+
+def _met(node: Node) -> float:
+    """How many other windows have the same largest place as a window: of overlaps of m among n places, m/(2 n - m) each."""
+    given = arguments(node, _POOL)
+    if "pool" not in node.op or "adaptive" in node.op:
+        return 0.0
+    dims = len(node.shape) - 2
+    kernel, stride = (_each(value, dims) for value in (given["kernel_size"], given["stride"] or given["kernel_size"]))
+    shifts = [range(-((size - 1) // step), (size - 1) // step + 1) for size, step in zip(kernel, stride, strict=True)]
+    met, whole = 0.0, math.prod(kernel)
+    for shift in product(*shifts):
+        if any(shift):
+            common = math.prod(size - abs(moved) * step for size, step, moved in zip(kernel, stride, shift, strict=True))
+            met += common / (2 * whole - common)
+    return met
+
+
+def _each(value: Any, dims: int) -> tuple[int, ...]:
+    values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    return values * dims if len(values) == 1 else values
 
 
 def pool_names(kind: str) -> list[Any]:

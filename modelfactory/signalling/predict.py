@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from modelfactory.init.shadow import shadow_of
 from modelfactory.signalling.bending import response_of
+from modelfactory.signalling.depth import depth_scale
 from modelfactory.signalling.graph import Graph, Node, trace
 from modelfactory.signalling.response import correlation
-from modelfactory.signalling.rule import Context
+from modelfactory.signalling.rule import Context, arguments
 from modelfactory.signalling.rules import PARTS, PERMUTES, SHAPING, rule_of
 from modelfactory.signalling.state import Gradient, Input, NotPredicted, State, Weights, flat
 from modelfactory.signalling.table import Numbers, Row, SignalTable
+from modelfactory.signalling.verdict import judge
 
 _BATCH = 64  # inputs at once, where nothing says how many
 
@@ -150,13 +152,25 @@ def _added(one: Gradient | None, other: Gradient) -> Gradient:
 def tabulate(context: Context, found: Predicted) -> SignalTable:
     """The table's rows: everything that does something to the numbers."""
     rows = []
-    start = found.states[0].second
+    start = found.states[0]
     for node in context.graph:
         if not is_shown(node):
             continue
         numbers = Numbers() if node.index in found.notes else _numbers(context, node, found)
-        rows.append(Row(node.index, node.layer, node.label, _kind(node), node.shape, numbers, note=found.notes.get(node.index, "")))
-    return SignalTable(rows, input_scale=math.sqrt(max(start, 0.0)))
+        rows.append(
+            Row(
+                node.index,
+                node.layer,
+                node.label,
+                _kind(node),
+                node.shape,
+                numbers,
+                chance=_chance(node, found),
+                note=found.notes.get(node.index, ""),
+                **_scales(context, node, found),
+            )
+        )
+    return judge(SignalTable(rows, math.sqrt(max(start.second, 0.0)), start.cosines[2]), context.graph)
 
 
 def is_shown(node: Node) -> bool:
@@ -170,6 +184,44 @@ def _kind(node: Node) -> str:
     if node.op.startswith("conv") or node.op in ("linear", "embedding"):
         return "weights"
     return "norm" if node.op.endswith("norm") else node.op
+
+
+def _chance(node: Node, found: Predicted) -> tuple[float, float]:
+    """One standard deviation of the logs of the two second moments over draws of the weights."""
+    state, gradient = found.states[node.index], found.gradients[node.index]
+    return math.sqrt(state.chance + state.own), math.nan if gradient is None else math.sqrt(gradient.chance)
+
+
+def _scales(context: Context, node: Node, found: Predicted) -> dict[str, Any]:
+    """chi_1 and the depth scales of weights together with the activation before them."""
+    if _kind(node) != "weights" or node.op == "embedding" or node.index in found.notes:
+        return {}
+    index = node.inputs[0]
+    after = found.states[index]
+    while context.graph.nodes[index].op in SHAPING | PERMUTES | PARTS and context.graph.nodes[index].inputs:
+        index = context.graph.nodes[index].inputs[0]
+    before = context.graph.nodes[index]
+    if before.op != "activation" or after.second <= 0:
+        return {}
+    state = found.states[before.inputs[0]]
+    response = response_of(before, state)
+    weight = (found.states[node.index].second - _bias_power(context, node)) / after.second
+    if state.variance <= 0:
+        return {"chi_1": weight * response.slope}
+    together = response.slopes_together(state.correlations[2])
+    return {
+        "chi_1": weight * response.slope,
+        "xi_q": depth_scale(weight * response.growth * response.second / state.variance),
+        "xi_c": depth_scale(weight * together),
+    }
+
+
+def _bias_power(context: Context, node: Node) -> float:
+    bias = arguments(node, ("input", "weight", "bias"))["bias"]
+    if bias is None:
+        return 0.0
+    mean, variance = context.weights.moments(bias.name, bias.tensor)
+    return mean * mean + variance
 
 
 def _numbers(context: Context, node: Node, found: Predicted) -> Numbers:

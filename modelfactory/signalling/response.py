@@ -53,6 +53,7 @@ class Response:
         saturated: share where `f` of two finite ends is flat, NaN for an unbounded `f`.
         inactive: share where `f'` is 0.
         edges: the outputs beyond which `f` is saturated.
+        rectifies: whether `f` is 0 where it is off, and never negative.
     """
 
     law: Law
@@ -63,6 +64,7 @@ class Response:
     saturated: float
     inactive: float
     edges: tuple[float, float]
+    rectifies: bool
     _series: tuple[Tensor, ...]
 
     def together(self, r: float) -> float:
@@ -131,6 +133,7 @@ def _respond(resolved: Resolved, mean: float, variance: float) -> Response:
         saturated=(weight * flat).sum().item() if flat is not None else math.nan,
         inactive=(weight * (slopes == 0)).sum().item(),
         edges=edges,
+        rectifies=_rectifies(resolved) if resolved.key is not None else _rectifies.__wrapped__(resolved),
         _series=_coefficients(z, weight, torch.stack([values, slopes, values**2, slopes**2])),
     )
 
@@ -174,6 +177,13 @@ def _flatness(resolved: Resolved) -> tuple[float | None, tuple[float, float]]:
     limit = (_SATURATED_SLOPE * slopes.abs().max()).item()
     lively = outputs[slopes.abs() >= limit]
     return limit, (lively.min().item(), lively.max().item())
+
+
+@lru_cache(maxsize=64)
+def _rectifies(resolved: Resolved) -> bool:
+    grid = (torch.arange(-2048, 2048, dtype=torch.float64) + 0.5) / 256
+    values, slopes = value_and_derivative(resolved.function, grid)
+    return bool((values >= 0).all() and (slopes == 0).any() and (values[(slopes == 0) & (grid < 0)] == 0).all())
 
 
 @lru_cache(maxsize=4096)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from modelfactory.init.apply import measure
-from modelfactory.signalling.response import Law, gaussian
+from modelfactory.signalling.response import Law, correlation, gaussian
 
 KINDS = ("near", "far", "other", "apart")
 
@@ -36,6 +36,7 @@ class State:
         pairs: mean product of two entries of a unit, [near, far, other, apart].
         unit: the dimension the units lie in.
         law: of an entry, None for a Gaussian one.
+        latent: correlations of the Gaussians behind the law, by kind of pair.
         chance: variance of the log of the mean second moment over draws of the weights before, by the finite width.
         own: the part of it that this tensor's own, finitely many units add.
     """
@@ -47,6 +48,14 @@ class State:
     law: Law | None = None
     chance: float = 0.0
     own: float = 0.0
+    latent: tuple[float, ...] | None = None
+
+    @property
+    def correlations(self) -> tuple[float, ...]:
+        """By kind of pair, those of the Gaussians behind."""
+        if self.law is not None and self.latent is not None:
+            return self.latent
+        return tuple(correlation(pair, self.mean, self.variance) for pair in self.pairs.tolist())
 
     @property
     def second(self) -> float:
@@ -105,6 +114,7 @@ class Input:
     Attributes:
         mean, second: of an entry.
         near, far, other, apart: mean products of pairs of entries relative to the second moment.
+        power: second moment place by place [1, 1, *places]; None where all places are alike.
     """
 
     mean: float = 0.0
@@ -113,9 +123,10 @@ class Input:
     far: float = 0.0
     other: float = 0.0
     apart: float = 0.0
+    power: Tensor | None = None
 
     def state(self, dims: int) -> State:
-        power = torch.full((1,) * dims, self.second, dtype=torch.float64)
+        power = flat(self.second, dims) if self.power is None or self.power.ndim != dims else self.power
         pairs = torch.tensor([getattr(self, kind) * self.second for kind in KINDS], dtype=torch.float64)
         return State(power, self.mean, pairs, unit=1 if dims > 1 else 0)
 

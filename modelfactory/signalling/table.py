@@ -8,7 +8,8 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+
+from modelfactory.files import write_text
 
 _NAN = math.nan
 
@@ -49,7 +50,7 @@ class Row:
             standard deviation of the logarithm), forward and backward.
         chi_1: by which the gradient's second moment grows over this activation and the weights after it.
         xi_q, xi_c: layers over which a deviation of the variance, and one of the cosine, shrinks to 1/e; infinite where it does not.
-        verdict: ok, vanishing, exploding, dead, saturated, correlated, or unexpected (measured is not as predicted).
+        verdict: ok, weak, vanishing, exploding, dead, saturated, correlated, or unexpected (measured is not as predicted).
         note: what else is to be said.
     """
 
@@ -91,12 +92,14 @@ class SignalTable:
     Attributes:
         rows: in the order of the calls.
         input_scale: root mean square of the model's input.
+        input_cosine: between two of its inputs.
         warnings: what is wrong, and what would mend it.
     """
 
-    def __init__(self, rows: Iterable[Row], input_scale: float = 1.0, warnings: Iterable[str] = ()):
+    def __init__(self, rows: Iterable[Row], input_scale: float = 1.0, input_cosine: float = 0.0, warnings: Iterable[str] = ()):
         self.rows = tuple(rows)
         self.input_scale = input_scale
+        self.input_cosine = input_cosine
         self.warnings = tuple(warnings)
 
     def __iter__(self) -> Iterator[Row]:
@@ -121,10 +124,7 @@ class SignalTable:
         writer.writerow(COLUMNS)
         writer.writerows([_cell(value) for value in _values(row)] for row in self.rows)
         if path is not None:
-            target = Path(path)
-            draft = target.with_name(f".{target.name}.{os.getpid()}")
-            draft.write_text(text.getvalue())
-            os.replace(draft, target)
+            write_text(path, text.getvalue())
         return text.getvalue()
 
     def __str__(self) -> str:

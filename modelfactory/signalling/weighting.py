@@ -8,7 +8,7 @@ holds of every kind of pair, since two inputs and two places meet the same weigh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -72,7 +72,30 @@ def conv_forward(context: Context, node: Node, states: list[State]) -> State:
     state, weight = states[0], _weight(given)
     channels = weight.tensor.shape[1]
     counted = _conv_taps(context, node, given)(_full(context, node, state.power)) * channels
+    state = _parted(state, _shared_taps(given, weight.tensor.shape[2:], first_shape(context, node)[2:]))
     return _weighted(context, node, state, counted, channels * math.prod(weight.tensor.shape[2:]), given, unit=1)
+
+
+def _parted(state: State, share: float) -> State:
+    """Two places have `share` of the taps in common that one place has with itself."""
+    return replace(state, pairs=state.pairs * torch.tensor([1.0, share, 1.0, share], dtype=torch.float64))
+
+
+def _shared_taps(given: dict[str, Any], kernel: Sequence[int], sizes: Sequence[int]) -> float:
+    """The taps that lie on the input at two places both, relative to those at one: less than 1 where zeros are padded."""
+    dims, padding = len(kernel), given["padding"] or 0
+    if padding == "valid":
+        return 1.0
+    stride, dilation = _each(given["stride"] or 1, dims), _each(given["dilation"] or 1, dims)
+    share = 1.0
+    for axis in range(dims):
+        reach = dilation[axis] * (kernel[axis] - 1)
+        before, after = (reach // 2, reach - reach // 2) if padding == "same" else (_each(padding, dims)[axis],) * 2
+        out = (sizes[axis] + before + after - reach - 1) // stride[axis] + 1
+        starts = torch.arange(out)[:, None] * stride[axis] - before + torch.arange(kernel[axis]) * dilation[axis]
+        covered = ((starts >= 0) & (starts < sizes[axis])).double().mean(0)
+        share *= (covered.square().sum() / covered.sum().clamp(min=1e-12)).item()
+    return share
 
 
 def _full(context: Context, node: Node, power: Tensor) -> Tensor:

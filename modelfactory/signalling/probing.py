@@ -1,0 +1,98 @@
+"""The signal of any module, predicted and measured side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modelfactory.signalling.bending import response_of
+from modelfactory.signalling.graph import Node
+from modelfactory.signalling.measure import Measured, measure
+from modelfactory.signalling.predict import Predicted, follow, tabulate
+from modelfactory.signalling.rule import Context
+from modelfactory.signalling.state import State, Weights
+from modelfactory.signalling.table import Numbers, SignalTable
+from modelfactory.signalling.verdict import judge
+
+
+def signal(
+    model: nn.Module,
+    example: Any,
+    moments: Mapping[str, tuple[float | None, float | None]] | None = None,
+    seed: int = 0,
+    histograms: bool = False,
+) -> SignalTable:
+    """How a signal travels through a model: what is predicted of each layer, what one batch shows, and a verdict.
+
+    The model is left as it was: gradients, running statistics, hooks, modes, random state. It may be any nn.Module; where a
+    call cannot be predicted its row says so, and the prediction goes on from what was measured.
+
+    Args:
+        model: in the mode (training or not) in which it is to be looked at.
+        example: a batch of inputs, or a tuple of positional arguments, on the model's device.
+        moments: mean and std of each parameter by name, as its init foretells; those left out are taken from the values.
+        seed: of the random numbers that the output is weighted by for the gradient.
+        histograms: keep values for `plot(path, histograms=True)`.
+
+    Example:
+        >>> import modelfactory as mf
+        >>> model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+        >>> table = mf.signal(model, torch.randn(128, 64))
+        >>> [(row.layer, row.verdict) for row in table]
+        [('0', 'ok'), ('1', 'ok'), ('2', 'ok')]
+    """
+    found = measure(model, example, seed, histograms)
+    context = Context(found.graph, Weights(moments, model), found.batch)
+    with torch.no_grad():
+        predicted = follow(context, found.data, _measured_states(found))
+        table = tabulate(context, predicted)
+        rows = [replace(row, measured=_numbers(context.graph.nodes[row.node], predicted, found)) for row in table]
+        return judge(SignalTable(rows, table.input_scale, table.input_cosine), found.graph)
+
+
+def _measured_states(found: Measured) -> dict[int, State]:
+    """A state for every node, of which only those are used that no rule predicts."""
+    states = dict(found.states)
+    for node in found.graph:
+        if node.index in found.second and node.index not in states:
+            square = found.mean[node.index] ** 2
+            power = torch.full((1,) * max(len(node.shape), 1), found.second[node.index], dtype=torch.float64)
+            pairs = torch.tensor([square, square, found.other.get(node.index, square), square], dtype=torch.float64)
+            states[node.index] = State(power, found.mean[node.index], pairs, unit=max(len(node.shape) - 1, 0))
+    return states
+
+
+def _numbers(node: Node, predicted: Predicted, found: Measured) -> Numbers:
+    index = node.index
+    second = found.second.get(index, math.nan)
+    gradient = found.gradient.get(index, math.nan)
+    saturated = dead = math.nan
+    if node.op == "activation" and index in found.sums:
+        before = predicted.states[node.inputs[0]]
+        response = response_of(node, before)
+        low, high = response.edges
+        if math.isfinite(low):
+            part = found.parts[index]
+            saturated = ((part < low) | (part > high)).float().mean().item()
+        if response.rectifies:
+            dead = _dead(found.sums[index], before.unit)
+    return Numbers(
+        forward=math.sqrt(second),
+        gradient=math.sqrt(gradient),
+        mean=found.mean.get(index, math.nan),
+        cosine=found.other.get(index, math.nan) / second if second > 0 else math.nan,
+        saturated=saturated,
+        dead=dead,
+    )
+
+
+def _dead(sums: Tensor, unit: int) -> float:
+    """The share of units whose outputs, none of them negative, add up to 0 over the batch and the places."""
+    dim = max(unit - 1, 0)
+    over = [other for other in range(sums.ndim) if other != dim]
+    return (sums.sum(over) == 0 if over else sums == 0).float().mean().item()
