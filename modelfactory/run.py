@@ -17,6 +17,7 @@ from modelfactory.checkpoint import load_into, read_weights
 from modelfactory.config import to_plain, to_yaml
 from modelfactory.data import build_data, check_data
 from modelfactory.data.evidence import evidence_of
+from modelfactory.dividing import divide
 from modelfactory.errors import ConfigError, Problem, Problems
 from modelfactory.files import write_text
 from modelfactory.freezing import apply_frozen, choose_frozen
@@ -106,6 +107,8 @@ def check(cfg: Any) -> Plan:
             model = made.look()
             if right.get("optimizer") is not None:
                 build_optimizer(config["optimizer"], model, thawed_later=made.thaws)
+            if right.get("trainer") is not None and right["trainer"].cached:
+                divide(model, made.thaws, problems)
         except ConfigError as error:
             problems.extend(error.problems)
     if problems or made is None:

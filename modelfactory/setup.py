@@ -20,13 +20,14 @@ from modelfactory.device import (
     check_precision,
     make_scaler,
 )
-from modelfactory.errors import ConfigError, Problem, Problems
+from modelfactory.errors import ConfigError, Problem, Problems, did_you_mean
 from modelfactory.loss import build_loss, check_fit, check_num_classes
 from modelfactory.optimizer import DEFAULT, build_optimizer, check_optimizer
 from modelfactory.progress import STYLES
 from modelfactory.scheduler import CONSTANT, Schedule, build_schedule, check_scheduler
 from modelfactory.spec import join, key, read
 
+CACHES = ("memory", "disk")
 # The monitored values, and whether a larger one is better.
 MONITORS = {"val_loss": False, "train_loss": False, "val_accuracy": True}
 
@@ -49,6 +50,8 @@ class TrainerSpec:
         patience: epochs without a better monitored value after which training stops; null: never.
         limit_batches: training batches, and validation batches, that an epoch has at most.
         check_every: optimizer steps between two looks at the loss on a device that is not waited for (all but the CPU).
+        cache_features: whether what the frozen beginning of the model gives is computed once and kept: true or memory for
+            on the device, disk for under the run directory.
         progress: auto (a bar on a terminal, else a line an epoch), bar, lines or none.
     """
 
@@ -65,7 +68,13 @@ class TrainerSpec:
     patience: int | None = key(None, min=1)
     limit_batches: int | None = key(None, min=1)
     check_every: int = key(50, min=1)
+    cache_features: bool | str = False
     progress: str = key("auto", choices=STYLES)
+
+    @property
+    def cached(self) -> str | None:
+        """Where features are kept."""
+        return "memory" if self.cache_features is True else self.cache_features or None
 
 
 def check_trainer(mapping: Any, problems: Problems, path: str = "trainer", task: str | None = None) -> TrainerSpec | None:
@@ -86,6 +95,9 @@ def check_trainer(mapping: Any, problems: Problems, path: str = "trainer", task:
     device = check_device(spec.device, join(path, "device"), problems)
     if device is not None:
         check_precision(spec.precision, device, join(path, "precision"), problems)
+    if isinstance(spec.cache_features, str) and spec.cache_features not in CACHES:
+        hint = did_you_mean(spec.cache_features, CACHES)
+        problems.add(join(path, "cache_features"), f"{spec.cache_features!r} is neither true nor false, nor a place{hint}")
     build_loss(spec.loss, task, problems, join(path, "loss"))
     if spec.monitor == "val_accuracy" and task == "regression":
         problems.add(join(path, "monitor"), "'val_accuracy' is of classes, and the data has values; give val_loss")
@@ -103,6 +115,7 @@ class Run:
     spec: TrainerSpec
     device: torch.device
     forward: Callable[[Tensor], Any]
+    trained: nn.Module  # what `forward` computes: the model, or what comes after the features that are kept
     loss: nn.Module
     sums: bool  # whether the loss is a sum over the batch, not a mean
     task: str
@@ -147,6 +160,7 @@ def set_up(
         spec=spec,
         device=device,
         forward=forward,
+        trained=model,
         loss=loss.to(device),
         sums=getattr(loss, "reduction", "mean") == "sum",
         task=data.task,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from modelfactory.data.sets import Data
 from modelfactory.device import kept_random_state, seed_device
 from modelfactory.eager import eager_step, eager_zero_grad
+from modelfactory.features import check_features, with_features
 from modelfactory.finite import not_finite
 from modelfactory.init.rng import key
 from modelfactory.loss import Correct, LossSum
@@ -78,10 +79,13 @@ def train_model(
     steps = done = stale = 0  # optimizer steps, whole epochs, epochs since the best one
     with kept_random_state(device):
         check_model(run, model, data)
+        parts = check_features(run, model, data, thawed_later, result.run_dir) if spec.cached is not None else None
         if spec.resume is not None:
             steps, done, stale = resume(Path(spec.resume), run, model, result)
         began = time.perf_counter() - result.seconds
         with Recorded(result, config), Progress(spec.progress, spec.max_epochs, run.max_steps, steps) as progress:
+            if parts is not None and done < spec.max_epochs:
+                run = with_features(run, model, parts, data, result.run_dir)
             for epoch in range(done + 1, spec.max_epochs + 1):
                 if steps >= run.max_steps or (spec.patience is not None and stale >= spec.patience):
                     break
@@ -99,7 +103,7 @@ def train_model(
                         with run.autocast:
                             loss = loss_fn(run.forward(x), y)
                         if not losses.add(loss, len(y)):
-                            raise not_finite(model, x, loss, step=steps + 1, epoch=epoch)
+                            raise not_finite(run.trained, x, loss, step=steps + 1, epoch=epoch)
                         if size != 1:
                             loss = loss * (len(y) / size)  # the mean over all samples of the step, the last one too
                         (loss if scaler is None else scaler.scale(loss)).backward()
@@ -121,11 +125,11 @@ def train_model(
                         progress.bar.update()
                     last = steps == run.max_steps
                     if not losses.reads_each and (last or steps % spec.check_every == 0):
-                        _check_kept(losses, model, x, steps, epoch, spec.accumulate)
+                        _check_kept(losses, run.trained, x, steps, epoch, spec.accumulate)
                     if last:
                         break
 
-                _check_kept(losses, model, x, steps, epoch, spec.accumulate)
+                _check_kept(losses, run.trained, x, steps, epoch, spec.accumulate)
                 val_loss, val_accuracy = _validate(run, model, steps, epoch)
                 row = {"epoch": epoch, "step": steps, "train_loss": losses.mean(), "val_loss": val_loss}
                 row |= {"val_accuracy": val_accuracy, "lr": lr, "seconds": round(time.perf_counter() - began, 3)}
@@ -170,12 +174,12 @@ def _validate(run: Run, model: nn.Module, steps: int, epoch: int) -> tuple[float
                 output = run.forward(x)
                 loss = run.loss(output, y)
             if not losses.add(loss, len(y)):
-                raise not_finite(model, x, loss, step=steps, epoch=epoch, what="validation loss")
+                raise not_finite(run.trained, x, loss, step=steps, epoch=epoch, what="validation loss")
             if run.task == "classification":
                 correct.add(output, y)
         bad = losses.read()
         if bad is not None and x is not None:
-            raise not_finite(model, x, bad[1], step=steps, epoch=epoch, what="validation loss")
+            raise not_finite(run.trained, x, bad[1], step=steps, epoch=epoch, what="validation loss")
     return losses.mean(), correct.share() if run.task == "classification" else None
 
 

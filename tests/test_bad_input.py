@@ -1186,6 +1186,24 @@ WRONG: list[tuple[str, str, dict[str, Any], str]] = [
     ("freeze: a list", "mlp", {"freeze": []}, "freeze: [] is not a mapping; give rules: {name: {match: ...}}"),
     ("freeze: unknown key", "mlp", {"freeze": {"rule": {}}}, "freeze.rule: not a key of freeze; did you mean 'rules'?"),
     ("freeze: rules a list", "mlp", {"freeze.rules": []}, "freeze.rules: [] is not a mapping; give name: {match: ...}"),
+    (
+        "cache_features: no such place",
+        "mlp",
+        {"trainer.cache_features": "dsik"},
+        "trainer.cache_features: 'dsik' is neither true nor false, nor a place; did you mean 'disk'?",
+    ),
+    (
+        "cache_features: nothing is frozen",
+        "mlp",
+        {"trainer.cache_features": True},
+        "trainer.cache_features: the first layer with parameters, 'fc1', is not frozen; freeze it (freeze.rules), or give false",
+    ),
+    (
+        "cache_features: thawed later",
+        "mlp",
+        {"trainer.cache_features": "disk", "freeze.rules": {"a": {"before": "head", "until": {"epoch": 3}}}},
+        "trainer.cache_features: fc1.weight trains from epoch 3 on, so the features would change; take that until away, or give false",
+    ),
     ("freeze: dropout a rate", "mlp", {"freeze.dropout": 0.5}, "freeze.dropout: 0.5 is a number; give true or false"),
     (
         "freeze: until a number",

@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "modelfactory"
 FLOORS = {
     "vocabulary": "errors files spec signature target quadrature activation structure roles select definition depth",
-    "parts": "layers init freezing grouping weights backbone",
+    "parts": "layers init freezing grouping weights backbone dividing",
     "model": "model ledger signalling modelspec accounting pretrained initializing planning",
-    "training": "status device eager data loss optimizer scheduler checkpoint records progress finite setup resume trainer",
+    "training": "status device eager data loss optimizer scheduler checkpoint records progress finite setup resume features trainer",
     "sweeps": "sweep reporting",
     "entrance": "complaints guard config run cli",
     "surface": "__init__",

@@ -36,11 +36,13 @@ def make_batches(
 
 
 class MemoryBatches:
-    """Batches of tensors `x` [N, ...] and `y` [N, ...], which live on the device."""
+    """Batches of tensors `x` [N, ...] and `y` [N, ...], which live on the device; with `moved` False x stays where it is."""
 
-    def __init__(self, x: Tensor, y: Tensor, batch_size: int, device: torch.device, seed: int | None = None):
-        self.x, self.y = x.to(device), y.to(device)
-        self.batch_size, self.seed = batch_size, seed
+    def __init__(
+        self, x: Tensor, y: Tensor, batch_size: int, device: torch.device, seed: int | None = None, moved: bool = True
+    ):
+        self.x, self.y = x.to(device) if moved else x, y.to(device)
+        self.device, self.batch_size, self.seed = device, batch_size, seed
         sample_bytes = max(1, x[:1].numel() * x.element_size())
         self._chunk = batch_size * max(1, _GATHERED_BYTES // (sample_bytes * batch_size))
 
@@ -50,11 +52,12 @@ class MemoryBatches:
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of epoch `epoch`, counted from 1."""
         if self.seed is None:
-            yield from zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True)
+            for x, y in zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True):
+                yield x.to(self.device), y
             return
-        order = keyed_permutation(len(self.x), self.seed, f"data.epoch.{epoch}").to(self.x.device)
+        order = keyed_permutation(len(self.x), self.seed, f"data.epoch.{epoch}").to(self.device)
         for indices in order.split(self._chunk):
-            x, y = self.x[indices], self.y[indices]
+            x, y = self.x[indices.to(self.x.device)].to(self.device), self.y[indices]
             yield from zip(x.split(self.batch_size), y.split(self.batch_size), strict=True)
 
 
