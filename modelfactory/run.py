@@ -95,7 +95,7 @@ def check(cfg: Any) -> Plan:
     problems = Problems()
     spec = read_spec(config, problems)
     checks: dict[str, Callable[[Any, Problems], Any]] = {
-        "data": check_data,
+        "data": partial(check_data, backbone=config.get("backbone")),
         "optimizer": check_optimizer,
         "scheduler": partial(check_scheduler, max_epochs=_max_epochs(config.get("trainer"))),
         "trainer": check_trainer,
@@ -144,7 +144,7 @@ def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None) -> Result:
     made = check(config)
     if config.get("data") is None:
         raise ConfigError([Problem("data", "missing; give _target_, such as modelfactory.data.digits")])
-    data = build_data(config["data"])
+    data = build_data(config["data"], backbone=config.get("backbone"))
     model = made.build(evidence=evidence_of(lambda: data))
     rows = [row for row in made.ledger if row.role != "buffer"]
     if made.pretrained is not None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from omegaconf import OmegaConf
 
 import modelfactory as mf
 from tests.data.test_vision import write_cifar, write_idx, write_images
@@ -28,6 +32,16 @@ NEEDS = {  # what a model must have for an initialisation of its structure; the 
     "tied_embedding": ({"vit"}, "{role: tied, embedding} picks no parameter"),
     "bilinear": (set(), "{module: ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, role: weight} picks no parameter"),
 }
+
+
+SIZES = {"inception_v3": 75, "alexnet": 64, "vgg11": 32, "maxvit_t": 224} | {  # of the smallest images that the model takes
+    name: 224 for name in ("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14")
+}
+# The smallest of each family; the others are planned, which constructs them and runs them on the meta device.
+STEPPING = (
+    "resnet18 squeezenet1_1 shufflenet_v2_x0_5 mnasnet0_5 mobilenet_v2 mobilenet_v3_small efficientnet_b0 regnet_x_400mf "
+    "regnet_y_400mf googlenet inception_v3 densenet121 swin_t convnext_tiny alexnet"
+).split()
 
 
 def names(group: str) -> list[str]:
@@ -69,6 +83,34 @@ def test_every_data_set_trains_a_step(name: str, tmp_path: Path):
 @pytest.mark.parametrize("name", names("activation"))
 def test_every_activation_trains_a_step(name: str):
     one_step(f"activation={name}", "model.width=8", "init=xavier_normal")
+
+
+@cache
+def on_images() -> Any:
+    return OmegaConf.to_container(mf.compose("data=fake", "model=linear_head", *ON_THE_CPU, "init=default"), resolve=False)
+
+
+@pytest.mark.parametrize("name", names("backbone"))
+def test_every_backbone_is_planned(name: str):
+    size = SIZES.get(name, 32)
+    group = yaml.safe_load((CONF / "backbone" / f"{name}.yaml").read_text())
+    plan = mf.plan({**on_images(), "backbone": group, "data": {**on_images()["data"], "input_shape": [3, size, size]}})
+    assert group["name"] == (None if name == "none" else name)
+    assert plan.ledger["head.bias"].numel == 10
+    assert (name != "none") == any(row.name.startswith("backbone.") for row in plan.ledger)
+
+
+@pytest.mark.parametrize("name", STEPPING)
+def test_the_smallest_backbone_of_each_family_trains_a_step(name: str):
+    size = SIZES.get(name, 32)
+    small = (f"data.input_shape=[3,{size},{size}]", "data.batch_size=4", "data.num_samples=4", "data.num_val_samples=4")
+    one_step("data=fake", f"backbone={name}", "model=linear_head", "optimizer.lr=0.0001", "init=default", *small)
+
+
+def test_every_classification_model_of_torchvision_has_a_config():
+    from torchvision import models
+
+    assert names("backbone") == sorted([*models.list_models(module=models), "none"])
 
 
 @pytest.mark.parametrize("name", names("model"))

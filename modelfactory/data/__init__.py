@@ -15,6 +15,7 @@ from modelfactory import target
 from modelfactory.data.batches import make_batches
 from modelfactory.data.digits import digits
 from modelfactory.data.fake import fake
+from modelfactory.data.preprocessed import put_preprocessing
 from modelfactory.data.sets import Data, Split
 from modelfactory.data.tabular import check_sklearn, diabetes, wine
 from modelfactory.data.vision import (
@@ -83,10 +84,13 @@ _RANGES: dict[str, dict[str, float]] = {
 }
 
 
-def check_data(mapping: Any, problems: Problems, path: str = "data") -> DataSpec | None:
+def check_data(mapping: Any, problems: Problems, path: str = "data", backbone: Any = None) -> DataSpec | None:
     """The common keys of a `data` group, or None after adding to `problems` all that is wrong; loads nothing.
 
     Checks the target, its arguments, and that the files it needs are there.
+
+    Args:
+        backbone: the `backbone` group, whose preprocessing `transforms: backbone` takes.
 
     Example:
         >>> problems = Problems()
@@ -95,14 +99,19 @@ def check_data(mapping: Any, problems: Problems, path: str = "data") -> DataSpec
         data.batch_size: 0 is too small; give a whole number >= 1
     """
     found = len(problems)
+    if isinstance(mapping, Mapping):
+        mapping = put_preprocessing(mapping, backbone, problems, path)
     spec, factory, arguments = _read(mapping, problems, path)
     if factory is not None and arguments is not None:
         _check_needs(factory, arguments, problems, path)
     return spec if len(problems) == found else None
 
 
-def build_data(mapping: Mapping[str, Any], path: str = "data") -> Data:
+def build_data(mapping: Mapping[str, Any], path: str = "data", backbone: Any = None) -> Data:
     """Loads the data set of a `data` group.
+
+    Args:
+        backbone: the `backbone` group, whose preprocessing `transforms: backbone` takes.
 
     Raises:
         ConfigError: what `check_data` says, or `input_shape` or `num_classes` are not those of what was loaded.
@@ -113,9 +122,9 @@ def build_data(mapping: Mapping[str, Any], path: str = "data") -> Data:
         (1438, 359, (1, 8, 8), 32)
     """
     problems = Problems()
-    spec = check_data(mapping, problems, path)
+    check_data(mapping, problems, path, backbone)
     problems.raise_if_any()
-    spec, factory, arguments = _read(mapping, problems, path)
+    spec, factory, arguments = _read(put_preprocessing(mapping, backbone, problems, path), problems, path)
     if spec is None or factory is None or arguments is None:
         raise ConfigError(problems)
     data = _as_data(factory(**arguments), spec, path)

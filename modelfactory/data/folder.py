@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from modelfactory import target
+from modelfactory.backbone import Preprocessing
 from modelfactory.data.sets import Data, Split, split_indices
 from modelfactory.errors import ConfigError, Problem, Problems, did_you_mean
 from modelfactory.spec import join
@@ -41,8 +42,8 @@ def check_folder(root: Path, val_fraction: float | None, path: str, problems: Pr
     return train, None
 
 
-def read_transforms(mapping: Any, path: str, problems: Problems) -> dict[str, list[Any]]:
-    """The transforms of each part, built; what is wrong goes to `problems`.
+def read_transforms(mapping: Any, path: str, problems: Problems) -> dict[str, Any]:
+    """The transforms of each part, built (or the preprocessing of a backbone, in place of all of a part's); what is wrong goes to `problems`.
 
     Example:
         >>> problems = Problems()
@@ -55,7 +56,12 @@ def read_transforms(mapping: Any, path: str, problems: Problems) -> dict[str, li
         return {part: [] for part in _PARTS}
     for name in set(mapping) - set(_PARTS):
         problems.add(join(path, name), f"not a part of the data{did_you_mean(str(name), _PARTS)}")
-    return {part: _read_list(mapping.get(part) or [], join(path, part), problems) for part in _PARTS}
+    return {part: _read_part(mapping.get(part), join(path, part), problems) for part in _PARTS}
+
+
+def _read_part(declared: Any, path: str, problems: Problems) -> Any:
+    """The transforms of one part, or the preprocessing that stands for all of them."""
+    return declared if isinstance(declared, Preprocessing) else _read_list(declared or [], path, problems)
 
 
 def _read_list(entries: Any, path: str, problems: Problems) -> list[Any]:
@@ -119,8 +125,12 @@ def load_folder(
 
     def images(folder: Path, part: str) -> ImageFolder:
         last = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std)), v2.ToPureTensor()]
+        if isinstance(declared[part], Preprocessing):
+            transform = declared[part].transform
+        else:
+            transform = v2.Compose([v2.ToImage(), *declared[part], *last])
         try:
-            return ImageFolder(str(folder), v2.Compose([v2.ToImage(), *declared[part], *last]))
+            return ImageFolder(str(folder), transform)
         except FileNotFoundError as error:
             raise ConfigError([Problem("data.root", f"{folder} is not one folder of images a class: {error}")]) from error
 

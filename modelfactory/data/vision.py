@@ -35,6 +35,7 @@ class _Source:
         return self.train + self.val
 
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _IDX = (("train-images-idx3-ubyte", "train-labels-idx1-ubyte"), ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"))
 _CIFAR = "https://www.cs.toronto.edu/~kriz/"
 _SOURCES = {
@@ -111,16 +112,17 @@ def image_folder(
     transforms: Mapping[str, Any] | None = None,
     val_fraction: float | None = None,
     split_seed: int = 0,
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406),
-    std: tuple[float, ...] = (0.229, 0.224, 0.225),
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
 ) -> Data:
     """Images in one folder a class: root/train/CLASS/*.png and root/val/CLASS/*.png, read by DataLoader workers.
 
     Each image becomes a uint8 tensor [3, H, W], passes the declared torchvision v2 transforms of its part, and ends
-    as float32 in 0..1, less `mean` and over `std` (a channel each; the defaults are ImageNet's).
+    as float32 in 0..1, less `mean` and over `std` (a channel each; None: ImageNet's).
 
     Args:
-        transforms: `train` and `val`, each a list (or a mapping of names) of `_target_` mappings.
+        transforms: `train` and `val`, each a list (or a mapping of names) of `_target_` mappings. In a config the word
+            `backbone` in place of either, or of both, is the preprocessing of the backbone's published weights, whole.
         val_fraction: where there is no root/val, the fraction of each class of root/train (or of root, where there
             is no root/train) that is held out; depends on `split_seed` alone.
 
@@ -139,7 +141,7 @@ def image_folder(
     """
     from modelfactory.data.folder import load_folder
 
-    return load_folder(Path(root), transforms or {}, val_fraction, split_seed, mean, std)
+    return load_folder(Path(root), transforms or {}, val_fraction, split_seed, mean or IMAGENET_MEAN, std or IMAGENET_STD)
 
 
 def check_image_folder(arguments: Mapping[str, Any], path: str, problems: Problems) -> None:
@@ -148,7 +150,7 @@ def check_image_folder(arguments: Mapping[str, Any], path: str, problems: Proble
 
     check_folder(Path(arguments["root"]), arguments.get("val_fraction"), path, problems)
     for name in ("mean", "std"):
-        values = arguments.get(name, (0.5, 0.5, 0.5))
+        values = arguments.get(name) or IMAGENET_STD
         if len(values) != 3 or name == "std" and min(values) <= 0:
             wanted = "three numbers, a channel each" + (", > 0" if name == "std" else "")
             problems.add(join(path, name), f"{list(values)} does not do; give {wanted}")
