@@ -69,11 +69,14 @@ def _check_agreement(data: Mapping[str, Any], made: Preprocessing, path: str, pr
     for name, own in (("mean", made.mean), ("std", made.std)):
         given = data.get(name)
         if given is not None and not _equal(given, own):
-            problems.add(join(path, name), f"{given!r} is not that of {made.of}; give {[round(number, 6) for number in own]}, or null")
+            problems.add(
+                join(path, name), f"{given!r} is not that of {made.of}; give {[round(number, 6) for number in own]}, or null"
+            )
     shape = data.get("input_shape")
     if isinstance(shape, (list, tuple)) and list(shape) != list(made.input_shape):
         problems.add(
-            join(path, "input_shape"), f"{list(shape)} is not what the preprocessing of {made.of} gives; give {list(made.input_shape)}"
+            join(path, "input_shape"),
+            f"{list(shape)} is not what the preprocessing of {made.of} gives; give {list(made.input_shape)}",
         )
 
 

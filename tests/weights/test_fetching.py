@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -13,55 +11,19 @@ import torch
 
 from modelfactory.errors import Problems
 from modelfactory.weights import check_hash, fetch, place_of
-
-
-class Server(HTTPServer):
-    """Serves bytes by path; `cut` ends an answer early, `asked` counts the requests."""
-
-    def __init__(self):
-        self.files: dict[str, bytes] = {}
-        self.cut: int | None = None
-        self.asked = 0
-        super().__init__(("127.0.0.1", 0), Handler)
-
-    def url(self, name: str, content: bytes) -> str:
-        self.files[f"/{name}"] = content
-        return f"http://127.0.0.1:{self.server_port}/{name}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.server.asked += 1
-        content = self.server.files.get(self.path)
-        if content is None:
-            self.send_error(404)
-            return
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content[: self.server.cut])
-
-    def log_message(self, *_):
-        pass
+from tests.weights.serving import Server, hashed, serving
 
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
-    with Server() as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
+    with serving() as running:
         yield running
-        running.shutdown()
 
 
 def told(url: str) -> tuple[Path | None, str]:
     problems = Problems()
     return fetch(url, "backbone.weights", problems), "\n".join(map(str, problems))
-
-
-def hashed(content: bytes, stem: str = "net") -> str:
-    return f"{stem}-{hashlib.sha256(content).hexdigest()[:8]}.pth"
 
 
 def test_a_file_with_a_hash_in_its_name_is_kept_where_torch_hub_keeps_it_and_fetched_once(server: Server):
