@@ -76,7 +76,9 @@ def build(cfg: Any, device: str | torch.device | None = None) -> nn.Module:
 def _evidence(config: Mapping[str, Any]) -> Evidence | None:
     """The data that a config names, loaded when an initialisation asks for them."""
     data = config.get("data")
-    return evidence_of(lambda: build_data(data)) if isinstance(data, Mapping) and "_target_" in data else None
+    if not isinstance(data, Mapping) or "_target_" not in data:
+        return None
+    return evidence_of(lambda: build_data(data, backbone=config.get("backbone")))
 
 
 def check(cfg: Any) -> Plan:

@@ -48,10 +48,11 @@ def preprocessing_of(spec: BackboneSpec) -> Preprocessing | None:
 
 def _of_timm(name: str) -> Preprocessing | None:
     import timm
+    from timm.data import create_transform, resolve_data_config
 
     pretrained = timm.get_pretrained_cfg(name)
     if pretrained is None:
         return None
-    config = timm.data.resolve_data_config({}, pretrained_cfg=pretrained.to_dict())
-    transform = timm.data.create_transform(**config, is_training=False)
+    config = resolve_data_config({}, pretrained_cfg=pretrained.to_dict())
+    transform = create_transform(**config, is_training=False)
     return Preprocessing(f"{TIMM}{name}", transform, tuple(config["input_size"]), tuple(config["mean"]), tuple(config["std"]))

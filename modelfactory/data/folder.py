@@ -43,7 +43,7 @@ def check_folder(root: Path, val_fraction: float | None, path: str, problems: Pr
 
 
 def read_transforms(mapping: Any, path: str, problems: Problems) -> dict[str, Any]:
-    """The transforms of each part, built (or the preprocessing of a backbone, in place of all of a part's); what is wrong goes to `problems`.
+    """The transforms of each part, built, or in place of them the preprocessing of a backbone; what is wrong goes to `problems`.
 
     Example:
         >>> problems = Problems()
