@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from modelfactory.errors import ConfigError, Problem
 from modelfactory.reporting.schemes import Scheme
 
 COLUMNS = ("train_loss", "val_loss", "val_accuracy")
@@ -18,6 +19,9 @@ History = Mapping[str, Mapping[int, float]]
 
 def read_history(folder: Path) -> dict[str, dict[int, float]]:
     """Each of COLUMNS by epoch, of a run's metrics.csv; without what is empty or not finite. Empty where there is no file.
+
+    Raises:
+        ConfigError: the file is not one of a run.
 
     Example:
         >>> import tempfile
@@ -31,11 +35,14 @@ def read_history(folder: Path) -> dict[str, dict[int, float]]:
         text = (folder / "metrics.csv").read_text(encoding="utf-8")
     except FileNotFoundError:
         return found
-    for row in csv.DictReader(text.splitlines()):
-        for column in COLUMNS:
-            value = _finite(row.get(column))
-            if value is not None:
-                found[column][int(row["epoch"])] = value
+    try:
+        for row in csv.DictReader(text.splitlines()):
+            for column in COLUMNS:
+                value = _finite(row.get(column))
+                if value is not None:
+                    found[column][int(row["epoch"])] = value
+    except (ValueError, KeyError, csv.Error) as error:
+        raise ConfigError([Problem("", f"{folder / 'metrics.csv'} is not the metrics of a run: {error}")]) from error
     return found
 
 

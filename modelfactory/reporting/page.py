@@ -144,12 +144,12 @@ def _scheme(row: Row, ranking: Ranking) -> dict[str, object]:
 
 
 def _curves_of(curves: Mapping[str, Band]) -> dict[str, object]:
+    """Each column's band as plain data; without low and high where there is one run."""
     return {
         column: {
             "epochs": curve.epochs,
             "middle": [_short(value) for value in curve.middle],
-            "low": [_short(value) for value in curve.low],
-            "high": [_short(value) for value in curve.high],
+            **({} if curve.low == curve.high else {"low": list(map(_short, curve.low)), "high": list(map(_short, curve.high))}),
             "ends": [[epoch, _short(value)] for epoch, value in curve.ends],
         }
         for column, curve in curves.items()

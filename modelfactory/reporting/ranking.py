@@ -94,8 +94,8 @@ def rank(schemes: Sequence[Scheme], metric: Metric, axes: Sequence[str], alpha: 
     best = next((index for index, scheme in enumerate(valued) if len(scheme.values) == most), -1)
     tests: dict[tuple[int, int], float] = {}
     for first, second in combinations(range(len(valued)), 2):
-        differences = _differences(valued[first], valued[second])
-        p = Sample.of(differences).p_zero() if differences else math.nan
+        differences = _differences(valued[first], valued[second]) if most > 1 else []
+        p = Sample.of(differences).p_zero() if len(differences) > 1 else math.nan
         if not math.isnan(p):
             tests[first, second] = p
     corrected = dict(zip(tests, holm(list(tests.values()), alpha), strict=True))

@@ -92,11 +92,13 @@ class Scheme:
         settings: its value on each axis that is compared; "(default)" where a job overrides nothing there.
         jobs: all of them, in the order of their numbers.
         values: the metric of each completed job, by what tells the scheme's jobs from each other: their seeds.
+        missing: how many of the jobs have no value.
     """
 
     settings: tuple[str, ...]
     jobs: tuple[Job, ...]
     values: Mapping[Block, float]
+    missing: int = 0
 
     @property
     def label(self) -> str:
@@ -146,7 +148,9 @@ def gather_schemes(sweep: Sweep, axes: Sequence[str], metric: Metric) -> list[Sc
         value = metric.of(job)
         if value is not None:
             values.setdefault(key, {}).setdefault(block, []).append(value)
-    return [
-        Scheme(key, tuple(members), {block: Sample.of(found).mean for block, found in values.get(key, {}).items()})
-        for key, members in jobs.items()
-    ]
+    schemes = []
+    for key, members in jobs.items():
+        found = values.get(key, {})
+        means = {block: Sample.of(numbers).mean for block, numbers in found.items()}
+        schemes.append(Scheme(key, tuple(members), means, len(members) - sum(map(len, found.values()))))
+    return schemes

@@ -55,8 +55,8 @@ def scheme_signal(scheme: Scheme) -> Signal | None:
     runs = [rows for rows in (read_signal(job.folder) for job in scheme.jobs) if rows]
     if not runs:
         return None
-    layers = [row["layer"] for row in runs[0]]
-    alike = [rows for rows in runs if [row["layer"] for row in rows] == layers]
+    layers = [row.get("layer") or "" for row in runs[0]]
+    alike = [rows for rows in runs if [row.get("layer") or "" for row in rows] == layers]
     lines = {name: [_middle([rows[index].get(column) for rows in alike]) for index in range(len(layers))] for name, column in LINES.items()}
     return Signal(layers, **lines)
 

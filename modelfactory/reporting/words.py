@@ -14,6 +14,7 @@ from modelfactory.reporting.stats import t_quantile
 from modelfactory.sweep import Job, Sweep
 
 WIDTH = 80
+MOST_ROWS = 60  # of a table on the terminal
 MOST_REASONS = 12  # for which jobs did not complete, listed one by one
 ENDED_BADLY = ("diverged", "failed", "out_of_memory", "killed")
 
@@ -68,8 +69,8 @@ def figures(ranking: Ranking) -> Figures:
 
 def seeds(row: Row) -> str:
     """How many of a scheme's jobs the row is of: "3", or "2/3" where some have no value."""
-    values, jobs = len(row.scheme.values), len(row.scheme.jobs)
-    return str(values) if values == jobs or jobs == 0 else f"{values}/{jobs}"
+    jobs, missing = len(row.scheme.jobs), row.scheme.missing
+    return f"{jobs - missing}/{jobs}" if missing else str(len(row.scheme.values))
 
 
 def outcome(row: Row) -> str:
@@ -86,12 +87,14 @@ def table(ranking: Ranking, width: int = WIDTH) -> str:
     """The ranking, one scheme a row; a label that is too long goes on below."""
     single = len(ranking.rows) == 1
     head = ("", ", ".join(ranking.axes) or "scheme", "n", "mean", "std") + (() if single else ("difference to best", "", "needs"))
-    rows = [_cells(row, single, figures(ranking)) for row in ranking.rows]
+    rows = [_cells(row, single, figures(ranking)) for row in ranking.rows[:MOST_ROWS]]
     if not single and not any(cells[-1] for cells in rows):
         head, rows = head[:-1], [cells[:-1] for cells in rows]
     widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
     widths[1] = max(12, min(widths[1], width - sum(widths) + widths[1] - 2 * (len(widths) - 1)))
-    return "\n".join(line for cells in [head, *rows] for line in _lines(cells, widths))
+    lines = [line for cells in [head, *rows] for line in _lines(cells, widths)]
+    rest = len(ranking.rows) - len(rows)
+    return "\n".join([*lines, f"and {rest} more, all in report.html"] if rest else lines)
 
 
 def _cells(row: Row, single: bool, written: Figures) -> tuple[str, ...]:
@@ -182,6 +185,11 @@ def _what_seeds_tell(rows: Sequence[Row], ranking: Ranking) -> list[str]:
         said.append(f"Differences are paired over equal seeds; ± is the t interval, {confidence}% sure with Holm's correction for {many}.")
     if any(seeds_to_tell(row) for row in rows):
         said.append("needs: how many seeds would tell a difference of the size and spread seen.")
+    partly = next((row for row in ranking.rows if row.scheme.missing and row.scheme.values), None)
+    if partly is not None:
+        said.append(f"{seeds(partly)}: the other jobs have no value; a mean without runs that diverged flatters.")
+    if len(ranking.axes) > 1:
+        said.append(f"--by {ranking.axes[0]} compares the values of {ranking.axes[0]} alone, paired over all the rest.")
     if 1 in counts:
         said.append("One seed cannot tell a scheme from luck: the order above may be chance. Give more, such as seed=range(5).")
     few = min(counts - {0, 1}, default=0)

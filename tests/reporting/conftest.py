@@ -71,6 +71,6 @@ def make_sweep(
     return root
 
 
-@pytest.fixture(name="make_sweep")
+@pytest.fixture(name="make_sweep", scope="session")
 def _make_sweep() -> Callable[..., Path]:
     return make_sweep

@@ -49,9 +49,7 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(name="page", scope="module")
-def _page(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Page]:
-    from conftest import make_sweep
-
+def _page(make_sweep, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Page]:
     folder = make_sweep(tmp_path_factory.mktemp("sweep"), {"good": 0.1, "fine": 0.12, EVIL: 1.0, "gone": "diverged"}, seeds=4)
     mf.report(folder)
     return folder / "report.html", Page((folder / "report.html").read_text(encoding="utf-8"))

@@ -21,7 +21,8 @@ LOSS, ACCURACY = Metric("val_loss"), Metric("val_accuracy")
 def scheme(name: str, *values: float | None) -> Scheme:
     """A scheme whose seeds 0, 1, ... have these values; None: no value."""
     jobs = tuple(Job(seed, Path(name, str(seed)), (f"init={name}", f"seed={seed}")) for seed in range(len(values)))
-    return Scheme((name,), jobs, {(str(seed),): value for seed, value in enumerate(values) if value is not None})
+    found = {(str(seed),): value for seed, value in enumerate(values) if value is not None}
+    return Scheme((name,), jobs, found, len(jobs) - len(found))
 
 
 def verdicts(ranking: Ranking) -> dict[str, str]:
@@ -91,6 +92,7 @@ def test_the_best_is_one_with_the_most_seeds_and_a_luckier_one_with_fewer_stays_
     assert made.rows[2].rank is None
     lines = str(made).splitlines()
     assert "1/3" in lines[1] and "0/3" in lines[3]
+    assert "a mean without the runs that diverged flatters" in " ".join(str(made).split())
 
 
 def test_a_ranking_keeps_to_80_columns_whatever_the_labels():
@@ -151,6 +153,13 @@ def test_schemes_are_told_by_what_is_swept_but_the_seeds():
     assert [made.label for made in gather_schemes(sweep, axes, LOSS)] == ["a, 0", "b, 0", "a, 1", "b, 1"]
     by = gather_schemes(sweep, compared_axes(sweep, ["init"]), LOSS)
     assert [(made.label, len(made.values)) for made in by] == [("a", 4), ("b", 4)]  # paired over learning rate and seed
+
+
+def test_jobs_alike_in_all_overrides_count_as_one():
+    sweep = Sweep(Path("."), tuple(completed(n, f"init={'aab'[n]}", val_loss=float(n)) for n in range(3)))
+    first, second = gather_schemes(sweep, ("init",), LOSS)
+    assert (dict(first.values), first.missing) == ({(): 0.5}, 0)
+    assert rank([first, second], LOSS, ["init"]).rows[1].comparison.n == 1
 
 
 def test_what_is_not_completed_or_not_finite_has_no_value():

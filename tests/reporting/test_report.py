@@ -147,6 +147,14 @@ def test_metrics_of_a_run_that_is_being_written_are_read_as_far_as_they_are(tmp_
     assert read_history(tmp_path) == {"train_loss": {2: 0.25}, "val_loss": {1: 0.5}, "val_accuracy": {}}
 
 
+def test_a_file_that_is_not_a_runs_is_told_and_nothing_is_written(make_sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    make_sweep(tmp_path, {"a": 0.1}, seeds=2)
+    (tmp_path / "1" / "metrics.csv").write_text("epoch,val_loss\n1,much\n")
+    assert cli.main(["report", str(tmp_path)]) == 2
+    assert f"error: {tmp_path / '1' / 'metrics.csv'} is not the metrics of a run: " in capsys.readouterr().err
+    assert not any((tmp_path / name).exists() for name in FILES)
+
+
 def test_a_schemes_signal_is_the_median_of_its_runs(make_sweep, tmp_path: Path):
     from modelfactory.reporting.schemes import Metric, gather_schemes
     from modelfactory.sweep import read_sweep

@@ -259,7 +259,7 @@ if (typeof document !== "undefined") {
         const curve = scheme.curves[column];
         if (!curve) return [];
         const line = curve.epochs.map((x, step) => ({ x, y: curve.middle[step], alone: curve.epochs.length === 1 }));
-        const band = curve.epochs.map((x, step) => ({ x, low: curve.low[step], high: curve.high[step] }));
+        const band = (curve.low ? curve.epochs : []).map((x, step) => ({ x, low: curve.low[step], high: curve.high[step] }));
         return [{ index, line, band, dashed: [], ends: curve.ends.map(([x, y]) => ({ x, y })) }];
       });
       const steps = Math.max(...series.map((entry) => entry.line.length));
@@ -321,7 +321,7 @@ if (typeof document !== "undefined") {
   if (log) {
     const losses = data.schemes.flatMap((scheme) => ["train_loss", "val_loss"].flatMap((column) => {
       const curve = scheme.curves[column];
-      return curve ? [...curve.low, ...curve.high] : [];
+      return curve ? [...curve.middle, ...(curve.low || []), ...(curve.high || [])] : [];
     }));
     log.checked = wantsLog(losses);
     log.addEventListener("change", () => draw(["fig-curves"]));
