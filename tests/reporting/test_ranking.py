@@ -92,7 +92,7 @@ def test_the_best_is_one_with_the_most_seeds_and_a_luckier_one_with_fewer_stays_
     assert made.rows[2].rank is None
     lines = str(made).splitlines()
     assert "1/3" in lines[1] and "0/3" in lines[3]
-    assert "a mean without the runs that diverged flatters" in " ".join(str(made).split())
+    assert "1/3: the other jobs have no value; a mean without runs that diverged flatters." in " ".join(str(made).split())
 
 
 def test_a_ranking_keeps_to_80_columns_whatever_the_labels():
