@@ -16,6 +16,7 @@ from modelfactory.grouping import place_parameters
 from modelfactory.init.acting import Acting, find_acting
 from modelfactory.init.assigning import Assignment, assign, needs_shape
 from modelfactory.init.choosing import Chooser, uses_auto_gain
+from modelfactory.init.rules import Rule
 from modelfactory.init.structural import Shares, unknown_shares
 from modelfactory.ledger import Row
 from modelfactory.model import BACKBONE, Draft
@@ -31,12 +32,14 @@ class Account:
     Attributes:
         frozen: the `id` of each frozen parameter, with the epoch that thaws it, None: never.
         groups: the optimizer group of each parameter, by its `id`.
+        beside: by module name the rules beside it, each with the glob that it has for the parameters inside.
     """
 
     infos: Sequence[ParamInfo]
     assignments: Sequence[Assignment]
     frozen: Mapping[int, int | None]
     groups: Mapping[int, str]
+    beside: Mapping[str, Sequence[tuple[str, Rule]]]
 
     @property
     def thaws(self) -> dict[str, int]:
@@ -63,22 +66,22 @@ def account(
             names = [info.name.removeprefix(f"{name}.") for info in infos if not name or info.name.startswith(f"{name}.")]
             what = "a module inside of this one" if role == "residual" else f"a parameter of this layer{did_you_mean(glob, names)}"
             problems.add(f"{definition.path}.roles.{role}", f"{glob!r} is not {what}")
-    choices = Chooser(spec.init.rules, draft.definitions, problems).choose(infos, pretrained=pretrained)
+    chooser = Chooser(spec.init.rules, draft.definitions, problems)
+    choices = chooser.choose(infos, pretrained=pretrained)
     acting: dict[int, Acting] = {}
     if (
         uses_auto_gain(choices)
         or spec.init.fans == "effective"
         and any(wants_shape(choice.info, choice.call) for choice in choices)
     ):
-        shapes = {**({"": spec.incoming.shape} if spec.incoming is not None else {}), **draft.incoming}
-        acting = find_acting(draft.module, shapes, spec.incoming.dtype if spec.incoming is not None else torch.float32)
+        acting = look_for_acting(draft, spec)
     assignments = assign(choices, acting, spec.init.fans, problems, shares)
     frozen = choose_frozen(infos, spec.freeze, draft.definitions, problems)
     if spec.backbone is not None and not spec.backbone.allow_random:
         _check_random(assignments, frozen, problems)
     places = place_parameters(draft.module, infos, spec.grouping, thaws=_thaws(infos, frozen))
     groups = {id(info.parameter): place.group for info, place in zip(infos, places, strict=True)}
-    return Account(infos, assignments, frozen, groups)
+    return Account(infos, assignments, frozen, groups, chooser.beside)
 
 
 def _thaws(infos: Sequence[ParamInfo], frozen: Mapping[int, int | None]) -> dict[str, int]:
@@ -98,6 +101,12 @@ def _check_random(assignments: Sequence[Assignment], frozen: Collection[int], pr
             f"{len(drawn)} parameters of the backbone are frozen and were never trained ({some_names(drawn, 3)}); "
             f"give {BACKBONE}.weights, leave them out of freeze, or say true if it is meant",
         )
+
+
+def look_for_acting(draft: Draft, spec: ModelSpec) -> dict[int, Acting]:
+    """By `id` of each parameter, what acts on the input of its layer, and how large that input is."""
+    shapes = {**({"": spec.incoming.shape} if spec.incoming is not None else {}), **draft.incoming}
+    return find_acting(draft.module, shapes, spec.incoming.dtype if spec.incoming is not None else torch.float32)
 
 
 def wants_shape(info: ParamInfo, call: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The command line: `modelfactory train`, `plan` and `report`, and `python train.py`.
+"""The command line: `modelfactory train`, `plan`, `explain` and `report`, and `python train.py`.
 
 Nothing here imports torch before a model is wanted: `--help`, `--cfg job` and shell completion answer at once.
 """
@@ -24,17 +24,20 @@ _USAGE = """\
 usage: modelfactory COMMAND [OVERRIDES]
 
 commands
-  train   train the model that a config describes, or with -m a sweep of them
-  plan    show what would be built, parameter by parameter, without building it
-  report  rank the schemes of a sweep and draw its page, also while it runs; of a run as well
+  train    train the model that a config describes, or with -m a sweep of them
+  plan     show what would be built, layer by layer, without building it; or what tells two configs apart
+  explain  show which rule sets a parameter and why, its fans, its gain, and what draws it
+  report   rank the schemes of a sweep and draw its page, also while it runs; of a run as well
 
 examples
   modelfactory train init=kaiming_normal
   modelfactory train -m init=kaiming_normal,xavier_normal seed=0,1
   modelfactory plan model=cnn init=xavier_normal
+  modelfactory plan model=cnn --against model=resnet
+  modelfactory explain head.weight model=cnn
   modelfactory report multirun/DATE/TIME
 
-`modelfactory train --help` lists the groups and keys that can be overridden.
+`modelfactory COMMAND --help` tells more of each; that of train lists the groups and keys that can be overridden.
 """
 log = logging.getLogger(__name__)
 
@@ -47,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         2
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands: dict[str, Callable[[list[str]], int]] = {"train": train, "plan": plan, "report": report}
+    commands: dict[str, Callable[[list[str]], int]] = {"train": train, "plan": plan, "explain": explain, "report": report}
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE, end="")
         return DONE if arguments else WRONG
@@ -69,8 +72,17 @@ def _complete(arguments: list[str], commands: Sequence[str] | dict[str, Any]) ->
     if len(words) == 2:
         print(" ".join(command for command in commands if command.startswith(words[1])))
         return DONE
+    if len(words) > 2 and words[1] in ("plan", "explain"):
+        from modelfactory.viewing import FLAGS
+
+        if words[-1].startswith("-"):
+            print(" ".join(flag for flag in FLAGS if flag.startswith(words[-1])))
+            return DONE
+        if words[1] == "explain" and len(words) == 3:  # the name of a parameter, which only the model tells
+            return DONE
+        words = [word for word in words if word not in FLAGS]
     if len(words) > 2:
-        os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
+        os.environ["COMP_LINE"] = " ".join([words[0], *words[3 if words[1] == "explain" else 2 :]])
     return train(arguments)
 
 
@@ -159,20 +171,27 @@ def _tell(failures: Failures) -> int:
 
 
 def plan(arguments: Sequence[str]) -> int:
-    """Prints what a config would build, parameter by parameter; nothing is allocated."""
-    what = "Show what a config would build, parameter by parameter."
-    parser = argparse.ArgumentParser(prog="modelfactory plan", description=what)
-    parser.add_argument("overrides", nargs="*", help="as for train: model=cnn init=xavier_normal ...")
-    parser.add_argument("--config-dir", "-cd", default=None, help="a folder of your own configs")
-    parser.add_argument("--config-name", "-cn", default="config", help="the primary config")
-    given = parser.parse_intermixed_args(list(arguments))
-    from modelfactory.config import compose
+    """Prints what a config would build, layer by layer, or what tells two apart; nothing is allocated."""
+    from modelfactory import viewing
 
+    return _print(viewing.plan, arguments)
+
+
+def explain(arguments: Sequence[str]) -> int:
+    """Prints why a parameter gets the values it gets."""
+    from modelfactory import viewing
+
+    return _print(viewing.explain, arguments)
+
+
+def _print(view: Callable[[Sequence[str]], str], arguments: Sequence[str]) -> int:
     try:
-        cfg = compose(*given.overrides, config_dir=given.config_dir, config_name=given.config_name)
-        from modelfactory.run import check
-
-        print(check(cfg))
+        print(view(arguments))
+        return DONE
+    except SystemExit as stop:  # the parser's: of --help, or of a flag that there is not
+        return int(stop.code or 0)
+    except BrokenPipeError:  # what reads the output has read enough, such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except ConfigError as error:
         return _tell([("", error)])

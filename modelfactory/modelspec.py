@@ -31,6 +31,7 @@ class ModelSpec:
         incoming: an example input on the meta device, batch first, None without data.input_shape.
         grouping: what the optimizer does with which parameters; what is wrong with it is for the optimizer to say.
         backbone: what stands in front of the model's layers, and the weights that go into it.
+        optimizer: the config's own, which is for the optimizer to check.
     """
 
     node: Node
@@ -40,6 +41,7 @@ class ModelSpec:
     incoming: torch.Tensor | None
     seed: int
     backbone: BackboneSpec | None = None
+    optimizer: Any = None
 
 
 def read_spec(config: Mapping[str, Any], problems: Problems) -> ModelSpec | None:
@@ -76,7 +78,7 @@ def read_spec(config: Mapping[str, Any], problems: Problems) -> ModelSpec | None
     grouping = read_grouping(optimizer if isinstance(optimizer, Mapping) else {}, "optimizer", Problems())
     if node is None or init is None or freeze is None or len(problems) > found:
         return None
-    return ModelSpec(node, init, freeze, grouping, incoming if isinstance(incoming, torch.Tensor) else None, seed, backbone)
+    return ModelSpec(node, init, freeze, grouping, incoming if isinstance(incoming, torch.Tensor) else None, seed, backbone, optimizer)
 
 
 def _read_model(config: Mapping[str, Any], incoming: Incoming, problems: Problems) -> Node | None:

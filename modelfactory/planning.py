@@ -9,21 +9,23 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from modelfactory.accounting import Account, account, ledger_rows, scheme_warnings
+from modelfactory.accounting import Account, account, ledger_rows, look_for_acting, scheme_warnings
 from modelfactory.errors import ConfigError, Problems, SchemeError
 from modelfactory.freezing import apply_frozen, thaw
 from modelfactory.init.apply import fill, measure
 from modelfactory.init.structural import Evidence
 from modelfactory.ledger import Ledger, Row
-from modelfactory.model import assemble
+from modelfactory.model import Draft, assemble
 from modelfactory.model.blueprint import Leaf
 from modelfactory.model.infer import Inference
 from modelfactory.modelspec import ModelSpec, read_spec
+from modelfactory.overview import Difference, Explanations, Overview, compare, explain, record, survey
 from modelfactory.pretrained import Pretrained, buffer_rows, find_pretrained, load_pretrained, loaded_names
 from modelfactory.signalling.symmetric import find_symmetric
 
@@ -41,6 +43,8 @@ class Plan:
     def __init__(self, spec: ModelSpec, evidence: Evidence | None = None):
         self._spec, self._evidence = spec, evidence
         self._ledger: Ledger | None = None
+        self._overview: tuple[Ledger, Overview] | None = None
+        self._looked_at: tuple[Draft, Account] | None = None
         self.warnings: tuple[str, ...] = ()
         self.pretrained: Pretrained | None = None
         self.thaws: Mapping[str, int] = {}
@@ -77,7 +81,50 @@ class Plan:
         self.warnings = tuple(scheme_warnings(plans.assignments))
         self.thaws = plans.thaws
         apply_frozen(draft.module, plans.frozen, self._spec.freeze.dropout)
+        self._looked_at = draft, plans
         return draft.module
+
+    @property
+    def overview(self) -> Overview:
+        """Layers, totals, rules and warnings, as `print(plan)` shows them; after `build` with what was drawn."""
+        ledger = self.ledger
+        if self._overview is None or self._overview[0] is not ledger:
+            draft, _ = self._look_once()
+            spec = self._spec
+            notes = [] if self.pretrained is None else [str(self.pretrained)]
+            seen = survey(draft.module, ledger.rows, spec.init.rules, spec.incoming, spec.optimizer, notes, self.warnings)
+            self._overview = ledger, seen
+        return self._overview[1]
+
+    def _look_once(self) -> tuple[Draft, Account]:
+        if self._looked_at is None:
+            kept = self._ledger, self.warnings
+            self.look()
+            if kept[0] is not None:
+                self._ledger, self.warnings = kept
+        return self._looked_at  # pyright: ignore[reportReturnType]
+
+    def explain(self, name: str) -> Explanations:
+        """Why a parameter gets the values it gets, or every one that a glob picks; `print` it.
+
+        Every rule in order and by which part of its selector it picked, the scheme with its arguments, how the fans follow
+        from the operator, what decided the gain, the keyed generator, and what freezes it.
+
+        Raises:
+            ConfigError: no parameter has this name; the nearest is told.
+
+        Example:
+            >>> import modelfactory as mf
+            >>> plan = mf.plan(mf.compose("model.width=8", "init=xavier_normal"))
+            >>> print(plan.explain("fc2.weight")[0].gain)
+            1.4142 (auto): 1/sqrt(E f(z)^2) for z ~ N(0, 1), f being act1 (ReLU), which acts on this layer's input
+        """
+        draft, account = self._look_once()
+        spec = self._spec
+        rows = [row for row in self.ledger.rows if row.role != "buffer"]
+        acting = look_for_acting(draft, spec)
+        items = [replace(item, acting=item.acting or acting.get(id(item.info.parameter))) for item in account.assignments]
+        return explain(name, items, rows, spec.init, draft.definitions, account.beside, spec.freeze, spec.seed)
 
     def build(
         self, device: str | torch.device | None = None, *, accounted: bool = True, evidence: Evidence | None = None
@@ -118,18 +165,23 @@ class Plan:
             self.warnings = (*scheme_warnings(plans.assignments), *find_symmetric(plans.infos, [spread for _, spread in stats]))
         return draft.module if device is None else draft.module.to(device)
 
+    def against(self, other: Plan) -> Difference:
+        """What tells `other` from this plan: layers, sizes, FLOPs, schemes, gains, standard deviations, groups.
+
+        Example:
+            >>> import modelfactory as mf
+            >>> one, two = (mf.plan(mf.compose(f"model.width={width}")) for width in (8, 16))
+            >>> print(one.against(two).totals[0])
+            Change(name='', what='parameters', before='682', after='1,482')
+        """
+        return compare(self.overview, other.overview)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain data, as `modelfactory plan --json` gives it."""
+        return record(self.overview)
+
     def __str__(self) -> str:
-        rows = [row for row in self.ledger.rows if row.role != "buffer"]
-        trainable = sum(row.numel for row in rows if row.trainable)
-        total = sum(row.numel for row in rows)
-        lines = [
-            str(self.ledger),
-            "",
-            f"{total:,} parameters in {len(rows)} tensors, {trainable:,} trainable, {total * 4 / 2**20:,.1f} MiB in float32",
-        ]
-        if self.pretrained is not None:
-            lines.append(str(self.pretrained))
-        return "\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)])
+        return str(self.overview)
 
 
 def _schemes(pretrained: Pretrained | None) -> Mapping[str, str]:

@@ -254,9 +254,13 @@ def test_what_trains_nothing_imports_no_torch(tmp_path: Path, arguments: list[st
     ("line", "expected"),
     [
         ("modelfactory pl", ["plan"]),
-        ("modelfactory ", ["train", "plan", "report"]),
+        ("modelfactory ", ["train", "plan", "explain", "report"]),
+        ("modelfactory plan --j", ["--json"]),
+        ("modelfactory plan --json model=deep", ["model=deep_mlp"]),
+        ("modelfactory plan model=cnn --against model=deep", ["model=deep_mlp"]),
+        ("modelfactory explain head.weight model=deep", ["model=deep_mlp"]),
         ("modelfactory train model=deep", ["model=deep_mlp"]),
-        ("modelfactory train optimizer.l", ["optimizer.lr="]),
+        ("modelfactory train optimizer.lr", ["optimizer.lr="]),
     ],
 )
 def test_the_shell_completes_commands_and_overrides(tmp_path: Path, line: str, expected: list[str]):
@@ -264,10 +268,10 @@ def test_the_shell_completes_commands_and_overrides(tmp_path: Path, line: str, e
     assert done.stdout.split() == expected, done.stderr
 
 
-def test_plan_prints_every_parameter_and_allocates_nothing(tmp_path: Path):
+def test_plan_prints_every_layer_and_allocates_nothing(tmp_path: Path):
     done = command(tmp_path, "plan", "model=cnn", "init=xavier_normal")
     assert done.returncode == 0, done.stderr
-    assert "conv1.weight" in done.stdout
+    assert "conv1" in done.stdout
     assert "xavier_normal" in done.stdout
     assert left(tmp_path) == []
 

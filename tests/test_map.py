@@ -12,19 +12,19 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "modelfactory"
 FLOORS = {
-    "vocabulary": "errors files spec signature target quadrature activation structure roles select definition depth",
-    "parts": "layers init freezing grouping weights backbone dividing",
-    "model": "model ledger signalling modelspec accounting pretrained initializing planning",
-    "training": "status device eager data loss optimizer scheduler checkpoint records progress finite setup resume features trainer",
+    "vocabulary": "errors advice files spec signature target quadrature activation structure roles select definition depth",
+    "parts": "layers init freezing grouping weights backbone dividing eager",
+    "model": "model ledger signalling modelspec accounting overview pretrained initializing planning",
+    "training": "status device data loss optimizer scheduler checkpoint records progress finite setup resume features trainer",
     "sweeps": "sweep reporting",
-    "entrance": "complaints guard config run cli",
+    "entrance": "complaints guard config run viewing cli",
     "surface": "__init__",
 }
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS.values()) for name in names.split()}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # `mf.freeze` is a function, so that its module has another name; an experiment only composes other groups
 MODULE_OF = {"freeze": "freezing", "experiment": "config"}
-NO_TORCH = ("__init__", "errors", "files", "spec", "signature", "target", "complaints", "guard", "config", "cli", "status")
+NO_TORCH = ("__init__", "errors", "files", "spec", "signature", "target", "complaints", "guard", "config", "viewing", "cli", "status")
 MAX_LINES = 360
 
 

@@ -198,7 +198,7 @@ def test_weights_of_another_model_are_refused(run, tmp_path):
 def test_a_plan_says_how_large_the_model_is_and_allocates_nothing():
     plan = mf.plan(mf.compose("model=mlp"))
     total = sum(row.numel for row in plan.ledger)
-    assert f"{total:,} parameters in {len(plan.ledger.rows)} tensors, {total:,} trainable" in str(plan)
+    assert f"parameters   {total:,} in {len(plan.ledger.rows)} tensors, all trainable" in str(plan)
     assert {parameter.device.type for parameter in plan.look().parameters()} == {"meta"}
 
 

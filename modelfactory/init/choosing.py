@@ -52,7 +52,7 @@ class Chooser:
     def __init__(self, rules: Sequence[Rule], definitions: Mapping[str, Definition], problems: Problems):
         self._rules = rules
         self._problems = problems
-        self._beside = {
+        self.beside = {
             name: _read_definition(definition, problems) for name, definition in definitions.items() if definition.init
         }
         self._used: set[str] = set()
@@ -85,14 +85,14 @@ class Chooser:
                 choices.append(choice)
             elif whole:
                 self._problems.add("init.rules", _uncovered(info))
-        beside = [rule for info in kept.values() if self._beside and (rule := self._definition(info)) is not None]
+        beside = [rule for info in kept.values() if self.beside and (rule := self._definition(info)) is not None]
         self._used.update(report_kept(self._rules, beside, infos, kept, self._problems))
         self._report_unused(infos)
         return choices
 
     def _choose(self, info: ParamInfo) -> Choice | None:
         rule = self._last(info)
-        beside = self._definition(info) if self._beside else None
+        beside = self._definition(info) if self.beside else None
         if beside is not None and not (rule is not None and rule.selector.names_parameters):
             rule = beside
         return None if rule is None else Choice(info, rule.name, rule.path, rule.call)
@@ -131,7 +131,7 @@ class Chooser:
         """The rule beside the innermost layer that has one for this parameter."""
         module_name, tail = info.module_name, info.attr
         while True:
-            for glob, rule in self._beside.get(module_name, ()):
+            for glob, rule in self.beside.get(module_name, ()):
                 if fnmatch.fnmatchcase(tail, glob):
                     self._used.add(rule.path)
                     return rule
@@ -144,7 +144,7 @@ class Chooser:
         for rule in self._rules:
             if rule.path not in self._used and not rule.selector.optional:
                 self._problems.add(rule.path, nothing_picked(rule.selector, infos))
-        for name, pairs in self._beside.items():
+        for name, pairs in self.beside.items():
             inside = [info.name.removeprefix(f"{name}.") for info in infos if not name or info.name.startswith(f"{name}.")]
             for glob, rule in pairs:
                 if rule.path not in self._used:

@@ -143,9 +143,47 @@ def _recurrent(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]
 _ATTENTION = inspect.signature(F.multi_head_attention_forward)
 
 
-def _attention(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, None] | None:
-    given = _ATTENTION.bind(*args, **kwargs).arguments
-    return None if given.get("need_weights", True) else (_empty(given["query"].shape, given["query"]), None)
+def attention_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call of torch.nn.functional.multi_head_attention_forward by name, its defaults too."""
+    bound = _ATTENTION.bind(*args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments
+
+
+def attended(given: dict[str, Any]) -> int:
+    """How many positions each query looks at: those of the keys, and what the module appends to them."""
+    return given["key"].shape[0] + (given["bias_k"] is not None) + bool(given["add_zero_attn"])
+
+
+def _attention(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+    given = attention_arguments(args, kwargs)
+    query = given["query"]
+    if not given["need_weights"]:
+        return _empty(query.shape, query), None
+    batch = query.shape[1:2] if query.ndim == 3 else ()
+    heads = () if given["average_attn_weights"] else (given["num_heads"],)
+    return _empty(query.shape, query), _empty((*batch, *heads, query.shape[0], attended(given)), query)
+
+
+def _product(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """A product of matrices, or of stacks of them."""
+    if len(args) != 2 or kwargs or not all(isinstance(value, Tensor) and value.ndim >= 2 for value in args):
+        return None
+    one, other = args
+    if one.shape[-1] != other.shape[-2] or one.dtype != other.dtype:
+        return None
+    stack = torch.broadcast_shapes(one.shape[:-2], other.shape[:-2])
+    return _empty((*stack, one.shape[-2], other.shape[-1]), one)
+
+
+def _scaled_dot_product(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    if len(args) < 3 or kwargs.get("enable_gqa") or args[0].ndim < 3 or not args[0].ndim == args[1].ndim == args[2].ndim:
+        return None
+    return _empty((*args[0].shape[:-1], args[2].shape[-1]), args[0])
+
+
+def _softmax(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    return None if len(args) > 2 or kwargs.get("dtype") is not None else _same(args, kwargs)
 
 
 _RULES: dict[Any, Callable[[tuple[Any, ...], dict[str, Any]], Any]] = {
@@ -159,6 +197,9 @@ _RULES: dict[Any, Callable[[tuple[Any, ...], dict[str, Any]], Any]] = {
     **dict.fromkeys((torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), _recurrent),
     **{pool: _adaptive(dims) for dims, pool in enumerate((F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d), 1)},
     **dict.fromkeys((torch.mean, Tensor.mean), _mean),
+    **dict.fromkeys((torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__), _product),
+    **dict.fromkeys((F.softmax, torch.softmax, Tensor.softmax), _softmax),
+    F.scaled_dot_product_attention: _scaled_dot_product,
     F.linear: _linear,
     F.multi_head_attention_forward: _attention,
 }

@@ -105,17 +105,35 @@ class Inference:
         return traits
 
     def forward(self, module: nn.Module, path: str, incoming: torch.Tensor | tuple[Any, ...]) -> Incoming | None:
-        """What leaves a module on the meta device; None after telling what it cannot take."""
+        """What leaves a module on the meta device; None after telling what it cannot take.
+
+        Not known is what leaves a forward that asks for values (`if x.sum() > 0`), which there are none of on that device.
+        """
         name = type(module).__name__
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]), KnownShapes():
                 outgoing = module.eval()(incoming)
         except Exception as error:  # whatever a layer raises here is about what comes in, and told with its path
+            if needs_values(error):
+                return UNKNOWN
             what = shape_text(incoming.shape) if isinstance(incoming, torch.Tensor) else f"a tuple of {len(incoming)}"
             hint = "" if isinstance(incoming, torch.Tensor) else "; say which part goes on with output: 0 beside the layer before"
             self.problems.add(path, f"{name} cannot take what comes in, {what}: {first_line(error)}{hint}")
             return None
         return tuple(outgoing) if isinstance(outgoing, (tuple, list)) else outgoing
+
+
+def needs_values(error: Exception) -> bool:
+    """Whether a forward failed because tensors of the meta device have no values.
+
+    Example:
+        >>> try:
+        ...     torch.empty(1, device="meta").item()
+        ... except Exception as error:
+        ...     print(needs_values(error))
+        True
+    """
+    return isinstance(error, (NotImplementedError, RuntimeError)) and "meta" in str(error).lower()
 
 
 def _signature(incoming: Incoming) -> Any:
