@@ -137,7 +137,21 @@ def explain(
     if not found:
         names = [name for item in items for name in item.info.names]
         raise ConfigError([Problem("", f"{wanted!r} is no parameter of the model{did_you_mean(wanted, names)}")])
-    return Explanations(_explain(item, row, init, definitions, beside, freeze, seed) for item, row in found)
+    single = [pair for item, row in found for pair in _blocks(item, row)]
+    return Explanations(_explain(item, row, init, definitions, beside, freeze, seed) for item, row in single)
+
+
+def _blocks(item: Assignment, row: Row) -> list[tuple[Assignment, Row]]:
+    """The assignment, or those of the blocks of a packed parameter whose rules differ, each with its part of the row."""
+    if not item.parts:
+        return [(item, row)]
+    pairs = []
+    for name, part in zip(item.info.packed, item.parts, strict=True):
+        size = {"numel": row.numel // len(item.parts), "name": f"{row.name} ({name})", "mean": None, "std": None}
+        moments = {"gain": part.gain, "expected_mean": part.expected[0], "expected_std": part.expected[1]}
+        own = replace(row, rule=part.choice.rule, scheme=part.call.name, **size, **moments)
+        pairs.append((replace(part, acting=part.acting or item.acting), own))
+    return pairs
 
 
 def _explain(
@@ -161,7 +175,7 @@ def _explain(
         draws = f"what {row.module} draws in its constructor or reset_parameters, by {_generator(key, seed, info.name)}"
     else:
         takes = arguments(call.name) if call.scheme is not None else {}
-        given = {**takes, **call.args, **({"gain": item.gain} if item.gain is not None else {})}
+        given = {**takes, **call.args, **item.args, **({"gain": item.gain} if item.gain is not None else {})}
         shown = ", ".join(f"{name}={_value(value)}" for name, value in given.items())
         scheme = f"{call.name}({shown})" if shown else call.name
         formula = f"{SCHEMES[call.name].formula} Source: {SCHEMES[call.name].source}" if call.scheme is not None else ""

@@ -105,7 +105,7 @@ def signature(branch: Branch) -> tuple[object, ...]:
 
 
 def _alike(row: Row) -> tuple[object, ...]:
-    return row.name.rpartition(".")[2], row.shape, row.dtype, row.role, initialised(row), row.trainable, row.group
+    return row.name.rpartition(".")[2], row.shape, row.dtype, initialised(row), row.trainable, row.group
 
 
 def initialised(row: Row) -> tuple[str, ...]:
