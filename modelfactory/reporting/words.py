@@ -182,12 +182,15 @@ def _what_seeds_tell(rows: Sequence[Row], ranking: Ranking) -> list[str]:
     said = []
     if ranking.num_comparisons:
         many = f"all {ranking.num_comparisons} pairs of schemes" if ranking.num_comparisons > 1 else "the one pair of schemes"
-        said.append(f"Differences are paired over equal seeds; ± is the t interval, {confidence}% sure with Holm's correction for {many}.")
+        said.append(f"Differences are paired over equal seeds; ± is a {confidence}% t interval, corrected (Holm) for {many}.")
     if any(seeds_to_tell(row) for row in rows):
         said.append("needs: how many seeds would tell a difference of the size and spread seen.")
-    partly = next((row for row in ranking.rows if row.scheme.missing and row.scheme.values), None)
-    if partly is not None:
-        said.append(f"{seeds(partly)}: the other jobs have no value; a mean without runs that diverged flatters.")
+    partly = [row for row in ranking.rows if row.scheme.missing and row.scheme.values]
+    broken = [row for row in partly if any(row.scheme.count(status) for status in ENDED_BADLY)]
+    if broken:
+        said.append(f"{seeds(broken[0])}: the other jobs have no value; a mean without runs that diverged flatters.")
+    elif partly:
+        said.append(f"{seeds(partly[0])}: the other jobs have not ended yet.")
     if len(ranking.axes) > 1:
         said.append(f"--by {ranking.axes[0]} compares the values of {ranking.axes[0]} alone, paired over all the rest.")
     if 1 in counts:

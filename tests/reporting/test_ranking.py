@@ -20,7 +20,10 @@ LOSS, ACCURACY = Metric("val_loss"), Metric("val_accuracy")
 
 def scheme(name: str, *values: float | None) -> Scheme:
     """A scheme whose seeds 0, 1, ... have these values; None: no value."""
-    jobs = tuple(Job(seed, Path(name, str(seed)), (f"init={name}", f"seed={seed}")) for seed in range(len(values)))
+    jobs = tuple(
+        Job(seed, Path(name, str(seed)), (f"init={name}", f"seed={seed}"), "completed" if value is not None else "diverged")
+        for seed, value in enumerate(values)
+    )
     found = {(str(seed),): value for seed, value in enumerate(values) if value is not None}
     return Scheme((name,), jobs, found, len(jobs) - len(found))
 

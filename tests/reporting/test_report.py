@@ -38,6 +38,18 @@ def test_a_sweep_half_failed_and_still_running_is_reported(make_sweep, tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir() if path.name in FILES or path.name.startswith(".")) == sorted(FILES)
 
 
+def test_a_mean_of_some_seeds_is_said_to_be_one(make_sweep, tmp_path: Path):
+    make_sweep(tmp_path, {"a": 0.1, "b": 0.3})
+    result = tmp_path / "3" / "result.json"
+    for status, words in (
+        ("running", "2/3: the other jobs have not ended yet."),
+        ("diverged", "a mean without runs that diverged flatters."),
+    ):
+        result.write_text(json.dumps({**json.loads(result.read_text()), "status": status}))
+        printed = str(mf.report(tmp_path, write=False))
+        assert words in printed and " 2/3 " in printed
+
+
 def test_summary_csv_has_a_row_a_job(make_sweep, tmp_path: Path):
     mf.report(make_sweep(tmp_path, MIXED))
     rows = rows_of(tmp_path)
