@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from modelfactory.config import compose
     from modelfactory.errors import ConfigError, ModelFactoryError, SchemeError, TrainingError
     from modelfactory.freezing import freeze
+    from modelfactory.init.calibrate import calibrate
     from modelfactory.initializing import initialize
     from modelfactory.layers import Item, Parallel, Permute, PositionalEmbedding, Reduce, Residual, Select, SelfAttention
     from modelfactory.ledger import Ledger
@@ -39,6 +40,7 @@ __all__ = [
     "SelfAttention",
     "TrainingError",
     "build",
+    "calibrate",
     "compose",
     "freeze",
     "initialize",
@@ -65,6 +67,7 @@ _NAMES = {
         "SelfAttention",
     ),
     "modelfactory.ledger": ("Ledger",),
+    "modelfactory.init.calibrate": ("calibrate",),
     "modelfactory.initializing": ("initialize",),
     "modelfactory.planning": ("Plan",),
     "modelfactory.records": ("Result",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -15,6 +15,7 @@ from modelfactory.freezing import choose_frozen
 from modelfactory.grouping import place_parameters
 from modelfactory.init.acting import Acting, find_acting
 from modelfactory.init.assigning import Assignment, assign, needs_shape
+from modelfactory.init.calibrate import Calibration
 from modelfactory.init.choosing import Chooser, uses_auto_gain
 from modelfactory.init.rules import Rule
 from modelfactory.init.structural import Shares, unknown_shares
@@ -45,6 +46,23 @@ class Account:
     def thaws(self) -> dict[str, int]:
         """The names of parameters that are frozen at first, with the epoch that thaws each."""
         return _thaws(self.infos, self.frozen)
+
+
+    def calibrated(self, calibration: Calibration) -> Account:
+        """With what a calibration did to the parameters that it changed: the method, the factor in the gain, no expectation."""
+        factors = calibration.factors
+        items = [
+            _calibrated(item, calibration.method, factors[item.info.name]) if item.info.name in factors else item
+            for item in self.assignments
+        ]
+        return replace(self, assignments=items)
+
+
+def _calibrated(item: Assignment, method: str, factor: float) -> Assignment:
+    call = replace(item.call, name=f"{item.call.name}+{method}")
+    gain = factor if item.gain is None else item.gain * factor
+    gain = None if "bias" in item.info.roles else gain
+    return replace(item, choice=replace(item.choice, call=call), gain=gain, expected=(math.nan, math.nan))
 
 
 def account(

@@ -69,10 +69,10 @@ def initialize(
     problems.raise_if_any()
     for warning in scheme_warnings(assignments):
         warnings.warn(warning, UserWarning, stacklevel=2)
-    stats = fill(assignments, seed, {}, fresh=False)
-    return Ledger(
-        ledger_row(item, numbers, "", item.info.parameter.requires_grad) for item, numbers in zip(assignments, stats, strict=True)
-    )
+    digests: dict[str, str] = {}
+    stats = fill(assignments, seed, {}, fresh=False, digests=digests)
+    rows = (ledger_row(item, numbers, "", item.info.parameter.requires_grad) for item, numbers in zip(assignments, stats, strict=True))
+    return Ledger(rows, digests)
 
 
 def _as_named(rules: Any) -> Any:

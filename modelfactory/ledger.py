@@ -6,10 +6,12 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import overload
+
+from modelfactory.init.fingerprint import combined
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,10 @@ COLUMNS = tuple(field.name for field in fields(Row))
 class Ledger:
     """One row a parameter, in the model's order.
 
+    Attributes:
+        rows: the rows.
+        digests: after a build, a hash of each parameter's initial values (in float32) by its first name.
+
     Example:
         >>> import modelfactory as mf
         >>> from torch import nn
@@ -64,8 +70,22 @@ class Ledger:
         ('zeros', 0.0)
     """
 
-    def __init__(self, rows: Iterable[Row]):
+    def __init__(self, rows: Iterable[Row], digests: Mapping[str, str] | None = None):
         self.rows = tuple(rows)
+        self.digests = dict(digests or {})
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits of all initial values together; "" where there are none. Equal ones mean equal values of equal names.
+
+        Example:
+            >>> import modelfactory as mf
+            >>> from torch import nn
+            >>> rule = {"match": "*", "scheme": "normal", "std": 0.1}
+            >>> mf.initialize(nn.Linear(4, 2), rule).fingerprint == mf.initialize(nn.Linear(4, 2).double(), rule).fingerprint
+            True
+        """
+        return combined(self.digests) if self.digests else ""
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)

@@ -16,9 +16,11 @@ import torch
 from torch import nn
 
 from modelfactory.accounting import Account, account, ledger_rows, look_for_acting, scheme_warnings
-from modelfactory.errors import ConfigError, Problems, SchemeError
+from modelfactory.errors import ConfigError, Problem, Problems, SchemeError
 from modelfactory.freezing import apply_frozen, thaw
 from modelfactory.init.apply import fill, measure
+from modelfactory.init.calibrate import Calibration, calibrate
+from modelfactory.init.fingerprint import digest
 from modelfactory.init.structural import Evidence
 from modelfactory.ledger import Ledger, Row
 from modelfactory.model import Draft, assemble
@@ -38,6 +40,7 @@ class Plan:
         warnings: what will probably not train, and why.
         thaws: names of parameters that are frozen at first, with the epoch that thaws each.
         pretrained: what of the model comes from a file of weights; None where there is none.
+        calibration: what the calibration after the rules did, after `build`; None without one.
     """
 
     def __init__(self, spec: ModelSpec, evidence: Evidence | None = None):
@@ -47,6 +50,7 @@ class Plan:
         self._looked_at: tuple[Draft, Account] | None = None
         self.warnings: tuple[str, ...] = ()
         self.pretrained: Pretrained | None = None
+        self.calibration: Calibration | None = None
         self.thaws: Mapping[str, int] = {}
 
     def never_thawed(self, max_epochs: int) -> Iterator[str]:
@@ -149,18 +153,24 @@ class Plan:
             shares = no_shares if evidence is None else evidence.shares
             plans = account(draft, self._spec, problems, _schemes(pretrained), shares)
             problems.raise_if_any()
-            stats = fill(plans.assignments, self._spec.seed, draft.recordings, fresh=True, measured=accounted)
+            digests: dict[str, str] | None = {} if accounted else None
+            stats = fill(
+                plans.assignments, self._spec.seed, draft.recordings, fresh=True, measured=accounted, digests=digests
+            )
             if pretrained is not None:  # after what is drawn: a layer's own init of one parameter may touch its others
                 load_pretrained(pretrained, loaded_names(draft.module, pretrained, _drawn(plans)))
             self.thaws = plans.thaws
             apply_frozen(draft.module, plans.frozen, self._spec.freeze.dropout)
-        if accounted:
-            stats = [
-                measure(item.info.parameter) if item.call.pretrained else numbers
-                for item, numbers in zip(plans.assignments, stats, strict=True)
-            ]
+        self.calibration = self._calibrate(draft.module, plans, evidence)
+        plans = plans if self.calibration is None else plans.calibrated(self.calibration)
+        changed = set() if self.calibration is None else set(self.calibration.factors)
+        if digests is not None:
+            for index, item in enumerate(plans.assignments):
+                if item.call.pretrained or item.info.name in changed:
+                    stats[index] = measure(item.info.parameter)
+                    digests[item.info.name] = digest(item.info.parameter)
             buffers = _buffers(draft.module, plans, pretrained, measured=True)
-            self._ledger = Ledger((*ledger_rows(plans, self._spec, stats), *buffers))
+            self._ledger = Ledger((*ledger_rows(plans, self._spec, stats), *buffers), digests)
             self.pretrained = None if pretrained is None else pretrained.closed()
             self.warnings = (*scheme_warnings(plans.assignments), *find_symmetric(plans.infos, [spread for _, spread in stats]))
         return draft.module if device is None else draft.module.to(device)
@@ -179,6 +189,27 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data, as `modelfactory plan --json` gives it."""
         return record(self.overview)
+
+    def _calibrate(self, model: nn.Module, plans: Account, evidence: Evidence | None) -> Calibration | None:
+        """Scales what was drawn, and is not frozen, on the data's first batch."""
+        spec = self._spec.init.calibrate
+        if spec is None:
+            return None
+        where = "init.calibrate"
+        if evidence is None:
+            raise ConfigError([Problem(where, f"{spec.method!r} needs data, for a first batch; give data, or null")])
+        try:
+            return calibrate(
+                model,
+                evidence.batch(),
+                spec.method,  # pyright: ignore[reportArgumentType]
+                target=spec.target,
+                tol=spec.tol,
+                max_iterations=spec.max_iterations,
+                only={item.info.name for item in plans.assignments if not item.call.pretrained},
+            )
+        except SchemeError as error:
+            raise ConfigError([Problem(where, str(error))]) from error
 
     def __str__(self) -> str:
         return str(self.overview)

@@ -38,6 +38,7 @@ class Result:
         model: the trained model, with the weights of the last epoch; those of the best are in model.safetensors.
         error: why it did not complete.
         started: when, in UTC.
+        init_hash: the ledger's fingerprint of the values that the training began with; None where it is not known.
     """
 
     status: str = "running"
@@ -49,6 +50,7 @@ class Result:
     model: nn.Module | None = field(default=None, repr=False)
     error: str | None = None
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    init_hash: str | None = None
 
 
 def write_metrics(path: Path, history: Iterable[Mapping[str, Any]]) -> None:
@@ -69,13 +71,14 @@ def write_metrics(path: Path, history: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_result(path: Path, result: Result, config: Any) -> None:
-    """Writes result.json: status, final, best, seconds, config_hash, versions, error, host, pid, started."""
+    """Writes result.json: status, final, best, seconds, config_hash, init_hash, versions, error, host, pid, started."""
     record = {
         "status": result.status,
         "final": _finite(result.final),
         "best": _finite(result.best),
         "seconds": round(result.seconds, 3),
         "config_hash": None if config is None else config_hash(config),
+        "init_hash": result.init_hash,
         "versions": versions(),
         "error": result.error,
         **who(),

@@ -151,6 +151,8 @@ def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None) -> Result:
     rows = [row for row in made.ledger if row.role != "buffer"]
     if made.pretrained is not None:
         log.info(str(made.pretrained))
+    if made.calibration is not None:
+        log.info(str(made.calibration))
     log.info(
         "model: %s parameters, %s trainable", f"{sum(r.numel for r in rows):,}", f"{sum(r.numel for r in rows if r.trainable):,}"
     )
@@ -180,6 +182,7 @@ def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None) -> Result:
         config=config,
         before_epoch=before_epoch,
         thawed_later=made.thaws,
+        init_hash=made.ledger.fingerprint,
     )
 
 

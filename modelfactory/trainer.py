@@ -45,6 +45,7 @@ def train_model(
     config: Any = None,
     before_epoch: Callable[[int], Any] | None = None,
     thawed_later: Mapping[str, int] | None = None,
+    init_hash: str | None = None,
 ) -> Result:
     """Trains `model` in place on `data`; on the same device the same call gives the same numbers.
 
@@ -59,6 +60,7 @@ def train_model(
         before_epoch: called with each epoch's number, from 1, before it begins; the place for staged unfreezing.
         thawed_later: names of parameters that are frozen at first, which the optimizer has to know of, with the epoch in
             which `before_epoch` thaws each.
+        init_hash: a hash of the model's initial values, which result.json carries.
 
     Raises:
         ConfigError: settings that are wrong, or do not go with the model or the data; nothing is written then.
@@ -75,7 +77,7 @@ def train_model(
     run = set_up(model, data, optimizer, scheduler, trainer, thawed_later)
     spec, device, schedule, scaler, loss_fn = run.spec, run.device, run.schedule, run.scaler, run.loss
     step, zero_grad = eager_step(run.optimizer), eager_zero_grad(run.optimizer)
-    result = Result(run_dir=None if run_dir is None else Path(run_dir), model=model)
+    result = Result(run_dir=None if run_dir is None else Path(run_dir), model=model, init_hash=init_hash)
     steps = done = stale = 0  # optimizer steps, whole epochs, epochs since the best one
     with kept_random_state(device):
         check_model(run, model, data)

@@ -888,7 +888,9 @@ WRONG: list[tuple[str, str, dict[str, Any], str]] = [
         "init.rules: [{'match': '*', 'scheme': 'zeros'}] is not a mapping; give name: {match: ..., scheme: ...}",
     ),
     ("init: fans", "mlp", {"init.fans": "torchy"}, "init.fans: 'torchy' is not a choice; did you mean 'torch'?"),
-    ("init: calibrate", "mlp", {"init.calibrate": True}, "init.calibrate: True is not a calibration; only null is"),
+    ("init: calibrate", "mlp", {"init.calibrate": True}, "init.calibrate: True is not a mapping; give its keys: method, ..."),
+    ("init: calibrate misspelt", "mlp", {"init.calibrate": "lsvu"}, "init.calibrate: 'lsvu' is not a calibration; did you mean 'lsuv'?"),
+    ("init: calibrate tol", "mlp", {"init.calibrate": {"tol": 0.0}}, "init.calibrate.tol: 0.0 is too small; give a number > 0"),
     (
         "init: parameters that no rule picks",
         "mlp",

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from modelfactory.init import rng
 from modelfactory.init.assigning import Assignment
 from modelfactory.init.author import Author
+from modelfactory.init.fingerprint import digest
 from modelfactory.init.record import Recording
 
 _WORTH_A_THREAD = 32_768  # numbers; fewer are drawn sooner than threads pass the interpreter's lock to one another
@@ -30,6 +31,7 @@ def fill(
     fresh: bool,
     threads: int | None = None,
     measured: bool = True,
+    digests: dict[str, str] | None = None,
 ) -> list[tuple[float, float]]:
     """Gives every assigned parameter its values; returns the mean and std of each, as drawn.
 
@@ -40,6 +42,7 @@ def fill(
         fresh: the model was just constructed, so that buffers may be reset with a layer's own init.
         threads: how many fill at once; None takes one a core.
         measured: False leaves mean and std at NaN, and saves a look at every number.
+        digests: takes a hash of each parameter's values, as drawn (in float32, before they are cast).
 
     What is pretrained is left alone, and not measured.
     """
@@ -51,7 +54,9 @@ def fill(
     def run(share: Sequence[tuple[int, Assignment]]) -> None:
         with torch.no_grad():
             for index, item in share:
-                _fill_one(item, seed)
+                draft = _fill_one(item, seed)
+                if digests is not None and draft is not None:
+                    digests[item.info.name] = digest(draft)
                 if measured:
                     stats[index] = measure(item.info.parameter)
 
@@ -61,8 +66,11 @@ def fill(
         run(first)
         for other in others:
             other.result()
-    for index, item in by_author if measured else ():
-        stats[index] = measure(item.info.parameter)
+    for index, item in by_author:
+        if digests is not None and item.info.name not in digests and not item.info.parameter.is_meta:
+            digests[item.info.name] = digest(item.info.parameter)
+        if measured:
+            stats[index] = measure(item.info.parameter)
     return stats
 
 
@@ -79,18 +87,19 @@ def _shares(work: Sequence[tuple[int, Assignment]], threads: int | None) -> list
     return [share for share in shares if share]
 
 
-def _fill_one(item: Assignment, seed: int) -> None:
+def _fill_one(item: Assignment, seed: int) -> Tensor | None:
+    """Fills a parameter; returns what was drawn for it, in float32 on the CPU."""
     parameter = item.info.parameter
     if parameter.is_meta:
-        return
+        return None
     direct = parameter.device.type == "cpu" and parameter.dtype is torch.float32 and parameter.is_contiguous()
     draft = parameter.detach() if direct else torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
+    if not direct and _has_default(item):  # its other blocks keep what their author wrote
+        draft.copy_(parameter)
     drawing: torch.Generator | None = None
     for part in item.parts or (item,):
         call = part.call
         if call.is_default:
-            if not direct:
-                draft.copy_(parameter)
             continue
         if drawing is None and (call.scheme is None or call.scheme.random):
             drawing = rng.generator(seed, item.info.name)
@@ -99,6 +108,7 @@ def _fill_one(item: Assignment, seed: int) -> None:
         draft[item.info.module.padding_idx].zero_()
     if not direct:
         parameter.copy_(draft)
+    return draft
 
 
 def _has_default(item: Assignment) -> bool:

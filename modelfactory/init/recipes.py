@@ -110,6 +110,8 @@ _SPECIAL: dict[str, dict[str, Any]] = {
         head={"role": "head", "scheme": "zeros"},
         prior={"role": "head", "scheme": "prior_bias", "priors": "auto"},
     ),
+    "lsuv": _rules({"scheme": "orthogonal"}),
+    "data_dependent": _rules({"scheme": "lecun_normal"}),
 }
 _CALIBRATED = ("lsuv", "data_dependent")
 # Parts of the recipes above, of no use for the weights of a whole model.

@@ -14,6 +14,7 @@ from typing import Any
 
 from modelfactory.activation import gain as computed_gain
 from modelfactory.errors import Problems, SchemeError, did_you_mean, nearest
+from modelfactory.init.calibrate import CalibrateSpec, read_calibrate
 from modelfactory.init.recipes import RECIPES, recipe
 from modelfactory.init.schemes import REQUIRED, SCHEMES, Scheme, arguments, check_scheme_arguments
 from modelfactory.select import SELECTOR_KEYS, Selector
@@ -62,10 +63,11 @@ class Rule:
 
 @dataclass(frozen=True)
 class InitSpec:
-    """The `init` group: its rules in order, and whether fans are the operator's or torch's own."""
+    """The `init` group: its rules in order, whether fans are the operator's or torch's own, and the calibration after them."""
 
     rules: tuple[Rule, ...]
     fans: str = "effective"
+    calibrate: CalibrateSpec | None = None
 
 
 def read_init(value: Any, path: str, problems: Problems) -> InitSpec | None:
@@ -93,11 +95,10 @@ def read_init(value: Any, path: str, problems: Problems) -> InitSpec | None:
     for name in value:
         if name not in _GROUP_KEYS:
             problems.add(join(path, name), f"not a key of init{did_you_mean(str(name), _GROUP_KEYS)}")
-    if value.get("calibrate") is not None:
-        problems.add(join(path, "calibrate"), f"{value['calibrate']!r} is not a calibration; only null is")
+    calibrate = read_calibrate(value.get("calibrate"), join(path, "calibrate"), problems)
     fans = check_value(value.get("fans", "effective"), str, join(path, "fans"), problems, {"choices": ("effective", "torch")})
     rules = read_rules(value.get("rules"), join(path, "rules"), problems)
-    return InitSpec(rules, fans) if len(problems) == found else None
+    return InitSpec(rules, fans, calibrate) if len(problems) == found else None
 
 
 def read_rules(rules: Any, path: str, problems: Problems) -> tuple[Rule, ...]:
