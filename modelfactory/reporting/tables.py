@@ -43,43 +43,49 @@ def _swatch(index: int) -> str:
 def ranking_section(ranking: Ranking) -> str:
     """What the numbers say, the ranking, and how it is to be taken."""
     said, notes = sentences(ranking)
-    heads = {
-        "#": "number",
-        ", ".join(ranking.axes) or "scheme": "",
-        "seeds": "number",
-        "mean": "number",
-        "std": "number",
-        "range": "number extra",
-        "difference to best": "number",
-        "p (Holm)": "number extra",
-        "verdict": "",
-        "needs": "number",
-    }
-    used = len(heads) if len(ranking.rows) > 1 else 6
-    if not any(seeds_to_tell(row) for row in ranking.rows):
-        used = min(used, 9)
-    head = [tag("th", escape(text), scope="col", class_=kind) for text, kind in heads.items()]
-    rows = [tag("tr", *_ranking_row(index, row, figures(ranking))[:used]) for index, row in enumerate(ranking.rows)]
+    compared = len(ranking.rows) > 1
+    columns = [
+        ("#", "number", True),
+        (", ".join(ranking.axes) or "scheme", "", True),
+        ("verdict", "", compared),
+        ("seeds", "number", True),
+        ("mean", "number", True),
+        ("std", "number", True),
+        ("range", "number extra", True),
+        ("difference to best", "number", compared),
+        ("p (Holm)", "number extra", compared),
+        ("needs", "number", any(seeds_to_tell(row) for row in ranking.rows)),
+    ]
+    head = [tag("th", escape(text), scope="col", class_=kind) for text, kind, is_shown in columns if is_shown]
+    rows = []
+    for index, row in enumerate(ranking.rows):
+        cells = zip(_ranking_row(index, row, figures(ranking)), columns, strict=True)
+        rows.append(tag("tr", *(cell for cell, (_, _, is_shown) in cells if is_shown)))
     return (
         tag("h2", escape(str(ranking.metric)), id="h-ranking")
         + tag("ul", *(tag("li", escape(sentence)) for sentence in said), class_="answer")
-        + (table(head[:used], rows, "Ranking") if is_table_wanted(ranking) else "")
+        + (table(head, rows, "Ranking") if is_table_wanted(ranking) else "")
         + "".join(tag("p", escape(sentence), class_="note") for sentence in notes)
     )
+
+
+def _name(text: str) -> str:
+    """The class of a cell that holds what an override said: a long one may break."""
+    return "name long" if len(text) > 24 else "name"
 
 
 def _ranking_row(index: int, row: Row, written: Figures) -> list[str]:
     sample, compared, values = row.scheme.sample, row.comparison, list(row.scheme.values.values())
     cells = (
         ("number", "" if row.rank is None else str(row.rank)),
-        ("name", _swatch(index) + escape(row.scheme.label)),
+        (_name(row.scheme.label), _swatch(index) + escape(row.scheme.label)),
+        ("", _pill(outcome(row))),
         ("number", seeds(row)),
         ("number", written(None if sample is None else sample.mean)),
         ("number", written(None if sample is None else sample.std)),
         ("number extra", f"{written(min(values))} to {written(max(values))}" if values else "-"),
         ("number", "" if compared is None else written.difference(compared)),
         ("number extra", "" if compared is None else number(compared.p, 2)),
-        ("", _pill(outcome(row))),
         ("number", escape(seeds_to_tell(row))),
     )
     return [tag("td", text, class_=kind) for kind, text in cells]
@@ -88,8 +94,8 @@ def _ranking_row(index: int, row: Row, written: Figures) -> list[str]:
 def jobs_section(sweep: Sweep, metric: Metric) -> str:
     """The table of all runs, with what sorts and filters it."""
     scores = [score for score in SCORES if any(job.best.get(score) is not None for job in sweep.jobs)]
-    heads = {"run": "", "status": "", **dict.fromkeys(sweep.axes, ""), **dict.fromkeys([*scores, "seconds"], "number")}
-    head = [tag("th", tag("button", escape(text), type="button"), scope="col", class_=kind) for text, kind in heads.items()]
+    heads = [*((text, "") for text in ("run", "status", *sweep.axes)), *((text, "number") for text in (*scores, "seconds"))]
+    head = [tag("th", tag("button", escape(text), type="button"), scope="col", class_=kind) for text, kind in heads]
     rows = [_job(sweep, job, scores, metric) for job in sweep.jobs]
     return (
         tag("h2", "Runs", id="h-jobs")
@@ -115,10 +121,7 @@ def _job(sweep: Sweep, job: Job, scores: Sequence[str], metric: Metric) -> str:
     cells = [
         ("", job.number, tag("a", str(job.number), href=address(job.folder, sweep.folder))),
         ("", job.status, _pill(job.status.replace("_", " "))),
-        *(
-            ("name long" if len(values.get(axis, "")) > 24 else "name", values.get(axis), escape(values.get(axis, "")))
-            for axis in sweep.axes
-        ),
+        *((_name(values.get(axis, "")), values.get(axis), escape(values.get(axis, ""))) for axis in sweep.axes),
         *(("number", record.get(score), number(record.get(score), 5)) for score in scores),
         ("number", job.seconds, "-" if job.seconds is None else f"{job.seconds:.1f}"),
         ("files", None, links),
