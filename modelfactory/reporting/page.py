@@ -38,7 +38,7 @@ def page(sweep: Sweep, ranking: Ranking, bands: Bands, signals: Signals) -> str:
         "ranking": ("Result" if single else "Ranking", ranking_section(ranking)),
         "metric": ("Every run", _metric(ranking) if not single and ranking.best is not None else ""),
         "curves": ("Curves", _curves(ranking) if any(bands) else ""),
-        "signal": ("Signal", _signal() if any(signals) else ""),
+        "signal": ("Signal", _signal(ranking, signals) if any(signals) else ""),
         "failures": ("Failures", failures_section(sweep)),
         "configs": ("Configs", configs_section(sweep) if not single else ""),
         "jobs": ("Runs", jobs_section(sweep, ranking.metric)),
@@ -105,13 +105,16 @@ def _curves(ranking: Ranking) -> str:
     )
 
 
-def _signal() -> str:
+def _signal(ranking: Ranking, signals: Signals) -> str:
     about = "The scale of each layer's output, and of the gradient by it, before the first step. Solid: measured. Dashed: predicted."
+    told = [(row.scheme.label, signal.trouble) for row, signal in zip(ranking.rows, signals, strict=True) if signal is not None]
+    items = [tag("li", tag("strong", escape(label)), ": ", escape(trouble)) for label, trouble in told if trouble]
     return (
         tag("h2", "Signal at the start", id="h-signal")
         + tag("p", about, class_="note")
-        + _CHIPS
+        + (_CHIPS if len(ranking.rows) > 1 else "")
         + tag("div", id="fig-signal", class_="figures")
+        + (tag("h3", "What is not well") + tag("ul", *items, class_="failures") if items else "")
     )
 
 

@@ -21,6 +21,9 @@ LINES = {
 }
 
 
+_WELL = ("", "ok", "weak", "unexpected")
+
+
 @dataclass(frozen=True)
 class Signal:
     """A scheme's signal, layer by layer in the order of the forward pass.
@@ -29,6 +32,7 @@ class Signal:
         layers: their names.
         forward, gradient: the measured scales, the median over the scheme's runs; None where there is none.
         forward_predicted, gradient_predicted: what the weights' variances say.
+        verdicts: of the first run: "ok", or what is wrong with a layer.
     """
 
     layers: list[str]
@@ -36,6 +40,21 @@ class Signal:
     forward_predicted: list[float | None]
     gradient: list[float | None]
     gradient_predicted: list[float | None]
+    verdicts: list[str]
+
+    @property
+    def trouble(self) -> str:
+        """The first layer with a bad verdict, and how many share it; "" where all are well.
+
+        Example:
+            >>> Signal(["a", "b", "c"], [], [], [], [], ["ok", "dead", "dead"]).trouble
+            'dead at b, and 1 layer more'
+        """
+        first = next((index for index, verdict in enumerate(self.verdicts) if verdict not in _WELL), None)
+        if first is None:
+            return ""
+        alike = self.verdicts.count(self.verdicts[first]) - 1
+        return f"{self.verdicts[first]} at {self.layers[first]}" + (f", and {alike} layer{'' if alike == 1 else 's'} more" if alike else "")
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)
@@ -58,7 +77,7 @@ def scheme_signal(scheme: Scheme) -> Signal | None:
     layers = [row.get("layer") or "" for row in runs[0]]
     alike = [rows for rows in runs if [row.get("layer") or "" for row in rows] == layers]
     lines = {name: [_middle([rows[index].get(column) for rows in alike]) for index in range(len(layers))] for name, column in LINES.items()}
-    return Signal(layers, **lines)
+    return Signal(layers, **lines, verdicts=[row.get("verdict") or "" for row in runs[0]])
 
 
 def _middle(cells: Sequence[str | None]) -> float | None:

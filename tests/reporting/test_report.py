@@ -174,9 +174,11 @@ def test_a_schemes_signal_is_the_median_of_its_runs(make_sweep, tmp_path: Path):
     sweep = read_sweep(make_sweep(tmp_path, {"a": 0.1, "b": 0.2}))
     for job, scale in zip(sweep.jobs[:3], (1.0, 3.0, 2.0), strict=True):
         head = f"layer,call,{','.join(LINES.values())},verdict\n"
-        (job.folder / "signal.csv").write_text(f"{head}fc1,Linear,{scale},1,,0.5,ok\nfc2,Linear,{2 * scale},1,{scale},0.5,ok\n")
+        (job.folder / "signal.csv").write_text(f"{head}fc1,Linear,{scale},1,,0.5,ok\nfc2,Linear,{2 * scale},1,{scale},0.5,exploding\n")
     first, second = gather_schemes(sweep, ("init",), Metric("val_loss"))
     signal = scheme_signal(first)
     assert signal is not None and scheme_signal(second) is None
     assert (signal.layers, signal.forward, signal.gradient) == (["fc1", "fc2"], [2.0, 4.0], [None, 2.0])
-    assert mf.report(tmp_path).ranking.rows and 'id="fig-signal"' in (tmp_path / "report.html").read_text()
+    mf.report(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert 'id="fig-signal"' in page and "<strong>a</strong>: exploding at fc2</li>" in page

@@ -244,7 +244,7 @@ if (typeof document !== "undefined") {
         Plot.dot(points(main, "line").filter((point) => point.alone), { x: "x", y: "y", fill: stroke, r: 3.5 }),
         Plot.dot(points([...rest, ...main], "ends"), { x: "x", y: "y", symbol: "times", stroke, r: 4.5, strokeWidth: 2, clip: "frame" }),
         Plot.tip(points(main, "line"), Plot.pointer({ x: "x", y: "y", fill: "var(--card)", stroke: "var(--line)",
-          title: (point) => `${cut(data.schemes[point.index].label, 60)}\n${options.name(point.x)}: ${short(point.y)}` })),
+          title: (point) => `${cut(data.schemes[point.index].label, 60)}\n${options.name(point)}: ${short(point.y)}` })),
       ],
     }));
   }
@@ -264,7 +264,7 @@ if (typeof document !== "undefined") {
       });
       const steps = Math.max(...series.map((entry) => entry.line.length));
       const isLog = column !== "val_accuracy" && document.getElementById("log").checked;
-      lines(boxes[at], COLUMNS[column], series, { x: "epoch", steps, isLog, name: (x) => `epoch ${x}` });
+      lines(boxes[at], COLUMNS[column], series, { x: "epoch", steps, isLog, name: (point) => `epoch ${point.x}` });
     });
   }
 
@@ -273,11 +273,11 @@ if (typeof document !== "undefined") {
     place.replaceChildren();
     const boxes = Object.values(WAYS).map((title) => panel(place, title));
     const found = data.schemes.map((scheme, index) => ({ index, told: scheme.signal })).filter((entry) => entry.told);
-    const above = (values) => values.map((y, x) => ({ x: x + 1, y })).filter((point) => point.y !== null && point.y > 0);
+    const above = (told, key) => told[key].map((y, at) => ({ x: at + 1, y, name: told.layers[at] })).filter((point) => point.y !== null && point.y > 0);
     Object.keys(WAYS).forEach((key, at) => {
-      const series = found.map(({ index, told }) => ({ index, line: above(told[key]), dashed: above(told[`${key}_predicted`]), band: [], ends: [] }));
-      const layers = found[0].told.layers;
-      lines(boxes[at], WAYS[key], series, { x: "layer", steps: layers.length, isLog: true, name: (x) => layers[x - 1] || `layer ${x}` });
+      const series = found.map(({ index, told }) => ({ index, line: above(told, key), dashed: above(told, `${key}_predicted`), band: [], ends: [] }));
+      const steps = Math.max(...found.map(({ told }) => told.layers.length));
+      lines(boxes[at], WAYS[key], series, { x: "layer", steps, isLog: true, name: (point) => point.name || `layer ${point.x}` });
     });
   }
 
