@@ -15,6 +15,7 @@ import pytest
 
 import modelfactory as mf
 from modelfactory.reporting.page import _ASSETS
+from modelfactory.reporting.signals import LINES
 
 EVIL = '</script><script>document.title="evil"</script><img src=x onerror=alert(1)>"\'&'
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
@@ -51,6 +52,8 @@ class Page(HTMLParser):
 @pytest.fixture(name="page", scope="module")
 def _page(make_sweep, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Page]:
     folder = make_sweep(tmp_path_factory.mktemp("sweep"), {"good": 0.1, "fine": 0.12, EVIL: 1.0, "gone": "diverged"}, seeds=4)
+    for run in folder.glob("[0-9]"):
+        (run / "signal.csv").write_text(f"layer,{','.join(LINES.values())},verdict\nfc1,1,1,1,1,ok\nfc2,0.5,0.4,0.1,,vanishing\n")
     mf.report(folder)
     return folder / "report.html", Page((folder / "report.html").read_text(encoding="utf-8"))
 
@@ -192,5 +195,5 @@ def test_in_a_browser_everything_works_without_an_error(page: tuple[Path, Page],
     assert numbers == sorted(numbers) and len(numbers) == 16
     assert (told["filtered"], told["count"]) == (["fine"], "1 of 16")
     assert told["differing"] == ["init", "seed"]
-    assert (told["pressed"], told["figures"], told["wide"], told["width"]) == ("false", 5, False, width)
+    assert (told["pressed"], told["figures"], told["wide"], told["width"]) == ("false", 7, False, width)
     assert told["error"] == "" and "evil" not in told["title"]
