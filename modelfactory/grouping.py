@@ -22,12 +22,17 @@ GROUPING_KEYS = ("groups", "layer_decay", "no_decay")
 
 @dataclass(frozen=True)
 class GroupSpec:
-    """One named group: what picks it, and the options that differ from the optimizer's."""
+    """One named group: what picks it, and the options that differ from the optimizer's.
+
+    With `base_width` the learning rate of a matrix is divided by m, its input width over base_width: Adam's rule in the
+    maximal update parametrisation (Yang et al. 2022, table 3).
+    """
 
     name: str
     selector: Selector
     lr_scale: float = 1.0
     options: Mapping[str, Any] = field(default_factory=dict)
+    base_width: float | None = None
 
 
 @dataclass(frozen=True)
@@ -104,11 +109,16 @@ def _read_groups(groups: Any, path: str, problems: Problems) -> tuple[GroupSpec,
         selector = Selector.read(group, where, problems)
         options = {key: value for key, value in group.items() if key not in SELECTOR_KEYS}
         scale = check_value(options.pop("lr_scale", 1.0), float, join(where, "lr_scale"), problems, {"min": 0})
+        width = check_value(options.pop("base_width", None), float | None, join(where, "base_width"), problems, {"above": 0})
         if "lr" in options and "lr_scale" in group:
             problems.add(join(where, "lr_scale"), f"{group['lr_scale']!r} and lr: {options['lr']!r} are both given; give one")
         if selector is not None:
-            specs.append(GroupSpec(str(name), selector, scale if isinstance(scale, float) else 1.0, options))
+            specs.append(GroupSpec(str(name), selector, scale if isinstance(scale, float) else 1.0, options, _above_0(width)))
     return tuple(specs)
+
+
+def _above_0(width: Any) -> float | None:
+    return width if isinstance(width, float) and width > 0 else None
 
 
 def place_parameters(
@@ -142,6 +152,10 @@ def place_parameters(
     for info in infos:
         spec = next((group for group in reversed(grouping.groups) if group.selector.picks(info)), None)
         name, scale, options = ("default", 1.0, {}) if spec is None else (spec.name, spec.lr_scale, dict(spec.options))
+        if spec is not None and spec.base_width is not None:
+            width = input_width(info)
+            wider = 1.0 if width is None else width / spec.base_width
+            name, scale = name if wider == 1.0 else f"{name}.width{width}", scale / wider
         if grouping.layer_decay is not None:
             layer = layers[info.name]
             name, scale = f"{name}.layer{layer}", scale * grouping.layer_decay ** (last - layer)
@@ -155,3 +169,18 @@ def place_parameters(
             name = f"{name}.epoch{thawed}"
         places.append(Place(name, scale, options, spec))
     return places
+
+
+def input_width(info: ParamInfo) -> int | None:
+    """How many features or channels a matrix mixes; None for vectors and depthwise kernels, which mix none.
+
+    Example:
+        >>> from modelfactory.select import describe
+        >>> [input_width(info) for info in describe(nn.Sequential(nn.Linear(4, 3), nn.Conv2d(6, 6, 3, groups=6)))]
+        [4, None, None, None]
+    """
+    shape = info.parameter.shape
+    if len(shape) < 2:
+        return None
+    width = shape[0] // info.module.groups if getattr(info.module, "transposed", False) else shape[1]  # pyright: ignore
+    return width if width > 1 or getattr(info.module, "groups", 1) == 1 else None

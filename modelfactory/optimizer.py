@@ -103,7 +103,7 @@ def _check_options(
 
 def _check_group(kind: type[Optimizer], group: GroupSpec, path: str, problems: Problems) -> GroupSpec:
     """The group with its options in torch's types."""
-    checked = _check_options(kind, group.options, join(path, group.name), problems, also=("lr_scale", *SELECTOR_KEYS))
+    checked = _check_options(kind, group.options, join(path, group.name), problems, also=("lr_scale", "base_width", *SELECTOR_KEYS))
     return replace(group, options=checked)
 
 

@@ -108,3 +108,10 @@ def test_wrong_arguments_are_told(name, args, message):
     problems = Problems()
     assert not check_scheme_arguments(name, args, "init.r", problems)
     assert str(next(iter(problems))).startswith(message)
+
+
+def test_every_scheme_is_a_function_that_can_be_imported():
+    import modelfactory.init as public
+
+    for name, scheme in SCHEMES.items():
+        assert getattr(public, f"{name}_") is scheme.fill and f"{name}_" in public.__all__
