@@ -37,6 +37,7 @@ class Result:
         run_dir: where the files are; None: nothing was written.
         model: the trained model, with the weights of the last epoch; those of the best are in model.safetensors.
         error: why it did not complete.
+        warnings: what was said before training, and of its first steps.
         started: when, in UTC.
         init_hash: the ledger's fingerprint of the values that the training began with; None where it is not known.
     """
@@ -49,6 +50,7 @@ class Result:
     run_dir: Path | None = None
     model: nn.Module | None = field(default=None, repr=False)
     error: str | None = None
+    warnings: list[str] = field(default_factory=list)
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     init_hash: str | None = None
 
@@ -71,7 +73,7 @@ def write_metrics(path: Path, history: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_result(path: Path, result: Result, config: Any) -> None:
-    """Writes result.json: status, final, best, seconds, config_hash, init_hash, versions, error, host, pid, started."""
+    """Writes result.json: status, final, best, seconds, config_hash, init_hash, versions, error, warnings, host, pid, started."""
     record = {
         "status": result.status,
         "final": _finite(result.final),
@@ -81,6 +83,7 @@ def write_result(path: Path, result: Result, config: Any) -> None:
         "init_hash": result.init_hash,
         "versions": versions(),
         "error": result.error,
+        "warnings": result.warnings,
         **who(),
         "started": result.started,
     }

@@ -26,6 +26,7 @@ from modelfactory.model import assemble
 from modelfactory.modelspec import read_spec
 from modelfactory.optimizer import build_optimizer, check_optimizer
 from modelfactory.planning import Plan, make_plan
+from modelfactory.probe import probe_run
 from modelfactory.records import Result
 from modelfactory.scheduler import check_scheduler
 from modelfactory.select import describe
@@ -156,20 +157,27 @@ def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None) -> Result:
     log.info(
         "model: %s parameters, %s trainable", f"{sum(r.numel for r in rows):,}", f"{sum(r.numel for r in rows if r.trainable):,}"
     )
-    for warning in (*made.warnings, *made.never_thawed(_max_epochs(config.get("trainer")) or TrainerSpec.max_epochs)):
+    first_warnings = (*made.warnings, *made.never_thawed(_max_epochs(config.get("trainer")) or TrainerSpec.max_epochs))
+    for warning in first_warnings:
         log.warning(warning)
     folder = None if run_dir is None else Path(run_dir)
     written = False
 
-    def before_epoch(epoch: int) -> None:
+    def before_epoch(epoch: int) -> list[str]:
         nonlocal written
         thawed = made.before_epoch(model, epoch)
         if thawed:
             log.info("epoch %d: %d tensors train from here on, %s to %s", epoch, len(thawed), thawed[0], thawed[-1])
-        if folder is not None and not written:
+        if written:
+            return []
+        written = True
+        if folder is not None:
             write_text(folder / "config.yaml", to_yaml(config))
             made.ledger.to_csv(folder / "ledger.csv")
-        written = True
+        said = probe_run(model, data, config, folder) if epoch == 1 else []  # trained weights are nothing to warn of
+        for warning in said:
+            log.warning(warning)
+        return [*first_warnings, *said]
 
     return train_model(
         model,

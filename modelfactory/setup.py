@@ -28,6 +28,7 @@ from modelfactory.scheduler import CONSTANT, Schedule, build_schedule, check_sch
 from modelfactory.spec import join, key, read
 
 CACHES = ("memory", "disk")
+SIGNALS = ("picture", "histograms", "table", "none")
 # The monitored values, and whether a larger one is better.
 MONITORS = {"val_loss": False, "train_loss": False, "val_accuracy": True}
 
@@ -53,6 +54,8 @@ class TrainerSpec:
         cache_features: whether what the frozen beginning of the model gives is computed once and kept: true or memory for
             on the device, disk for under the run directory.
         progress: auto (a bar on a terminal, else a line an epoch), bar, lines or none.
+        signal: what is left of a look at the signal before training: picture (signal.csv and signal.png), histograms (these and
+            signal_histograms.png), table (signal.csv), or none, which does not look.
     """
 
     max_epochs: int = key(20, min=1)
@@ -70,6 +73,7 @@ class TrainerSpec:
     check_every: int = key(50, min=1)
     cache_features: bool | str = False
     progress: str = key("auto", choices=STYLES)
+    signal: str = key("picture", choices=SIGNALS)
 
     @property
     def cached(self) -> str | None:

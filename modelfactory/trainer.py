@@ -29,6 +29,7 @@ from modelfactory.setup import (
     check_trainer,
     set_up,
 )
+from modelfactory.updates import UpdateWatch
 
 __all__ = ["Result", "TrainerSpec", "check_trainer", "train_model"]
 
@@ -84,6 +85,8 @@ def train_model(
         parts = check_features(run, model, data, thawed_later, result.run_dir) if spec.cached is not None else None
         if spec.resume is not None:
             steps, done, stale = resume(Path(spec.resume), run, model, result)
+        watch = UpdateWatch(model, run.optimizer, steps)
+        step = watch.around(step)
         began = time.perf_counter() - result.seconds
         with Recorded(result, config), Progress(spec.progress, spec.max_epochs, run.max_steps, steps) as progress:
             if parts is not None and done < spec.max_epochs:
@@ -92,7 +95,7 @@ def train_model(
                 if steps >= run.max_steps or (spec.patience is not None and stale >= spec.patience):
                     break
                 if before_epoch is not None:
-                    before_epoch(epoch)
+                    result.warnings.extend(before_epoch(epoch) or ())
                 seed_device(key(seed, f"trainer.epoch.{epoch}"), device)
                 model.train()
                 losses = LossSum(device, is_sum=run.sums)
@@ -133,6 +136,7 @@ def train_model(
 
                 _check_kept(losses, run.trained, x, steps, epoch, spec.accumulate)
                 val_loss, val_accuracy = _validate(run, model, steps, epoch)
+                result.warnings.extend(watch.tell())
                 row = {"epoch": epoch, "step": steps, "train_loss": losses.mean(), "val_loss": val_loss}
                 row |= {"val_accuracy": val_accuracy, "lr": lr, "seconds": round(time.perf_counter() - began, 3)}
                 schedule.epoch_done(steps, row[spec.monitor])

@@ -14,8 +14,9 @@ PACKAGE = ROOT / "modelfactory"
 FLOORS = {
     "vocabulary": "errors advice files spec signature target quadrature activation structure roles select definition depth",
     "parts": "layers init freezing grouping weights backbone dividing eager",
-    "model": "model ledger signalling modelspec accounting overview pretrained initializing planning",
-    "training": "status device data loss optimizer scheduler checkpoint records progress finite setup resume features trainer",
+    "model": "model ledger signalling modelspec accounting overview pretrained initializing planning mending",
+    "training": "status device data loss optimizer scheduler checkpoint records progress finite setup resume updates features probe "
+    "trainer",
     "sweeps": "sweep reporting",
     "entrance": "complaints guard config run viewing cli",
     "surface": "__init__",

@@ -36,6 +36,7 @@ class Measured:
         sums: of the output over the batch, where asked for.
         states: full states, of what no rule predicts.
         samples: some outputs and gradients, where histograms were asked for.
+        output: what the model returned, without its graph.
     """
 
     graph: Graph = field(default_factory=Graph)
@@ -49,6 +50,7 @@ class Measured:
     parts: dict[int, Tensor] = field(default_factory=dict)
     states: dict[int, State] = field(default_factory=dict)
     samples: dict[int, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
+    output: Any = None
 
 
 def measure(model: nn.Module, example: Any, seed: int = 0, histograms: bool = False) -> Measured:
@@ -80,9 +82,12 @@ def measure(model: nn.Module, example: Any, seed: int = 0, histograms: bool = Fa
         graph, output = trace(model, arguments, collector)
         results = [tensor for tensor in tensors(output) if tensor.requires_grad]
         if results:
-            weights = [torch.randn(tensor.shape, device=tensor.device).to(tensor.dtype) for tensor in results]
-            torch.autograd.grad(results, collector.ends(graph, arguments), weights, allow_unused=True)
-        return collector.result(graph)
+            # a number to go back from: giving autograd gradients to start with imports sympy, half a second
+            weighted = torch.stack([(tensor * torch.randn(tensor.shape, device=tensor.device)).sum().float() for tensor in results]).sum()
+            torch.autograd.grad(weighted, collector.ends(graph, arguments), allow_unused=True)
+        found = collector.result(graph)
+    found.output = output.detach() if isinstance(output, Tensor) else None
+    return found
 
 
 def _leaf(value: Any) -> Any:

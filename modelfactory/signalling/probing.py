@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -46,13 +46,49 @@ def signal(
         >>> [(row.layer, row.verdict) for row in table]
         [('0', 'ok'), ('1', 'ok'), ('2', 'ok')]
     """
+    return probe(model, example, moments, seed, histograms).table
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a probing gave: the table, with what a prediction of other weights for the same model and data needs."""
+
+    table: SignalTable
+    found: Measured
+    model: nn.Module
+
+    def predict(self, moments: Mapping[str, tuple[float | None, float | None]]) -> SignalTable:
+        """The table to expect of other weights, nothing measured."""
+        context = Context(self.found.graph, Weights(moments, self.model), self.found.batch)
+        with torch.no_grad():
+            return tabulate(context, follow(context, self.found.data, _measured_states(self.found)))
+
+
+def probe(
+    model: nn.Module,
+    example: Any,
+    moments: Mapping[str, tuple[float | None, float | None]] | None = None,
+    seed: int = 0,
+    histograms: bool = False,
+) -> Probe:
+    """As `signal`, with what was measured."""
     found = measure(model, example, seed, histograms)
     context = Context(found.graph, Weights(moments, model), found.batch)
     with torch.no_grad():
         predicted = follow(context, found.data, _measured_states(found))
         table = tabulate(context, predicted)
         rows = [replace(row, measured=_numbers(context.graph.nodes[row.node], predicted, found)) for row in table]
-        return judge(SignalTable(rows, table.input_scale, table.input_cosine), found.graph)
+        samples = {_name(found.graph.nodes[index]): _flat(pair) for index, pair in sorted(found.samples.items())}
+        table = SignalTable(rows, table.input_scale, table.input_cosine, (), samples)
+        return Probe(judge(table, found.graph), found, model)
+
+
+def _name(node: Node) -> str:
+    return node.layer or node.label
+
+
+def _flat(pair: tuple[Tensor, Tensor | None]) -> tuple[Any, Any]:
+    return tuple(None if part is None else part.flatten().float().cpu() for part in pair)  # pyright: ignore[reportReturnType]
 
 
 def _measured_states(found: Measured) -> dict[int, State]:

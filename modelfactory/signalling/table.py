@@ -6,8 +6,9 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from modelfactory.files import write_text
 
@@ -69,6 +70,7 @@ class Row:
     note: str = ""
 
 
+_SHOWN = ("forward", "gradient", "cosine", "saturated", "dead")
 _NUMBERS = ("forward", "gradient", "mean", "cosine", "saturated", "dead")
 COLUMNS = (
     "layer",
@@ -94,13 +96,32 @@ class SignalTable:
         input_scale: root mean square of the model's input.
         input_cosine: between two of its inputs.
         warnings: what is wrong, and what would mend it.
+        samples: outputs of activations and their gradients by layer, where they were to be kept.
     """
 
-    def __init__(self, rows: Iterable[Row], input_scale: float = 1.0, input_cosine: float = 0.0, warnings: Iterable[str] = ()):
+    def __init__(
+        self,
+        rows: Iterable[Row],
+        input_scale: float = 1.0,
+        input_cosine: float = 0.0,
+        warnings: Iterable[str] = (),
+        samples: Mapping[str, tuple[Any, Any]] | None = None,
+    ):
         self.rows = tuple(rows)
         self.input_scale = input_scale
         self.input_cosine = input_cosine
         self.warnings = tuple(warnings)
+        self.samples = dict(samples or {})
+
+    def changed(self, rows: Iterable[Row] | None = None, warnings: Iterable[str] | None = None) -> SignalTable:
+        """The same with other rows, or other warnings."""
+        return SignalTable(
+            self.rows if rows is None else rows,
+            self.input_scale,
+            self.input_cosine,
+            self.warnings if warnings is None else warnings,
+            self.samples,
+        )
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
@@ -126,6 +147,26 @@ class SignalTable:
         if path is not None:
             write_text(path, text.getvalue())
         return text.getvalue()
+
+    def plot(self, path: str | os.PathLike[str], title: str = "", histograms: bool = False) -> None:
+        """Draws the table against depth into a PNG: the predicted line, the measured points, bad layers in red.
+
+        Args:
+            path: of the file.
+            title: in place of the verdict.
+            histograms: draw instead the distributions of what activations gave and got; the table has to have kept them.
+
+        Raises:
+            ValueError: histograms of a table that was made without.
+        """
+        from modelfactory.signalling.picture import draw, draw_histograms
+
+        if not histograms:
+            draw(self, path, title)
+        elif self.samples:
+            draw_histograms(self.samples, path)
+        else:
+            raise ValueError("this table has kept no values; make it with histograms=True")
 
     def __str__(self) -> str:
         measured = any(not math.isnan(row.measured.forward) for row in self.rows)
@@ -165,16 +206,20 @@ def _cell(value: object) -> object:
 
 def _head(measured: bool) -> list[str]:
     sides = ("", " measured") if measured else ("",)
-    named = [f"{name}{side}" for name in ("forward", "gradient", "cosine", "saturated", "dead") for side in sides]
+    named = [f"{name}{side}" for name in _SHOWN for side in sides]
     return ["layer", "call", "shape", *named, "verdict", "note"]
 
 
 def _line(row: Row, measured: bool) -> list[str]:
     sides = (row.predicted, row.measured) if measured else (row.predicted,)
-    numbers = [_short(getattr(side, name)) for name in ("forward", "gradient", "cosine", "saturated", "dead") for side in sides]
+    numbers = [_short(name, getattr(side, name)) for name in _SHOWN for side in sides]
     shape = "x".join(map(str, row.shape[1:]))
     return [row.layer, row.label, shape, *numbers, row.verdict, row.note]
 
 
-def _short(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.3g}"
+def _short(name: str, value: float) -> str:
+    if math.isnan(value):
+        return ""
+    if name in ("saturated", "dead"):
+        return f"{value:.0%}"
+    return f"{value:.2f}" if name == "cosine" else f"{value:.3g}"

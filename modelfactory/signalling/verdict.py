@@ -37,8 +37,8 @@ def judge(table: SignalTable, graph: Graph) -> SignalTable:
     for row in table:
         on_trunk, is_output = row.node in trunk, row.node in graph.outputs
         verdict = _scale_verdict(row, table.input_scale, energies[row.node] / reference if reference else math.nan, on_trunk, is_output)
-        rows.append(replace(row, verdict=verdict if verdict != "ok" else _other_verdict(row, start)))
-    return SignalTable(rows, table.input_scale, table.input_cosine, table.warnings)
+        rows.append(replace(row, verdict=verdict if verdict != "ok" else _other_verdict(row, start, is_output)))
+    return table.changed(rows)
 
 
 def _now(row: Row) -> Numbers:
@@ -61,7 +61,7 @@ def _scale_verdict(row: Row, input_scale: float, energy: float, on_trunk: bool, 
     return "weak" if forward < _WEAK_FORWARD or energy < _WEAK_GRADIENT else "ok"
 
 
-def _other_verdict(row: Row, start: float) -> str:
+def _other_verdict(row: Row, start: float, is_output: bool) -> str:
     now, units = _now(row), max(math.prod(row.shape[1:2]), 1)
     foretold = 0.0 if math.isnan(row.predicted.dead) else row.predicted.dead
     by_chance = 4 * math.sqrt(max(foretold * (1 - foretold), 0.25 / units) / units)
@@ -69,7 +69,7 @@ def _other_verdict(row: Row, start: float) -> str:
         return "dead"
     if now.saturated > _SATURATED:
         return "saturated"
-    if row.kind == "weights" and 1 - now.cosine < _INDISTINCT * (1 - start):
+    if row.kind == "weights" and not is_output and 1 - now.cosine < _INDISTINCT * (1 - start):
         return "correlated"
     return "unexpected" if _is_unexpected(row) else "ok"
 

@@ -127,7 +127,7 @@ def conv_backward(context: Context, node: Node, states: list[State], _out: State
     incoming = torch.zeros(1, 1, *first_shape(context, node)[2:], dtype=torch.float64, requires_grad=True)
     with torch.enable_grad():
         reached = _conv_taps(context, node, given)(incoming)
-        (power,) = torch.autograd.grad(reached, incoming, averaged(gradient.power, [1]).expand(reached.shape))
+        (power,) = torch.autograd.grad((reached * averaged(gradient.power, [1])).sum(), incoming)
     stride = 1 if transposed else math.prod(_each(given["stride"] or 1, len(node.shape) - 2))
     power = _flat_if_even(power * channels_out * (variance + mean * mean))
     return [replace(gradient, power=power, far=gradient.far / stride, where=None)]

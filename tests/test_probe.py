@@ -1,0 +1,68 @@
+"""What a run says of the signal before it trains, what it leaves of it, and that what it names as a mend mends."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import modelfactory as mf
+
+QUICK = ("trainer.progress=none", "trainer.device=cpu", "trainer.max_epochs=1", "trainer.limit_batches=2")
+DEEP = ("experiment=deep_relu", "trainer.device=cpu", "trainer.progress=none")
+
+
+def test_a_run_leaves_its_signal(tmp_path: Path):
+    mf.train(mf.compose("model=cnn", "trainer.signal=histograms", *QUICK), run_dir=tmp_path)
+    rows = list(csv.DictReader((tmp_path / "signal.csv").read_text().splitlines()))
+    assert [row["layer"] for row in rows][:4] == ["conv1", "norm1", "act1", "pool1"]
+    for row in rows:
+        assert float(row["forward_measured"]) == pytest.approx(float(row["forward_predicted"]), rel=0.2), row
+    for name in ("signal.png", "signal_histograms.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("wanted", "files"), [("none", set()), ("table", {"signal.csv"}), ("picture", {"signal.csv", "signal.png"})])
+def test_a_config_chooses_what_is_left(wanted: str, files: set[str], tmp_path: Path):
+    mf.train(mf.compose(f"trainer.signal={wanted}", *QUICK), run_dir=tmp_path)
+    assert {file.name for file in tmp_path.glob("signal*")} == files
+
+
+def test_looking_changes_no_number(tmp_path: Path):
+    """Dropout, batch norm and shuffling: the trained weights are the same to the last bit."""
+    dropout = "+model.layers.drop={_target_: torch.nn.Dropout, p: 0.1}"
+    models = [mf.train(mf.compose("model=cnn", f"trainer.signal={wanted}", dropout, *QUICK)).model for wanted in ("none", "table")]
+    one, other = (model.state_dict() for model in models if model is not None)
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_a_deep_net_that_cannot_learn_is_called_out_and_the_mend_makes_it_learn(tmp_path: Path, caplog):
+    broken = (*DEEP, "init=xavier_normal", "init.rules.weights.gain=1")
+    result = mf.train(mf.compose(*broken, "trainer.max_epochs=2"), run_dir=tmp_path)
+    said = next(warning for warning in result.warnings if "the signal vanishes" in warning)
+    assert said in caplog.text and said in json.loads((tmp_path / "result.json").read_text())["warnings"]
+    assert result.final["train_loss"] == pytest.approx(2.302, abs=0.01) and result.final["val_accuracy"] < 0.2
+    mend = re.search(r"; (\S+) mends it by prediction", said)
+    assert mend is not None
+    mended = mf.train(mf.compose(*broken, "trainer.max_epochs=8", mend[1]))
+    assert not any("vanishes" in warning for warning in mended.warnings)
+    assert min(row["train_loss"] for row in mended.history) < 1.9
+    assert max(row["val_accuracy"] for row in mended.history) > 0.3
+
+
+def test_a_first_loss_far_above_a_guess_is_told_and_its_mend_mends():
+    loud = ("+init.rules.head={match: head.weight, scheme: normal, std: 1.0}", *QUICK)
+    (said,) = (warning for warning in mf.train(mf.compose(*loud)).warnings if "the first loss" in warning)
+    mend = re.search(r"'(\+init.rules[^']+)'", said)
+    assert mend is not None and "ln 10 = 2.3" in said
+    assert not any("the first loss" in warning for warning in mf.train(mf.compose(*loud, mend[1])).warnings)
+
+
+def test_updates_out_of_proportion_are_told():
+    loud = ("optimizer=sgd", "optimizer.lr=30", "+optimizer.maximize=false", "init=normal", "trainer.clip_norm=1.0")
+    result = mf.train(mf.compose(*loud, "trainer.progress=none", "trainer.device=cpu", "trainer.max_epochs=1"))
+    assert any("the first updates are large" in warning for warning in result.warnings)
