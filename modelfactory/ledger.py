@@ -22,10 +22,10 @@ class Row:
         name: its full name; a tied parameter has all of its names, joined by " = ".
         shape, numel, dtype: of the tensor, shape as "3x4".
         module: the class that owns it.
-        role: what it is there for; several are joined by a blank.
+        role: what it is there for; several are joined by a blank. `buffer`: no parameter, but loaded as they are.
         origin: pretrained, rule or default (its author's own init).
         rule: the rule that chose it: its name, or the config path of one beside a layer.
-        scheme, fan_in, fan_out, gain: what filled it; empty where it has none.
+        scheme, fan_in, fan_out, gain: what filled it, for what is pretrained FILE:TENSOR; empty where it has none.
         expected_mean, expected_std: of an entry, by the scheme's formula; empty without a closed form.
         mean, std: of its entries, as drawn.
         trainable: whether it is not frozen at first.

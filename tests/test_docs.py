@@ -75,9 +75,10 @@ def test_every_yaml_block_is_read(text):
     problems.raise_if_any()
 
 
-def test_the_generated_tables_are_current():
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+@pytest.mark.parametrize("name", ["generate", "backbones"])
+def test_the_generated_tables_are_current(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.PAGE.read_text() == module.page(module.PAGE.read_text()), "run python docs/generate.py"
+    assert module.PAGE.read_text() == module.page(module.PAGE.read_text()), f"run python docs/{name}.py"

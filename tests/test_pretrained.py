@@ -68,7 +68,7 @@ def test_the_ledger_names_file_and_tensor_of_each_parameter_and_buffer(tmp_path:
     assert (mean.origin, mean.role, mean.scheme, mean.trainable) == ("pretrained", "buffer", "w.pth:bn1.running_mean", False)
     assert (head.origin, head.scheme) == ("rule", "kaiming_normal")
     assert conv.mean == pytest.approx(0.06, abs=0.01) and mean.mean == pytest.approx(0.06, abs=0.01)
-    assert "120 of 120 tensors and 42.7 of 42.7 MiB (100 %) from w.pth, 2 of its tensors left out" in str(plan)
+    assert "120 of 120 tensors and 42.7 of 42.7 MiB (100 %) from w.pth, 2 of its tensors left out" in str(plan.pretrained)
 
 
 def test_another_seed_moves_the_head_alone(tmp_path: Path):

@@ -78,6 +78,16 @@ def names_of_whole(name: str, arguments: Mapping[str, Any] | None = None) -> fro
         True
     """
     given = {key: value for key, value in (arguments or {}).items() if key != "aux_logits"}
+    key = repr((name, sorted(given.items())))
+    if key not in _NAMES:
+        _NAMES[key] = _names(name, given)
+    return _NAMES[key]
+
+
+_NAMES: dict[str, frozenset[str]] = {}
+
+
+def _names(name: str, given: dict[str, Any]) -> frozenset[str]:
     with torch.device("meta"), construction(0, name):
         if name.startswith(TIMM):
             return frozenset(_timm(name, {**given, "num_classes": 1000}).state_dict())

@@ -19,6 +19,7 @@ from modelfactory.model.infer import BROKEN, Incoming, Inference, shape_of
 from modelfactory.spec import join
 
 BACKBONE = "backbone"
+_SIZES = {"vit_": "image_size", "maxvit": "input_size", "timm/": "img_size"}  # of the images, where a model is made for one size
 
 
 def read_front(spec: BackboneSpec, incoming: Incoming, problems: Problems, path: str = BACKBONE) -> tuple[Node | None, Incoming]:
@@ -37,7 +38,12 @@ def read_front(spec: BackboneSpec, incoming: Incoming, problems: Problems, path:
         return None, BROKEN
     given = {"name": spec.name, "output": spec.output, "in_channels": in_channels, "arguments": arguments_of(spec)}
     leaf = Leaf(Definition(path), construct_backbone, given, shape_of(incoming))
-    traits = Inference(problems).run(leaf, path, incoming)
+    own = Problems()
+    traits = Inference(own).run(leaf, path, incoming)
+    size = next((argument for start, argument in _SIZES.items() if str(spec.name).startswith(start)), None)
+    hint = f"; its size of images is an argument: {path}.arguments.{size}" if size is not None else ""
+    for problem in own:
+        problems.add(problem.path, f"{problem.message}{hint if problem.path == path else ''}")
     if traits is None:
         return None, BROKEN
     if isinstance(traits.outgoing, Mapping):
