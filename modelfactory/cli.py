@@ -204,14 +204,15 @@ def report(arguments: Sequence[str]) -> int:
     parser.add_argument("folder", help="a sweep's, such as multirun/DATE/TIME, also while it runs; or a run's")
     parser.add_argument("--metric", help="val_loss, train_loss or val_accuracy; without it what the trainer monitored")
     parser.add_argument("--epoch", default="best", help="whose score counts: best (by what was monitored) or final")
-    parser.add_argument("--by", action="append", help="a swept key that makes a scheme, such as init; others are paired like seeds")
+    parser.add_argument("--by", action="append", help="swept keys that make a scheme, such as init,model; others are paired like seeds")
     parser.add_argument("--json", action="store_true", help="print everything as JSON instead")
     given = parser.parse_args(list(arguments))
     from modelfactory.reporting import FILES
     from modelfactory.reporting import report as make_report
 
+    by = None if given.by is None else [key for text in given.by for key in text.split(",")]
     try:
-        made = make_report(given.folder, metric=given.metric, epoch=given.epoch, by=given.by)
+        made = make_report(given.folder, metric=given.metric, epoch=given.epoch, by=by)
     except ConfigError as error:
         print("\n".join(f"error: {problem}" for problem in error.problems), file=sys.stderr)
         return WRONG
