@@ -9,16 +9,18 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from modelfactory.errors import ConfigError, ModelFactoryError, did_you_mean
 
-DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
-Failures = list[tuple[str, Exception]]
+DONE, FAILED, WRONG, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 _USAGE = """\
 usage: modelfactory COMMAND [OVERRIDES]
@@ -93,25 +95,61 @@ def train(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the command line when None.
 
     Returns:
-        The exit status. In a sweep every job runs; it is 1 if any failed, 2 if all that failed have a wrong configuration.
+        The exit status. A sweep's is 2 if any job's config is wrong, before any runs; else 1 if any job did not complete.
     """
     from modelfactory.config import run_application
 
-    failures: Failures = []
-
-    def job(cfg: Any) -> float | None:
-        return _train_job(cfg, failures)
-
+    sweeps: list[Path] = []
+    status = DONE
     try:
-        run_application(job, sys.argv[1:] if arguments is None else arguments, _check)
-        return DONE
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        with _terminated_as_interrupted():
+            run_application(_train_job, sys.argv[1:] if arguments is None else arguments, _check, sweeps.append)
+    except KeyboardInterrupt as error:
+        print(str(error) or "interrupted", file=sys.stderr)
+        status = TERMINATED if isinstance(error, Terminated) else INTERRUPTED
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
-        return _tell(failures or [("", error)])
+        status = _tell(error)
+    return _end_sweep(sweeps[0], status) if sweeps else status
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a run as Ctrl-C does."""
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    def terminate(*_: Any) -> None:
+        raise Terminated("interrupted by SIGTERM")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, kept)
+
+
+def _end_sweep(folder: Path, status: int) -> int:
+    """Names what did not complete, on stderr, and returns the exit status of a sweep, `status` unless a job failed."""
+    from modelfactory.sweep import read_sweep
+
+    sweep = read_sweep(folder)
+    left = [job for job in sweep.jobs if job.status != "completed"]
+    failed = [job for job in left if job.status not in ("pending", "running")]
+    print(f"{len(sweep.jobs) - len(left)} of {len(sweep.jobs)} jobs completed: {sweep.folder}")
+    if status in (INTERRUPTED, TERMINATED):
+        print("the same command goes on with this sweep", file=sys.stderr)
+        return status
+    for job in failed:
+        print(f"error: job {job.number} ({sweep.title(job)}): {job.status}: {job.reason}", file=sys.stderr)
+    if num := len(left) - len(failed):
+        jobs, them = ("1 job", "it") if num == 1 else (f"{num} jobs", "them")
+        print(f"error: {jobs} did not end; the same command goes on with {them}", file=sys.stderr)
+    return FAILED if left and status == DONE else status
 
 
 def _check(cfg: Any) -> None:
@@ -123,49 +161,33 @@ def _check(cfg: Any) -> None:
     check(plain)
 
 
-def _train_job(cfg: Any, failures: Failures) -> float | None:
-    """One job: trains in the directory that Hydra made; returns the best value monitored, for sweepers."""
-    from modelfactory.config import current_job, to_plain
+def _train_job(cfg: Any) -> None:
+    """A run: trains in the directory that Hydra made."""
+    from modelfactory.config import current_folder, to_plain
 
-    job = current_job()
-    plain: dict[str, Any] | None = None
+    folder, plain = current_folder(), None
     try:
         plain = to_plain(cfg)
         from modelfactory.run import train as train_config
 
-        result = train_config(plain, job.folder)
+        train_config(plain, folder)
     except Exception as error:
-        title = "" if job.number is None else f"job {job.number} ({job.overrides})"
-        failures.append((title, error))
-        if job.number is not None:
-            log.error("%s failed: %s", title, error)
-        if job.number is not None or not isinstance(error, ConfigError):
-            _record(job.folder, error, plain)
+        if not isinstance(error, ConfigError):
+            from modelfactory.status import end_record, status_of, told
+
+            end_record(folder, status_of(error), told(error))
         raise
-    print(f"done: {job.folder}")
-    return result.best.get((plain.get("trainer") or {}).get("monitor", "val_loss"))
+    print(f"done: {folder}")
 
 
-def _record(folder: Path, error: Exception, plain: dict[str, Any] | None) -> None:
-    """Leaves a result.json for a job that failed before its training could write one."""
-    from modelfactory.records import Result, write_result
-    from modelfactory.status import RESULT, status_of, told
-
-    if not (folder / RESULT).exists():
-        write_result(folder / RESULT, Result(status=status_of(error), error=told(error)), plain)
-
-
-def _tell(failures: Failures) -> int:
+def _tell(error: Exception) -> int:
     """Prints what failed, on stderr without a traceback, and returns the exit status."""
-    for title, error in failures:
-        wrong = isinstance(error, ConfigError)
-        head = "the configuration is wrong" if wrong else f"{type(error).__name__}: {error}"
-        print(f"error: {title}{': ' if title else ''}{head}", file=sys.stderr)
-        if wrong:
-            print("\n".join(f"  {line}" for line in str(error).splitlines()), file=sys.stderr)
-    if all(isinstance(error, ConfigError) for _, error in failures):
+    if isinstance(error, ConfigError):
+        print("error: the configuration is wrong", file=sys.stderr)
+        print("\n".join(f"  {line}" for line in str(error).splitlines()), file=sys.stderr)
         return WRONG
-    if not all(isinstance(error, ModelFactoryError) for _, error in failures):
+    print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+    if not isinstance(error, ModelFactoryError):
         print("(set HYDRA_FULL_ERROR=1 to see where)", file=sys.stderr)
     return FAILED
 
@@ -194,7 +216,7 @@ def _print(view: Callable[[Sequence[str]], str], arguments: Sequence[str]) -> in
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
     except ConfigError as error:
-        return _tell([("", error)])
+        return _tell(error)
 
 
 def report(arguments: Sequence[str]) -> int:

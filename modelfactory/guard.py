@@ -12,7 +12,7 @@ from modelfactory.target import trusted
 
 _NAMING = ("_target_", "()", "class", "queue", "listener")  # the last four are those of Python's logging configuration
 _HARMLESS = {
-    "modelfactory.config.CheckBeforeRun",
+    "modelfactory.config.application.CheckBeforeRun",
     "hydra.experimental.callbacks.LogJobReturnCallback",
     "hydra.experimental.callbacks.PickleJobInfoCallback",
     "colorlog.ColoredFormatter",

@@ -19,7 +19,20 @@ from modelfactory.model.blueprint import Node
 from modelfactory.model.infer import BROKEN, UNKNOWN, Incoming
 from modelfactory.spec import check_value
 
-GROUPS = ("seed", "data", "activation", "backbone", "model", "init", "freeze", "optimizer", "scheduler", "trainer", "experiment")
+GROUPS = (
+    "seed",
+    "data",
+    "activation",
+    "backbone",
+    "model",
+    "init",
+    "freeze",
+    "optimizer",
+    "scheduler",
+    "trainer",
+    "experiment",
+    "sweep",
+)
 _DTYPES = {"float32": torch.float32, "int64": torch.int64}
 
 

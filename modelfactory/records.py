@@ -95,7 +95,7 @@ class Recorded:
 
     def __init__(self, result: Result, config: Any):
         self.result, self.config = result, config
-        self._beat = None if result.run_dir is None else Heartbeat(result.run_dir)
+        self._beat = None if result.run_dir is None else Heartbeat(result.run_dir / RESULT)
 
     def _write(self, status: str, error: str | None = None) -> None:
         self.result.status, self.result.error = status, error

@@ -31,6 +31,7 @@ from modelfactory.records import Result
 from modelfactory.scheduler import check_scheduler
 from modelfactory.select import describe
 from modelfactory.setup import TrainerSpec
+from modelfactory.sweep.spec import check_sweep
 from modelfactory.trainer import check_trainer, train_model
 from modelfactory.weights import WEIGHTS
 
@@ -102,6 +103,7 @@ def check(cfg: Any) -> Plan:
         "optimizer": check_optimizer,
         "scheduler": partial(check_scheduler, max_epochs=_max_epochs(config.get("trainer"))),
         "trainer": check_trainer,
+        "sweep": check_sweep,
     }
     right = {group: check_group(config[group], problems) for group, check_group in checks.items() if config.get(group) is not None}
     made = Plan(spec) if spec is not None else None
@@ -125,13 +127,14 @@ def _max_epochs(trainer: Any) -> int | None:
     return epochs if isinstance(epochs, int) and epochs > 0 else None
 
 
-def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None) -> Result:
+def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None, *, resume: str | os.PathLike[str] | None = None) -> Result:
     """Builds the model of a config, trains it on its data, and leaves a run directory.
 
     Args:
         cfg: a DictConfig or a plain dict with all groups.
         run_dir: where config.yaml, ledger.csv, metrics.csv, result.json, model.safetensors and checkpoint/ go; None:
             nothing is written.
+        resume: the directory of a run of this config to go on with; the config need not say so by trainer.resume.
 
     Raises:
         ConfigError: everything that is wrong; nothing has been written then.
@@ -145,6 +148,7 @@ def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None) -> Result:
     """
     config = to_plain(cfg)
     made = check(config)
+    config.pop("sweep", None)  # how a sweep of runs goes on is no part of a run
     if config.get("data") is None:
         raise ConfigError([Problem("data", "missing; give _target_, such as modelfactory.data.digits")])
     data = build_data(config["data"], backbone=config.get("backbone"))
@@ -161,6 +165,9 @@ def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None) -> Result:
     for warning in first_warnings:
         log.warning(warning)
     folder = None if run_dir is None else Path(run_dir)
+    trainer = config.get("trainer")
+    if resume is not None:
+        trainer = {**(trainer or {}), "resume": str(resume)}
     written = False
 
     def before_epoch(epoch: int) -> list[str]:
@@ -184,7 +191,7 @@ def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None) -> Result:
         data,
         optimizer=config.get("optimizer"),
         scheduler=config.get("scheduler"),
-        trainer=config.get("trainer"),
+        trainer=trainer,
         seed=config.get("seed", 0),
         run_dir=folder,
         config=config,

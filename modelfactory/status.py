@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from modelfactory.errors import TrainingError
+from modelfactory.files import write_text
 
 RESULT = "result.json"
 STATUSES = ("pending", "running", "completed", "diverged", "failed", "killed", "out_of_memory")
@@ -70,7 +71,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = Path(f"{folder}/result.json").write_text('{"status": "running", "host": "nowhere", "pid": 1}')
+        ...     write_text(f"{folder}/result.json", '{"status": "running", "host": "nowhere", "pid": 1}')
         ...     os.utime(f"{folder}/result.json", (0, 0))
         ...     read_result(Path(folder))["status"]
         'killed'
@@ -83,21 +84,21 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         return None
     except ValueError as error:
         return {"status": "failed", "error": f"{RESULT} cannot be read: {error}"}
-    if record.get("status") == "running" and not _is_alive(record, beat):
+    if record.get("status") == "running" and not is_alive(record, beat):
         place = f"process {record.get('pid')} on {record.get('host')}"
         record |= {"status": "killed", "error": f"killed while running: {place} is gone"}
     return record
 
 
-def _is_alive(record: Mapping[str, Any], beat: float) -> bool:
-    """Whether the process that wrote `record` lives: it gives signs of life and, where that can be seen, has its number."""
-    if time.time() - beat > STALE_SECONDS:
+def is_alive(record: Mapping[str, Any], beat: float) -> bool:
+    """Whether the process that wrote `record`, last renewed at `beat`, lives: by signs of life and, on this host, by its number."""
+    if record.get("pid") is None or time.time() - beat > STALE_SECONDS:
         return False
-    return record.get("host") != socket.gethostname() or process_is_alive(record.get("pid", -1))
+    return record.get("host") != socket.gethostname() or process_is_alive(record["pid"])
 
 
 def process_is_alive(pid: int) -> bool:
-    """Whether there is a process of this number on this machine.
+    """Whether there is a process of this number on this machine that has not ended.
 
     Example:
         >>> process_is_alive(os.getpid())
@@ -111,14 +112,35 @@ def process_is_alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:  # no Linux, or it ended just now
+        return os.name == "posix" and not Path("/proc/self/stat").exists()
+    return stat.rpartition(")")[2].split()[0] != "Z"  # one that ended, of which nobody took note
+
+
+def end_record(folder: Path, status: str, error: str) -> None:
+    """Closes the result.json of a run that ended before it did so itself; one that is closed stays as it is.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     end_record(Path(folder), "killed", "its process was killed by SIGKILL")
+        ...     end_record(Path(folder), "failed", "too late")
+        ...     read_result(Path(folder))["status"]
+        'killed'
+    """
+    file = folder / RESULT
+    record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"status": "running"} | who()
+    if record["status"] == "running":
+        write_text(file, json.dumps(record | {"status": status, "error": error}, indent=2) + "\n")
 
 
 class Heartbeat:
-    """Renews the time of a folder's result.json while the block runs, whatever the process is busy with."""
+    """Renews the time of a file, such as a result.json, while the block runs, whatever the process is busy with."""
 
-    def __init__(self, folder: Path):
-        self._file, self._over = folder / RESULT, threading.Event()
+    def __init__(self, file: Path):
+        self._file, self._over = file, threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def _beat(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -154,13 +154,17 @@ def write_sweep(root: Path, jobs: Sequence[Job], about: Mapping[str, Any] | None
 
 
 def _listed(root: Path, entry: Mapping[str, Any]) -> Job:
-    """A job of sweep.json, with what its folder says; a result of another config, which was there before, does not count."""
-    folder = Path(os.path.normpath(root / entry["folder"]))
-    record = read_result(folder)
-    if record is not None and record.get("config_hash") not in (None, entry["config_hash"]):
-        record = None
+    """A job of sweep.json, with what its folder says."""
     about = {name: entry[name] for name in ("number", "config", "config_hash")}
-    return Job(folder=folder, overrides=tuple(entry["overrides"]), **about, **_progress(record))
+    return read_job(Job(folder=Path(os.path.normpath(root / entry["folder"])), overrides=tuple(entry["overrides"]), **about))
+
+
+def read_job(job: Job) -> Job:
+    """The job as its folder says that it is; a result of another config, which was there before, does not count."""
+    record = read_result(job.folder)
+    if record is not None and record.get("config_hash") not in (None, job.config_hash):
+        record = None
+    return replace(job, **(_progress(record) or {"status": "pending", "reason": None, "seconds": None, "final": {}, "best": {}}))
 
 
 def _unlisted(folder: Path, number: int) -> Job:

@@ -1,30 +1,22 @@
-"""Where Hydra and OmegaConf are: composing configs, turning them into the plain dicts that all else works on, and
-running a function as a Hydra application.
-"""
+"""Composing configs, and turning them into the plain dicts that all else works on."""
 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from modelfactory.complaints import complaint
 from modelfactory.errors import ConfigError, Problem, Problems
-from modelfactory.guard import check_hydra
 from modelfactory.spec import join
 
 _T = TypeVar("_T")
@@ -37,7 +29,7 @@ def config_folder() -> Path:
         >>> (config_folder() / "config.yaml").is_file()
         True
     """
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parent.parent
     return here / "conf" if (here / "conf").is_dir() else here.parent / "conf"
 
 
@@ -70,7 +62,7 @@ def compose(*overrides: str, config_dir: str | os.PathLike[str] | None = None, c
     if not folder.is_dir():
         raise ConfigError([Problem("config_dir", f"{str(config_dir)!r} is not a folder")])
     with _hydra_put_aside(), hydra.initialize_config_dir(config_dir=str(folder), version_base="1.3"):
-        return _with_experiment(lambda given: hydra.compose(config_name, overrides=given), overrides)
+        return with_experiment(lambda given: hydra.compose(config_name, overrides=given), overrides)
 
 
 @contextmanager
@@ -86,7 +78,7 @@ def _hydra_put_aside() -> Iterator[None]:
             GlobalHydra.instance().initialize(kept)
 
 
-def _with_experiment(composing: Callable[[list[str]], _T], overrides: Iterable[str]) -> _T:
+def with_experiment(composing: Callable[[list[str]], _T], overrides: Iterable[str]) -> _T:
     """Calls `composing` so that both `experiment=x` and `+experiment=x` work, whether or not the primary config has the group."""
     given = list(overrides)
     without_plus = [word.removeprefix("+") if word.startswith("+experiment=") else word for word in given]
@@ -197,164 +189,3 @@ def to_yaml(plain: Mapping[str, Any]) -> str:
           name: '1e-3'
     """
     return OmegaConf.to_yaml(OmegaConf.create(_plain_nodes(plain), flags={"allow_objects": True}))
-
-
-@dataclass(frozen=True)
-class Job:
-    """Where a job of an application runs.
-
-    Attributes:
-        folder: the directory Hydra made for it.
-        number: its number in a sweep, None for a run.
-        overrides: what tells it from the others of a sweep.
-    """
-
-    folder: Path
-    number: int | None
-    overrides: str
-
-
-def current_job() -> Job:
-    """The job that the application runs at present."""
-    config = HydraConfig.get()
-    number = None if config.mode is None or config.mode.name == "RUN" else int(config.job.num)
-    return Job(Path(config.runtime.output_dir), number, str(config.job.override_dirname))
-
-
-@dataclass
-class _Session:
-    """What the callback must know of the application that runs.
-
-    Attributes:
-        started: Hydra has composed the config, so that an error from there on is no error of usage.
-        folders: those that there were not before the run, innermost first.
-    """
-
-    check: Callable[[DictConfig], object]
-    started: bool = False
-    folders: list[Path] = field(default_factory=list)
-
-    def begin(self, folder: Path) -> None:
-        self.started = True
-        self.folders = [path for path in (folder, *folder.parents) if not path.exists()]
-
-    def remove_unused(self) -> None:
-        """Removes the directories made for a run that did not begin, if all that is in them is Hydra's own."""
-        folder = self.folders[0] if self.folders else None
-        if folder is None or not folder.is_dir():
-            return
-        own = [path for path in folder.iterdir() if path.name in (".hydra", "multirun.yaml") or path.suffix == ".log"]
-        if len(own) < len(list(folder.iterdir())):
-            return
-        for path in (inner for outer in own for inner in ([*outer.iterdir(), outer] if outer.is_dir() else [outer])):
-            path.rmdir() if path.is_dir() else path.unlink()
-        for path in self.folders:
-            if any(path.iterdir()):
-                break
-            path.rmdir()
-
-
-_session: _Session | None = None
-
-
-class _Stop(BaseException):
-    """Carries an error through Hydra, which turns the exceptions of callbacks into warnings."""
-
-
-class CheckBeforeRun(Callback):
-    """Checks a run's whole config before Hydra makes the run's directory."""
-
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if _session is None:
-            return
-        kept = HydraConfig.instance().cfg
-        HydraConfig.instance().set_config(config)
-        try:  # configs may use ${hydra:runtime.output_dir}, which Hydra sets in the same way when it makes the directory
-            folder = Path(config.hydra.run.dir).absolute()
-            with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
-                config.hydra.runtime.output_dir = str(folder)
-            _session.begin(folder)
-            _session.check(config)
-        except Exception as error:
-            raise _Stop from error
-        finally:
-            HydraConfig.instance().cfg = kept
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if _session is not None:
-            _session.begin(Path(config.hydra.sweep.dir).absolute())
-
-
-_SHOWING = {"-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info", "-sc", "--shell-completion"}
-
-
-def _with_callback(words: list[str]) -> list[str]:
-    """The words with an override that adds the callback, which a primary config of the user's own would not have."""
-    if _SHOWING & {word.partition("=")[0] for word in words}:
-        return words
-    callback = f"++hydra.callbacks.modelfactory._target_={CheckBeforeRun.__module__}.{CheckBeforeRun.__qualname__}"
-    overrides = [index for index, word in enumerate(words) if "=" in word and not word.startswith("-")]
-    place = overrides[-1] + 1 if overrides else len(words)  # beside the others: the parser takes one row of overrides
-    return [*words[:place], callback, *words[place:]]
-
-
-@contextmanager
-def _guarded() -> Iterator[None]:
-    """Checks Hydra's own node of every config it composes, before it calls anything that is named there."""
-    load = ConfigLoaderImpl.load_configuration
-
-    def load_checked(*args: Any, **kwargs: Any) -> DictConfig:
-        config = load(*args, **kwargs)
-        problems = Problems()
-        check_hydra(config.hydra, Plugins.instance().class_name_to_class, problems, OmegaConfBaseException)
-        problems.raise_if_any()
-        return config
-
-    ConfigLoaderImpl.load_configuration = load_checked
-    try:
-        yield
-    finally:
-        ConfigLoaderImpl.load_configuration = load
-
-
-def run_application(job: Callable[[DictConfig], Any], arguments: Sequence[str], check: Callable[[DictConfig], object]) -> None:
-    """Runs `job` as Hydra's own application on `arguments`, with all of Hydra's options.
-
-    Args:
-        job: gets the composed config, once, or once a job of a sweep.
-        check: gets the config of a run before a directory is made for it; what it raises comes out.
-
-    Raises:
-        ConfigError: the config cannot be composed, or the job raised it; a run directory made for nothing is gone.
-        Exception: whatever else the job raised.
-    """
-    global _session
-    register_plugins()
-    words = _with_callback(list(arguments))
-    program = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(job)
-    kept = sys.argv, os.environ.get("HYDRA_FULL_ERROR"), _session
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors are raised and not printed by Hydra
-    session = _session = _Session(check)
-
-    def run(given: list[str]) -> None:
-        sys.argv = [sys.argv[0], *given]
-        program()
-
-    try:
-        with _guarded():
-            _with_experiment(run, words)
-    except _Stop as stop:
-        raise (stop.__cause__ or stop) from None
-    except ConfigError:
-        session.remove_unused()
-        raise
-    except ValueError as error:
-        if session.started:
-            raise
-        raise ConfigError([Problem("", str(error))]) from error
-    finally:
-        sys.argv, full_error, _session = kept
-        if full_error is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = full_error

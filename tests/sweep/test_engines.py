@@ -1,0 +1,48 @@
+"""Sweeps on every engine: the same jobs, numbers and records whichever of Hydra's launchers runs them."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from modelfactory.sweep import read_sweep
+from tests.sweep.conftest import QUICK, TROUBLE, results
+
+JOBS = ("+data.how=none,kill,none", *TROUBLE, *QUICK)
+
+
+def ends_as_serial_does(process, folder: Path) -> None:
+    """Three jobs of which the second is killed; the numbers are those of a run alone."""
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 1, err
+    jobs = read_sweep(folder / "sweep").jobs
+    assert [(job.number, job.status) for job in jobs] == [(0, "completed"), (1, "killed"), (2, "completed")]
+    assert "error: job 1 (data.how=kill): killed: its process was killed by SIGKILL\n" in err
+    assert jobs[0].final == jobs[2].final
+    assert "2 of 3 jobs completed" in out
+
+
+def plugin(name: str):
+    found = importlib.util.find_spec("hydra_plugins") is not None and importlib.util.find_spec(f"hydra_plugins.{name}") is not None
+    return pytest.mark.skipif(not found, reason=f"{name} is not installed")
+
+
+@plugin("hydra_joblib_launcher")
+def test_joblib_runs_jobs_on_the_cores_of_one_machine(start, tmp_path: Path):
+    ends_as_serial_does(start("-m", *JOBS, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"), tmp_path)
+
+
+@pytest.mark.slow
+@plugin("hydra_submitit_launcher")
+def test_submitit_runs_jobs_as_processes_of_their_own(start, tmp_path: Path):
+    ends_as_serial_does(start("-m", *JOBS, "hydra/launcher=submitit_local"), tmp_path)
+
+
+def test_jobs_take_turns_on_gpus_by_their_numbers(sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,2,7")
+    status, _, _ = sweep("seed=0,1,2", f"+data.note={tmp_path}/gpu", *TROUBLE, *QUICK, "sweep.gpus=2")
+    assert status == 0
+    assert (tmp_path / "gpu").read_text().split() == ["4", "2", "4"]
+    assert len(results(tmp_path / "sweep")) == 3
