@@ -134,9 +134,11 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 
 def _end_sweep(folder: Path, status: int) -> int:
-    """Names what did not complete, on stderr, and returns the exit status of a sweep, `status` unless a job failed."""
+    """Reports a sweep, names what did not complete on stderr, and returns its exit status: `status` unless a job failed."""
+    from modelfactory.reporting import report as make_report
     from modelfactory.sweep import read_sweep
 
+    print(make_report(folder))
     sweep = read_sweep(folder)
     left = [job for job in sweep.jobs if job.status != "completed"]
     failed = [job for job in left if job.status not in ("pending", "running")]

@@ -34,10 +34,12 @@ def config_folder() -> Path:
 
 
 def register_plugins() -> None:
-    """Tells Hydra of the search path plugin, which it does not always find in an editable install."""
+    """Tells Hydra of our plugins, which it does not always find in an editable install."""
+    from hydra_plugins import modelfactory_optuna
     from hydra_plugins.modelfactory_searchpath import ModelFactorySearchPath
 
     Plugins.instance().register(ModelFactorySearchPath)
+    modelfactory_optuna.register()
 
 
 def compose(*overrides: str, config_dir: str | os.PathLike[str] | None = None, config_name: str = "config") -> DictConfig:

@@ -24,16 +24,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from modelfactory.complaints import complaint
-from modelfactory.config.sweepjob import STOPPED, JobFailed, SweepJob, job_config, objective
+from modelfactory.config.sweepjob import STOPPED, JobFailed, SweepJob, job_config
 from modelfactory.errors import ConfigError, Problem, Problems, did_you_mean
 from modelfactory.status import RESULT, Heartbeat, config_hash, is_alive, who
 from modelfactory.sweep.isolated import start_server
-from modelfactory.sweep.records import SWEEP, Job, Sweep, read_about, read_job, read_sweep, write_sweep
+from modelfactory.sweep.records import FINISHED, SWEEP, Job, Sweep, objective, read_about, read_job, read_sweep, write_sweep
 from modelfactory.sweep.spec import AUTO, SweepSpec, check_sweep
 from modelfactory.target import trusted
 
 log = logging.getLogger(__name__)
-FINISHED = ("completed", "diverged")  # what would come out the same if it were run again
 LATEST = 20  # sweeps among which an interrupted one is looked for
 _HERE = ("BasicLauncher", "JoblibLauncher", "LocalLauncher")  # their jobs run on this machine
 
@@ -83,8 +82,8 @@ class SweepLauncher(Launcher):
         if not job_overrides:
             raise ConfigError(self.why_empty())
         batch = self._checked(job_overrides, initial_job_idx)
+        self.begin(batch)
         if self._inner is None:
-            self._begin(batch)
             self._inner = self._make(SweepJob(self._spec, trusted()))
         batch = self._numbered(batch)
         waiting = [job for job in batch if job.status not in (*FINISHED, "running")]
@@ -184,8 +183,10 @@ class SweepLauncher(Launcher):
             return config
         return {**config, "trainer": {**trainer, "device": "cpu", "precision": "fp32"}}
 
-    def _begin(self, batch: Sequence[Job]) -> None:
-        """Finds out whether this goes on with a sweep, and with which."""
+    def begin(self, batch: Sequence[Job] = ()) -> list[Job]:
+        """Finds out whether this goes on with a sweep, and with which: one that had `batch` too; returns the jobs it has."""
+        if self._about:
+            return list(self._jobs.values())
         command = sorted(word for word in self._config.hydra.overrides.task if not word.lstrip("+").startswith("sweep."))
         about = {"command": command, "created": datetime.now(timezone.utc).isoformat(timespec="seconds")}
         resumed = self._spec.resume not in (None, AUTO)
@@ -197,8 +198,6 @@ class SweepLauncher(Launcher):
                 self._moved()
         if not resumed:
             self._about = about
-            for job in batch:
-                (job.folder / RESULT).unlink(missing_ok=True)
         else:
             self._about = {name: value for name, value in read_about(self.root).items() if name != "jobs"}
             if is_alive(self._about, (self.root / SWEEP).stat().st_mtime):
@@ -207,6 +206,7 @@ class SweepLauncher(Launcher):
             self._jobs = {job.number: job for job in read_sweep(self.root).jobs}
             log.info("going on with the sweep in %s (sweep.resume=null begins anew)", self.root)
         (self.root / STOPPED).unlink(missing_ok=True)
+        return list(self._jobs.values())
 
     def _interrupted(self, batch: Sequence[Job], command: Sequence[str]) -> Path | None:
         """The latest sweep of the same command and configs that is not done, or is in this very folder."""
@@ -235,8 +235,10 @@ class SweepLauncher(Launcher):
         for job in batch:
             if known[job.config_hash]:
                 job = read_job(known[job.config_hash].pop(0))
-            elif job.number in self._jobs:
-                job = self._compose(job.overrides, max(self._jobs) + 1)
+            else:
+                if job.number in self._jobs:
+                    job = self._compose(job.overrides, max(self._jobs) + 1)
+                (job.folder / RESULT).unlink(missing_ok=True)  # of what was there before
             self._jobs[job.number] = job
             numbered.append(job)
         return numbered
@@ -245,7 +247,7 @@ class SweepLauncher(Launcher):
         """What the sweeper is told of a job; the basic one would end the sweep at the first that failed."""
         result = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
         if job.status == "completed":
-            result.return_value = objective({"best": job.best}, job.config)
+            result.return_value = objective(job.best, job.config)
         elif not str(self._config.hydra.sweeper.get("_target_")).endswith("BasicSweeper"):
             result.status = JobStatus.FAILED
             result.return_value = JobFailed(f"job {job.number} {job.status}: {job.reason}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import pkgutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from modelfactory.errors import ModelFactoryError
 from modelfactory.status import end_record, read_result
 from modelfactory.sweep.gpus import held_gpu, visible_gpus
 from modelfactory.sweep.isolated import call_isolated, num_oom_kills, told_exit
+from modelfactory.sweep.records import objective
 from modelfactory.sweep.spec import SweepSpec
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class SweepJob:
             raise
         record = read_result(folder) or {}
         if record.get("status") == "completed":
-            return objective(record, config)
+            return objective(record.get("best") or {}, config)
         log.error("job %s %s: %s", number, record.get("status"), record.get("error"))
         if self.spec.on_error == "stop":
             (root / STOPPED).touch()
@@ -88,11 +88,6 @@ def job_config(cfg: Any) -> dict[str, Any]:
     config = to_plain(cfg)
     config.pop("sweep", None)
     return config
-
-
-def objective(record: Mapping[str, Any], config: Mapping[str, Any]) -> float | None:
-    """What a sweeper may optimise: the best value of what the trainer monitors."""
-    return (record.get("best") or {}).get((config.get("trainer") or {}).get("monitor", "val_loss"))
 
 
 def _logging(node: Any) -> Any:

@@ -17,6 +17,7 @@ from modelfactory.files import write_text
 from modelfactory.status import RESULT, read_result
 
 SWEEP = "sweep.json"
+FINISHED = ("completed", "diverged")  # what would come out the same if it were run again
 
 
 @dataclass(frozen=True)
@@ -189,3 +190,13 @@ def _progress(record: Mapping[str, Any] | None) -> dict[str, Any]:
         "final": record.get("final") or {},
         "best": record.get("best") or {},
     }
+
+
+def objective(best: Mapping[str, Any], config: Mapping[str, Any]) -> float | None:
+    """What a search may optimise: the best value of what the trainer monitors.
+
+    Example:
+        >>> objective({"val_loss": 0.5, "val_accuracy": 0.9}, {"trainer": {"monitor": "val_accuracy"}})
+        0.9
+    """
+    return best.get((config.get("trainer") or {}).get("monitor", "val_loss"))
