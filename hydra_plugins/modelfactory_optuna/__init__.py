@@ -78,13 +78,13 @@ class OptunaSweeper(Sweeper):
         overrides = parser.parse_overrides(words)
         space = {override.get_key_element(): _distribution(override) for override in overrides if override.is_sweep_override()}
         fixed = [word for word, override in zip(words, overrides, strict=True) if not override.is_sweep_override()]
-        study = optuna.create_study(direction=self._direction_of_monitor(), sampler=self._make_sampler())
         known = self._launcher.begin()
+        study = optuna.create_study(direction=self._direction_of_monitor(), sampler=self._make_sampler(len(known)))
         self._tell(study, known, space, parser)
         while (done := sum(trial.state.is_finished() for trial in study.trials)) < self._n_trials:
             trials = [study.ask(space) for _ in range(min(self._batch, self._n_trials - done))]
             batch = [[*fixed, *(f"{name}={value}" for name, value in trial.params.items())] for trial in trials]
-            for trial, result in zip(trials, self._launcher.launch(batch, initial_job_idx=len(known) + trials[0].number), strict=True):
+            for trial, result in zip(trials, self._launcher.launch(batch, initial_job_idx=len(self._launcher.begin())), strict=True):
                 failed = result.status == JobStatus.FAILED
                 state = optuna.trial.TrialState.FAIL if failed else None
                 study.tell(trial, None if failed else result.return_value, state=state)
@@ -97,14 +97,15 @@ class OptunaSweeper(Sweeper):
 
         return "maximize" if MONITORS.get(OmegaConf.select(self._config, "trainer.monitor") or "val_loss") else "minimize"
 
-    def _make_sampler(self) -> Any:
+    def _make_sampler(self, num_known: int) -> Any:
+        """Seeded by how much is known too: else a search that is gone on with would draw again what it began with."""
         import optuna
 
         samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler, "cmaes": optuna.samplers.CmaEsSampler}
         if self._sampler not in samplers:
             message = f"{self._sampler!r} is not a sampler{did_you_mean(self._sampler, samplers)}"
             raise ConfigError([Problem("hydra.sweeper.sampler", message)])
-        return samplers[self._sampler](seed=self._seed)
+        return samplers[self._sampler](seed=self._seed + num_known)
 
     def _tell(self, study: Any, known: Sequence[Job], space: Mapping[str, Any], parser: OverridesParser) -> None:
         """Tells the study of jobs that are done, and to begin with those that are not."""
