@@ -170,6 +170,6 @@ def test_every_experiment_trains_a_step(name: str):
 
 
 def test_no_config_is_left_out():
-    tested = {"data", "activation", "backbone", "model", "init", "freeze", "optimizer", "scheduler", "trainer", "experiment"}
+    tested = {"data", "activation", "backbone", "model", "init", "freeze", "optimizer", "scheduler", "trainer", "experiment", "hydra"}
     assert {folder.name for folder in CONF.iterdir() if folder.is_dir() and not folder.name.startswith("_")} == tested
     assert [file.name for file in CONF.glob("*.yaml")] == ["config.yaml"]

@@ -19,7 +19,8 @@ OPTIONS = sorted(f"{path.parent.name}={path.stem}" for path in CONF.glob("*/*.ya
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_of_every_group_composes_and_resolves(option: str):
     config = to_plain(compose(option))
-    assert set(config) == {"seed", "data", "activation", "model", "init", "freeze", "optimizer", "scheduler", "trainer"}
+    of_the_root = {"seed", "backbone", "sweep"}
+    assert set(config) == {"data", "activation", "model", "init", "freeze", "optimizer", "scheduler", "trainer"} | of_the_root
     assert not any("${" in line for line in to_yaml(config).splitlines())
 
 

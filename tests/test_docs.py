@@ -54,6 +54,10 @@ def test_every_command_is_right(arguments, monkeypatch):
 
 def swept(override: str) -> tuple[str, list[str]]:
     key, _, value = override.partition("=")
+    if found := re.fullmatch(r"range\((\d+)\)", value):
+        return key, [str(number) for number in range(int(found[1]))]
+    if found := re.fullmatch(r"glob\((.+)\)", value):
+        return key, sorted(path.stem for path in (ROOT / "conf" / key).glob(f"{found[1]}.yaml"))
     return key, [value] if value[:1] in "{[(" else value.split(",")
 
 

@@ -18,7 +18,7 @@ FLOORS = {
     "training": "status device data loss optimizer scheduler checkpoint records progress finite setup resume updates features probe "
     "trainer",
     "sweeps": "sweep reporting",
-    "entrance": "complaints guard config run viewing cli",
+    "entrance": "complaints guard config run job viewing cli",
     "surface": "__init__",
 }
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS.values()) for name in names.split()}

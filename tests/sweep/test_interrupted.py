@@ -15,7 +15,7 @@ from modelfactory.status import process_is_alive
 from modelfactory.sweep import read_sweep
 from tests.sweep.conftest import QUICK, results
 
-EPOCHS = 600
+EPOCHS = 200
 LONG = (*QUICK, f"trainer.max_epochs={EPOCHS}", "optimizer=sgd")
 
 
@@ -43,7 +43,7 @@ def stop_in_the_second_job(start, folder: Path, number: int) -> tuple[int, str, 
     [
         (signal.SIGKILL, -9, ""),
         (signal.SIGINT, 130, "interrupted\n"),
-        (signal.SIGTERM, 143, "interrupted by SIGTERM\n"),
+        pytest.param(signal.SIGTERM, 143, "interrupted by SIGTERM\n", marks=pytest.mark.slow),
     ],
 )
 def test_an_interrupted_sweep_is_finished_by_the_same_command(start, tmp_path: Path, number: int, status: int, told: str):
@@ -76,6 +76,7 @@ def test_a_run_alone_tells_that_it_was_interrupted(start, tmp_path: Path):
     assert (job.status, job.reason) == ("killed", "interrupted by SIGTERM")
 
 
+@pytest.mark.slow
 def test_a_sweep_that_runs_is_not_gone_on_with_by_another(start, tmp_path: Path):
     parent = start("-m", "seed=0,1", *LONG, "trainer.max_epochs=100000")
     wait_for((tmp_path / "sweep" / "0" / "checkpoint" / "last.safetensors").is_file)
