@@ -138,6 +138,9 @@ def test_sorting_filtering_and_comparing_are_right(tmp_path: Path):
     const [low, high] = page.differenceDomain([0.1, 0.12, 0.11, 9].map((mean) => ({ difference: [mean, 0.2] })));
     assert(low < 0 && high > 0.12 && high < 1);
     assert.deepEqual([1e20, 0.5, 1.23456, 2e-9, 0, null].map(page.short), ["1e+20", "0.5", "1.235", "2e-9", "0", "-"]);
+    assert.deepEqual(page.logTicks([0.08, 1.3]), [0.1, 0.2, 0.5, 1]);
+    assert.deepEqual(page.logTicks([1e-20, 1]).length, 7);
+    assert.deepEqual(page.logTicks([0.0001, 10]), [0.0001, 0.001, 0.01, 0.1, 1, 10]);
     assert(page.wantsLog([0.1, 2]) && !page.wantsLog([1, 2]) && !page.wantsLog([0, 2]) && !page.wantsLog([]));
     """
     (tmp_path / "checks.js").write_text(checks, encoding="utf-8")

@@ -175,6 +175,12 @@ def test_a_file_that_is_not_a_runs_is_told_and_nothing_is_written(make_sweep, tm
     assert not any((tmp_path / name).exists() for name in FILES)
 
 
+def test_the_columns_of_the_signal_are_those_that_runs_leave():
+    from modelfactory.signalling.table import COLUMNS
+
+    assert {"layer", "verdict", *LINES.values()} <= set(COLUMNS)
+
+
 def test_a_schemes_signal_is_the_median_of_its_runs(make_sweep, tmp_path: Path):
     from modelfactory.reporting.schemes import Metric, gather_schemes
     from modelfactory.sweep import read_sweep

@@ -50,13 +50,16 @@ function short(value) {
   return size >= 1e5 || (size > 0 && size < 1e-4) ? rounded.toExponential() : String(rounded);
 }
 
-/** Labels of a logarithmic axis: powers of ten, and 2 and 5 between them. */
-function logTick(value) {
-  const digit = Number(value.toExponential(0)[0]);
-  return digit === 1 || digit === 2 || digit === 5 ? short(value) : "";
+/** Ticks of a logarithmic axis: 1, 2 and 5 of each power of ten; of many powers 1 alone, and no more than eight. */
+function logTicks([low, high]) {
+  const first = Math.floor(Math.log10(low)), last = Math.ceil(Math.log10(high)), powers = last - first;
+  const step = Math.max(1, Math.ceil(powers / 8)), digits = powers > 3 ? [1] : [1, 2, 5];
+  const ticks = [];
+  for (let power = first; power <= last; power += step) for (const digit of digits) ticks.push(Number(`${digit}e${power}`));
+  return ticks.filter((tick) => tick >= low * 0.999 && tick <= high * 1.001);
 }
 
-if (typeof module !== "undefined") module.exports = { matches, order, differing, differenceDomain, wantsLog, short, logTick };
+if (typeof module !== "undefined") module.exports = { matches, order, differing, differenceDomain, wantsLog, short, logTicks };
 
 // ---------------------------------------------------------------------------------------------------------------------
 
@@ -164,10 +167,10 @@ if (typeof document !== "undefined") {
     const characters = Math.floor((left - 14) / 6.4);
     place.replaceChildren(picture({
       width, height: 46 + 24 * rows.length, marginLeft: left, marginRight: 26, marginTop: 8, marginBottom: 38, ariaLabel: label,
-      x: { ...x, nice: false, ticks: width < 500 ? 4 : 6 },
+      x: { ...x, nice: false },
       y: { type: "band", domain: rows.map((row) => row.index), label: null, tickSize: 0, padding: 0.1,
         tickFormat: (index) => cut(data.schemes[index].label, characters) },
-      marks: [Plot.gridX({ stroke: "var(--line)", strokeOpacity: 1 }), ...marks(rows)],
+      marks: [Plot.gridX({ ticks: x.ticks, stroke: "var(--line)", strokeOpacity: 1 }), ...marks(rows)],
     }));
     if (rowsOf.length > rows.length) place.append(element("p", `The first ${MOST_ROWS} of ${rowsOf.length}.`, { class: "note" }));
   }
@@ -178,7 +181,7 @@ if (typeof document !== "undefined") {
     const low = Math.min(...values), high = Math.max(...values), room = 0.04 * (high - low || Math.abs(high) || 1);
     const domain = isLog ? [low / 1.15, high * 1.15] : [low - room, high + room];
     const x = { type: isLog ? "log" : "linear", domain, label: `${data.metric.name} (${data.metric.higher ? "higher" : "lower"} is better) →`,
-      tickFormat: isLog ? logTick : undefined };
+      tickFormat: isLog ? short : undefined, ticks: isLog ? logTicks(domain) : width < 500 ? 4 : 6 };
     strip(place, width, (rows) => [
       Plot.ruleY(rows.filter((row) => row.half !== null), { y: "index", x1: (row) => Math.max(domain[0], row.mean - row.half),
         x2: (row) => Math.min(domain[1], row.mean + row.half), stroke: (row) => colour(row.index), strokeWidth: 8, strokeOpacity: 0.22 }),
@@ -210,7 +213,7 @@ if (typeof document !== "undefined") {
           x: (row) => clamp(row.difference[0]), text: (row) => (textAnchor === "end" ? `+${short(row.difference[0])} ▸` : `◂ ${short(row.difference[0])}`),
           textAnchor, fill: (row) => tone[row.outcome] || "var(--muted)" })),
       ];
-    }, { domain, label: data.metric.higher ? "← worse    difference    better →" : "← better    difference    worse →" , labelAnchor: "center" },
+    }, { domain, ticks: width < 500 ? 4 : 6, label: data.metric.higher ? "← worse    difference    better →" : "← better    difference    worse →" , labelAnchor: "center" },
     "Mean difference of each scheme to the best on equal seeds, with its interval");
   }
 
@@ -230,13 +233,14 @@ if (typeof document !== "undefined") {
     const heights = seen.flatMap((entry) => [...entry.line, ...entry.dashed, ...entry.ends].map((point) => point.y)
       .concat(entry.band.flatMap((point) => [point.low, point.high])));
     const drawn = options.isLog ? heights.filter((value) => value > 0) : heights;
+    const ticks = options.isLog && drawn.length ? logTicks(d3.extent(drawn)) : 5;
     const whole = (value) => (Number.isInteger(value) ? String(value) : "");
     box.replaceChildren(picture({
       width, height: Math.max(230, Math.min(330, 0.66 * width)), marginLeft: 50, marginRight: 14, marginBottom: 38, ariaLabel: title,
       x: { label: options.x, ticks: Math.min(7, options.steps), tickFormat: whole },
-      y: { type: options.isLog ? "log" : "linear", domain: drawn.length ? d3.extent(drawn) : undefined, label: null, ticks: 5, tickFormat: options.isLog ? logTick : undefined, nice: !options.isLog },
+      y: { type: options.isLog ? "log" : "linear", domain: drawn.length ? d3.extent(drawn) : undefined, label: null, ticks, tickFormat: options.isLog ? short : undefined, nice: !options.isLog },
       marks: [
-        Plot.gridY({ stroke: "var(--line)", strokeOpacity: 1, ticks: 5 }),
+        Plot.gridY({ stroke: "var(--line)", strokeOpacity: 1, ticks }),
         Plot.line(points(rest, "line"), { x: "x", y: "y", z: "index", stroke, strokeWidth: 0.9, strokeOpacity: 0.7, clip: true }),
         Plot.areaY(points(main, "band"), { x: "x", y1: "low", y2: "high", z: "index", fill: stroke, fillOpacity: 0.14 }),
         Plot.line(points(main, "dashed"), { x: "x", y: "y", z: "index", stroke, strokeWidth: 1.4, strokeDasharray: "4 3" }),
