@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from modelfactory.advice import Advice
 from modelfactory.errors import Problems, did_you_mean
 from modelfactory.freezing import choose_frozen
 from modelfactory.grouping import place_parameters
@@ -17,6 +18,7 @@ from modelfactory.init.acting import Acting, find_acting
 from modelfactory.init.assigning import Assignment, assign, needs_shape
 from modelfactory.init.calibrate import Calibration
 from modelfactory.init.choosing import Chooser, uses_auto_gain
+from modelfactory.init.coverage import overridden
 from modelfactory.init.rules import Rule
 from modelfactory.init.structural import Shares, unknown_shares
 from modelfactory.ledger import Row
@@ -163,10 +165,14 @@ def ledger_row(item: Assignment, numbers: tuple[float, float], group: str, train
     )
 
 
-def scheme_warnings(assignments: Sequence[Assignment]) -> Iterable[str]:
+def plan_warnings(assignments: Sequence[Assignment], rules: Sequence[Rule]) -> Iterable[Advice]:
+    """What rules probably do not mean: a scheme that nobody should take, and rules that set nothing."""
+    yield from overridden(rules, [item.choice for item in assignments])
     thumb = [item for item in assignments if item.call.name == "rule_of_thumb"]
     if thumb:
-        yield (
-            f"{thumb[0].choice.path}: rule_of_thumb has variance 1/(3 n_in^2), which shrinks the signal by about sqrt(3 n_in) a layer "
-            f"({len(thumb)} parameters here); the usual rule is fan_in_uniform"
+        path = thumb[0].choice.path
+        yield Advice(
+            f"{path}: rule_of_thumb has variance 1/(3 n_in^2), which shrinks the signal by about sqrt(3 n_in) a layer "
+            f"({len(thumb)} parameters here); the usual rule is fan_in_uniform",
+            f"{path}.scheme=fan_in_uniform" if ".rules." in path else f"{path}=fan_in_uniform",
         )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelfactory.accounting import ledger_row, scheme_warnings, wants_shape
+from modelfactory.accounting import ledger_row, plan_warnings, wants_shape
 from modelfactory.errors import Problems
 from modelfactory.init.acting import find_acting
 from modelfactory.init.apply import fill
@@ -67,7 +67,7 @@ def initialize(
                 f"default: {type(choice.info.module).__name__}, which owns {choice.info.name}, has no reset_parameters; give a scheme",
             )
     problems.raise_if_any()
-    for warning in scheme_warnings(assignments):
+    for warning in plan_warnings(assignments, read):
         warnings.warn(warning, UserWarning, stacklevel=2)
     digests: dict[str, str] = {}
     stats = fill(assignments, seed, {}, fresh=False, digests=digests)

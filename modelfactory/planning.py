@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelfactory.accounting import Account, account, ledger_rows, look_for_acting, scheme_warnings
+from modelfactory.accounting import Account, account, ledger_rows, look_for_acting, plan_warnings
 from modelfactory.errors import ConfigError, Problem, Problems, SchemeError
 from modelfactory.freezing import apply_frozen, thaw
 from modelfactory.init.apply import fill, measure
 from modelfactory.init.calibrate import Calibration, calibrate
 from modelfactory.init.fingerprint import digest
+from modelfactory.init.rules import read_init
 from modelfactory.init.structural import Evidence
 from modelfactory.ledger import Ledger, Row
 from modelfactory.model import Draft, assemble
@@ -28,6 +29,7 @@ from modelfactory.model.blueprint import Leaf
 from modelfactory.model.infer import Inference
 from modelfactory.modelspec import ModelSpec, read_spec
 from modelfactory.overview import Difference, Explanations, Overview, compare, explain, record, survey
+from modelfactory.overview.signals import Prediction, mended, predicted
 from modelfactory.pretrained import Pretrained, buffer_rows, find_pretrained, load_pretrained, loaded_names
 from modelfactory.signalling.symmetric import find_symmetric
 
@@ -82,7 +84,7 @@ class Plan:
         problems.raise_if_any()
         self._ledger = Ledger((*ledger_rows(plans, self._spec, None), *_buffers(draft.module, plans, pretrained, measured=False)))
         self.pretrained = None if pretrained is None else pretrained.closed()
-        self.warnings = tuple(scheme_warnings(plans.assignments))
+        self.warnings = tuple(plan_warnings(plans.assignments, self._spec.init.rules))
         self.thaws = plans.thaws
         apply_frozen(draft.module, plans.frozen, self._spec.freeze.dropout)
         self._looked_at = draft, plans
@@ -96,9 +98,22 @@ class Plan:
             draft, _ = self._look_once()
             spec = self._spec
             notes = [] if self.pretrained is None else [str(self.pretrained)]
-            seen = survey(draft.module, ledger.rows, spec.init.rules, spec.incoming, spec.optimizer, notes, self.warnings)
+            signal = predicted(draft.module, ledger.rows, spec.incoming)
+            warnings = (*self.warnings, *mended(signal, self._predict_with))
+            seen = survey(draft.module, ledger.rows, spec.init.rules, spec.incoming, spec.optimizer, notes, signal, warnings)
             self._overview = ledger, seen
         return self._overview[1]
+
+    def _predict_with(self, init: str) -> Prediction:
+        """The signal that is predicted of the same model under init=NAME."""
+        draft, _ = self._look_once()
+        read = read_init(init, "init", Problems())
+        problems = Problems()
+        spec = self._spec if read is None else replace(self._spec, init=read)
+        plans = account(draft, spec, problems, _schemes(self.pretrained))
+        if read is None or problems:
+            return Prediction(fatal=True, reason=f"init={init} does not suit this model")
+        return predicted(draft.module, list(ledger_rows(plans, spec, None)), spec.incoming)
 
     def _look_once(self) -> tuple[Draft, Account]:
         if self._looked_at is None:
@@ -172,7 +187,8 @@ class Plan:
             buffers = _buffers(draft.module, plans, pretrained, measured=True)
             self._ledger = Ledger((*ledger_rows(plans, self._spec, stats), *buffers), digests)
             self.pretrained = None if pretrained is None else pretrained.closed()
-            self.warnings = (*scheme_warnings(plans.assignments), *find_symmetric(plans.infos, [spread for _, spread in stats]))
+            symmetric = find_symmetric(plans.infos, [spread for _, spread in stats])
+            self.warnings = (*plan_warnings(plans.assignments, self._spec.init.rules), *symmetric)
         return draft.module if device is None else draft.module.to(device)
 
     def against(self, other: Plan) -> Difference:

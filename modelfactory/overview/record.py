@@ -50,6 +50,8 @@ def record(overview: Overview) -> dict[str, Any]:
             "activations_bytes": totals["outputs"],
             "flops": totals["flops"],
         },
+        "signal": overview.signal.to_list(),
+        "signal_verdict": overview.signal.verdict,
         "unknown": overview.unknown,
         "notes": list(overview.notes),
         "warnings": [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,11 +16,13 @@ from modelfactory.ledger import Row
 from modelfactory.overview.layers import Branch, Layer, grow, numbers
 from modelfactory.overview.memory import Totals, itemsize, optimizer_state
 from modelfactory.overview.reasons import call_text
+from modelfactory.overview.signals import Prediction
 from modelfactory.overview.tables import Column, table
 from modelfactory.overview.text import Line, columns_of, lines_of, says_how
 from modelfactory.overview.trace import trace
 from modelfactory.overview.units import amount, amount_of_bytes
 
+_WHOLE: Any = {"break_long_words": False, "break_on_hyphens": False}
 WIDTH = 120  # of a page, where it is no terminal
 
 
@@ -53,6 +56,7 @@ class Overview:
         rules: in their order, with what each sets.
         unknown: why output shapes and FLOPs are not known, in words; None where they are.
         notes: more to say of the sums, such as what is loaded.
+        signal: how it is predicted to travel.
         warnings: what will probably not train, and what would mend it.
     """
 
@@ -62,6 +66,7 @@ class Overview:
     rules: tuple[RuleUse, ...]
     unknown: str | None
     notes: tuple[str, ...]
+    signal: Prediction
     warnings: tuple[str, ...]
 
     @property
@@ -79,8 +84,8 @@ class Overview:
         lines = lines_of(self.root, every)
         repeats = any(line.times > 1 for line in lines)
         parts = [_layers(lines, width), "(x N: alike, shown once; --all shows every one)" if repeats else ""]
-        parts += [self._sums(), self._uses(width)]
-        parts += ["\n".join(f"warning: {warning}" for warning in self.warnings)] if self.warnings else []
+        parts += [self._sums(), self._uses(width), self.signal.text(every, width)]
+        parts += ["\n".join(textwrap.fill(f"warning: {words}", width, subsequent_indent="  ", **_WHOLE) for words in self.warnings)]
         return "\n\n".join(part for part in parts if part)
 
     def __str__(self) -> str:
@@ -146,6 +151,7 @@ def survey(
     example: torch.Tensor | None,
     optimizer: Any,
     notes: Sequence[str],
+    signal: Prediction,
     warnings: Sequence[str],
 ) -> Overview:
     """Looks at a model on the meta device: what leaves each layer, what it costs, and the sums.
@@ -179,7 +185,7 @@ def survey(
         flops=sum(known) if known else None,
         outputs=sum(4 * numbers(layer.output) for layer in layers) if found is not None and found.failure is None else None,
     )
-    return Overview(root, totals, tuple(rows), tuple(_uses(rules, parameters)), unknown, tuple(notes), tuple(warnings))
+    return Overview(root, totals, tuple(rows), tuple(_uses(rules, parameters)), unknown, tuple(notes), signal, tuple(warnings))
 
 
 def _uses(rules: Sequence[Rule], rows: Sequence[Row]) -> list[RuleUse]:

@@ -189,7 +189,9 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         if name in _PASSIVE or self._unheard:
-            return func(*args, **kwargs)
+            on_meta = self._unheard and any(tensor.is_meta for tensor in tensors((args, kwargs)))
+            known = known_result(func, args, kwargs) if on_meta else None
+            return func(*args, **kwargs) if known is None else known
         given = [tensor for tensor in tensors((args, kwargs)) if self.node_of(tensor) is not None]
         result = known_result(func, args, kwargs) if given and given[0].is_meta else None
         frozen = (self._frozen(args), self._frozen(kwargs)) if given else ((), {})

@@ -87,7 +87,7 @@ def deep(depth: int) -> dict:
 def test_a_thousand_layers_that_are_alike_are_shown_once_and_all_of_them_on_demand():
     plan = mf.plan(deep(1000))
     text = str(plan)
-    assert len(text.splitlines()) < 25
+    assert len(text.splitlines()) < 50
     assert "hidden.0-999  x 1,000" in text
     every = plan.overview.text(every=True)
     assert len(every.splitlines()) > 4000 and "  999" in every and ".bias" in every
@@ -153,7 +153,7 @@ def test_the_json_has_what_is_documented_and_every_parameter():
     plan = mf.plan(mf.compose("model=cnn"))
     text = json.dumps(plan.to_dict(), allow_nan=False)
     found = json.loads(text)
-    assert list(found) == ["schema", "layers", "parameters", "rules", "totals", "unknown", "notes", "warnings"]
+    assert list(found) == ["schema", "layers", "parameters", "rules", "totals", "signal", "signal_verdict", "unknown", "notes", "warnings"]
     assert [row["name"] for row in found["parameters"]] == [name for name, _ in plan.build().named_parameters()]
     first = found["layers"][0]
     assert first["name"] == "conv1" and first["output_shape"] == ["N", 32, 8, 8] and first["flops"] == 2 * 9 * 32 * 64
@@ -191,3 +191,27 @@ print(status, "torch._dynamo" in sys.modules, resource.getrusage(resource.RUSAGE
     (parameters,) = (line for line in done.stdout.splitlines() if line.startswith("parameters"))
     assert int(parameters.split()[1].replace(",", "")) > 7e9
     assert len(done.stdout.splitlines()) < 80
+
+
+def test_a_rule_that_later_ones_take_everything_from_is_named_with_them():
+    plan = mf.plan(mf.compose("+init.rules.late={match: ['fc*.weight', head.weight], scheme: orthogonal}"))
+    (warning,) = plan.overview.warnings
+    assert "init.rules.weights sets nothing: init.rules.late wins over it for all that it picks (fc1.weight and 2 more)" in warning
+    assert warning.mend == "~init.rules.weights" and warning.mend in str(plan)
+    mended = mf.plan(mf.compose("+init.rules.late={match: ['fc*.weight', head.weight], scheme: orthogonal}", warning.mend))
+    assert not mended.overview.warnings
+    assert not mf.plan(mf.compose()).overview.warnings  # `author` is optional: it may set nothing
+
+
+def test_a_signal_that_vanishes_is_told_with_an_init_by_which_it_does_not():
+    words = ("model=deep_mlp", "model.depth=30", "model.width=64")
+    plan = mf.plan(mf.compose(*words, "init=xavier_normal", "init.rules.weights.gain=1"))
+    assert plan.overview.signal.verdict == "vanishing"
+    (warning,) = plan.overview.warnings
+    assert "the signal vanishes" in warning
+    mended = mf.plan(mf.compose(*words, warning.mend))
+    assert mended.overview.signal.verdict not in ("vanishing", "exploding") and not mended.overview.warnings
+    rows = {row["layer"]: row for row in plan.to_dict()["signal"]}
+    assert rows["hidden.20.fc"]["forward"] < 1e-2 < rows["hidden.0.fc"]["forward"]
+    assert len(str(plan).split("predicted signal")[1].splitlines()) < 32  # a part of the 61 rows
+    assert len(plan.overview.text(every=True).split("predicted signal")[1].splitlines()) > 61
