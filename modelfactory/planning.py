@@ -21,7 +21,7 @@ from modelfactory.freezing import apply_frozen, thaw
 from modelfactory.init.apply import fill, measure
 from modelfactory.init.calibrate import Calibration, calibrate
 from modelfactory.init.fingerprint import digest
-from modelfactory.init.rules import read_init
+from modelfactory.init.rules import InitSpec
 from modelfactory.init.structural import Evidence
 from modelfactory.ledger import Ledger, Row
 from modelfactory.model import Draft, assemble
@@ -99,20 +99,18 @@ class Plan:
             spec = self._spec
             notes = [] if self.pretrained is None else [str(self.pretrained)]
             signal = predicted(draft.module, ledger.rows, spec.incoming)
-            warnings = (*self.warnings, *mended(signal, self._predict_with))
+            warnings = (*self.warnings, *mended(signal, spec.init, self._predict_with))
             seen = survey(draft.module, ledger.rows, spec.init.rules, spec.incoming, spec.optimizer, notes, signal, warnings)
             self._overview = ledger, seen
         return self._overview[1]
 
-    def _predict_with(self, init: str) -> Prediction:
-        """The signal that is predicted of the same model under init=NAME."""
+    def _predict_with(self, init: InitSpec) -> Prediction:
+        """The signal that is predicted of the same model under another init group."""
         draft, _ = self._look_once()
-        read = read_init(init, "init", Problems())
-        problems = Problems()
-        spec = self._spec if read is None else replace(self._spec, init=read)
+        spec, problems = replace(self._spec, init=init), Problems()
         plans = account(draft, spec, problems, _schemes(self.pretrained))
-        if read is None or problems:
-            return Prediction(fatal=True, reason=f"init={init} does not suit this model")
+        if problems:
+            return Prediction(fatal=True, reason="this init does not suit the model")
         return predicted(draft.module, list(ledger_rows(plans, spec, None)), spec.incoming)
 
     def _look_once(self) -> tuple[Draft, Account]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from modelfactory.advice import Advice
-from modelfactory.errors import first_line
-from modelfactory.init.rules import RECIPES
+from modelfactory.errors import Problems, first_line
+from modelfactory.init.recipes import RECIPES
+from modelfactory.init.rules import InitSpec, read_init
 from modelfactory.ledger import Row
 from modelfactory.overview.tables import Column, table
 from modelfactory.signalling import predict
@@ -84,20 +85,33 @@ def _moments(row: Row) -> tuple[float, float]:
     return math.nan if mean is None else mean, math.nan if std is None else std
 
 
-def mended(prediction: Prediction, predict_with: Callable[[str], Prediction]) -> list[Advice]:
-    """What to say of a signal that does not travel, with the first initialisation by which it is predicted to.
+def mended(prediction: Prediction, init: InitSpec, predict_with: Callable[[InitSpec], Prediction]) -> list[Advice]:
+    """What to say of a signal that does not travel, with the first override of the config by which it is predicted to.
 
     Args:
-        predict_with: the prediction of the same model under init=NAME.
+        init: that of the config.
+        predict_with: the prediction of the same model under another one.
     """
     if not prediction.said:
         return []
     mend = None
-    for name in _MENDS if prediction.fatal else ():
-        if name in RECIPES and not predict_with(name).fatal:
-            mend = f"init={name}"
+    for override, other in _candidates(init) if prediction.fatal else ():
+        if not predict_with(other).fatal:
+            mend = override
             break
     return [Advice(f"predicted signal: {prediction.said}", mend)]
+
+
+def _candidates(init: InitSpec) -> Iterator[tuple[str, InitSpec]]:
+    """The gains that the config gives as numbers, at `auto`, as an override of a value wins over the choice of a group; then inits."""
+    for index, rule in enumerate(init.rules):
+        if isinstance(rule.call.gain, float) and rule.path.startswith("init.rules."):
+            changed = replace(rule, call=replace(rule.call, gain="auto"))
+            yield f"{rule.path}.gain=auto", replace(init, rules=(*init.rules[:index], changed, *init.rules[index + 1 :]))
+    for name in _MENDS:
+        read = read_init(name, "init", Problems()) if name in RECIPES else None
+        if read is not None:
+            yield f"init={name}", read
 
 
 def _some(rows: Sequence[SignalRow]) -> list[SignalRow]:
