@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -190,7 +191,8 @@ peak = next((int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 def test_a_plan_of_seven_billion_parameters_stays_under_a_gibibyte():
     code = f"import sys\nfrom modelfactory.cli import main\nstatus = main(['plan', *{SEVEN_BILLION!r}])\n{PEAK}\n"
     code += "print(status, 'torch._dynamo' in sys.modules, peak)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    page = {**os.environ, "COLUMNS": "120"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=page)
     status, dynamo, kibibytes = done.stdout.splitlines()[-1].split()
     assert (status, dynamo) == ("0", "False") and int(kibibytes) < 2**20
     (parameters,) = (line for line in done.stdout.splitlines() if line.startswith("parameters "))
