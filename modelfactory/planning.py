@@ -30,7 +30,7 @@ from modelfactory.model.infer import Inference
 from modelfactory.modelspec import ModelSpec, read_spec
 from modelfactory.overview import Difference, Explanations, Overview, compare, explain, record, survey
 from modelfactory.overview.signals import Prediction, mended, predicted
-from modelfactory.pretrained import Pretrained, buffer_rows, find_pretrained, load_pretrained, loaded_names
+from modelfactory.pretrained import Pretrained, buffer_rows, check_finite, find_pretrained, load_pretrained, loaded_names
 from modelfactory.signalling.symmetric import find_symmetric
 
 
@@ -184,6 +184,8 @@ class Plan:
                     digests[item.info.name] = digest(item.info.parameter)
             buffers = _buffers(draft.module, plans, pretrained, measured=True)
             self._ledger = Ledger((*ledger_rows(plans, self._spec, stats), *buffers), digests)
+            check_finite(self._ledger, problems)
+            problems.raise_if_any()
             self.pretrained = None if pretrained is None else pretrained.closed()
             symmetric = find_symmetric(plans.infos, [spread for _, spread in stats])
             self.warnings = (*plan_warnings(plans.assignments, self._spec.init.rules), *symmetric)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -14,6 +15,7 @@ from modelfactory.init.apply import measure
 from modelfactory.init.kept import PRETRAINED
 from modelfactory.ledger import Row
 from modelfactory.model import BACKBONE
+from modelfactory.select import some_names
 from modelfactory.spec import join
 from modelfactory.weights import Source, match_names, stem_for
 
@@ -162,7 +164,7 @@ def buffer_rows(model: nn.Module, pretrained: Pretrained, names: Iterable[str], 
         if name not in buffers:
             continue
         buffer = buffers[name]
-        mean, std = measure(buffer) if measured else (float("nan"), float("nan"))
+        mean, std = measure(buffer) if measured else (math.nan, math.nan)
         yield Row(
             name=name,
             shape="x".join(map(str, buffer.shape)) or "scalar",
@@ -183,6 +185,13 @@ def buffer_rows(model: nn.Module, pretrained: Pretrained, names: Iterable[str], 
             trainable=False,
             group="",
         )
+
+
+def check_finite(rows: Iterable[Row], problems: Problems) -> None:
+    """Adds a problem for values from a file that are not finite, by the rows of what was loaded and measured."""
+    bad = [row.scheme for row in rows if row.origin == "pretrained" and row.mean is not None and not math.isfinite(row.mean)]
+    if bad:
+        problems.add(PRETRAINED, f"{len(bad)} tensors hold values that are not finite: {some_names(bad, 5)}; take another file")
 
 
 def _mib(count: int) -> str:

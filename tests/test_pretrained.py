@@ -301,3 +301,37 @@ def test_a_run_is_loaded_resumed_and_carried_on_from_without_its_weights_file(tm
     assert further.ledger["backbone.features.0.bias"].scheme == "half/model.safetensors:backbone.features.0.bias"
     with pytest.raises(ConfigError, match="backbone.weights: there is no file .*w.pth"):
         mf.plan(mf.compose(*overrides, *data))
+
+
+def test_values_of_a_file_that_are_not_finite_are_told(tmp_path: Path):
+    model = theirs()
+    with torch.no_grad():
+        model.features[3].squeeze.weight[0] = torch.nan
+    with pytest.raises(ConfigError) as caught:
+        mf.plan(config(saved(tmp_path, model))).build()
+    assert str(caught.value) == (
+        "backbone.weights: 1 tensors hold values that are not finite: w.pth:features.3.squeeze.weight; take another file"
+    )
+
+
+def test_what_a_partial_load_leaves_is_drawn_by_the_rules(tmp_path: Path):
+    model = theirs()
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith("features.12.")}
+    state["features.0.weight"], state["extra"] = torch.zeros(64, 3, 5, 5), torch.zeros(2)
+    torch.save(state, tmp_path / "part.pt")
+    allow = {"missing": ["features.12.*"], "unexpected": ["extra"], "reshape": ["features.0.weight"]}
+    plan = mf.plan(config(str(tmp_path / "part.pt"), allow=allow))
+    built, fresh = plan.build().state_dict(), mf.build(config()).state_dict()
+    drawn = [row.name for row in plan.ledger if row.origin != "pretrained" and row.name.startswith("backbone.")]
+    assert drawn == ["backbone.features.0.weight", *(name for name in fresh if name.startswith("backbone.features.12."))]
+    assert all(torch.equal(built[name], fresh[name]) for name in drawn)
+    assert torch.equal(built["backbone.features.3.squeeze.weight"], model.features[3].squeeze.weight)
+    assert "43 of 50 tensors" in str(plan.pretrained) and "3 of its tensors left out" in str(plan.pretrained)
+
+
+@pytest.mark.skipif(not torch.accelerator.is_available(), reason="there is no accelerator")
+def test_pretrained_values_are_the_same_on_an_accelerator(tmp_path: Path):
+    model = theirs()
+    built = mf.build(config(saved(tmp_path, model)), device=torch.accelerator.current_accelerator())
+    assert torch.equal(built.backbone.features[0].weight.cpu(), model.features[0].weight)
+    built(torch.rand(2, 3, 64, 64, device=built.head.weight.device)).sum().backward()

@@ -48,11 +48,12 @@ def preprocessing_of(spec: BackboneSpec) -> Preprocessing | None:
 
 def _of_timm(name: str) -> Preprocessing | None:
     import timm
-    from timm.data import create_transform, resolve_data_config
+    from timm.data.config import resolve_data_config
+    from timm.data.transforms_factory import create_transform
 
     pretrained = timm.get_pretrained_cfg(name)
     if pretrained is None:
         return None
     config = resolve_data_config({}, pretrained_cfg=pretrained.to_dict())
-    transform = create_transform(**config, is_training=False)
+    transform: Any = create_transform(**config, is_training=False)
     return Preprocessing(f"{TIMM}{name}", transform, tuple(config["input_size"]), tuple(config["mean"]), tuple(config["std"]))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlparse
 
-from modelfactory.backbone.spec import TIMM, BackboneSpec, is_place
+from modelfactory.backbone.spec import TIMM, BackboneSpec
 from modelfactory.errors import Problems, first_line
 from modelfactory.init.construction import construction
 from modelfactory.weights import WEIGHTS, Source, check_hash, fetch, label_of, open_weights, place_of
@@ -44,10 +44,10 @@ def find_place(spec: BackboneSpec) -> Place | None:
     weights = spec.weights
     if weights is True:
         return Place(str(spec.name))
-    if isinstance(weights, str) and not is_place(weights):
+    if spec.has_published_weights:
         from torchvision.models import get_model_weights
 
-        weights = get_model_weights(str(spec.name))[weights].url
+        weights = get_model_weights(str(spec.name))[str(weights)].url
     if "://" in str(weights):
         return Place(Path(urlparse(str(weights)).path).name, place_of(str(weights)), str(weights))
     return Place(label_of(Path(str(weights))), Path(str(weights)))

@@ -6,6 +6,7 @@ import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from modelfactory.weights.files import SUFFIXES
 TIMM = "timm/"
 STEMS = ("sum", "repeat")
 _OURS = ("weights", "pretrained", "num_classes", "in_chans", "progress")
-_PUBLISHED = re.compile(r"[A-Z][A-Z0-9_]*")
 _SHA256 = re.compile(r"[0-9a-fA-F]{8,64}")
 
 
@@ -63,7 +63,7 @@ class BackboneSpec:
     @property
     def has_published_weights(self) -> bool:
         """Whether the weights are those that the model's own library publishes."""
-        return self.weights is True or isinstance(self.weights, str) and not is_place(self.weights)
+        return self.weights is True or isinstance(self.weights, str) and self.weights in published(self.name)
 
     @property
     def allowance(self) -> Allowance:
@@ -106,6 +106,19 @@ def read_backbone(value: Any, path: str, problems: Problems) -> BackboneSpec | N
     return spec if len(problems) == found else None
 
 
+@cache
+def published(name: str | None) -> tuple[str, ...]:
+    """The names of the weights that torchvision publishes for a model; none for any other.
+
+    Example:
+        >>> published("resnet50")
+        ('IMAGENET1K_V1', 'IMAGENET1K_V2', 'DEFAULT')
+    """
+    from torchvision import models
+
+    return tuple(models.get_model_weights(name).__members__) if name in models.list_models(module=models) else ()
+
+
 def is_place(weights: str) -> bool:
     """Whether weights are given by where they are, not by a name.
 
@@ -123,7 +136,7 @@ def without_files(value: Any) -> Any:
         >>> without_files({"name": "resnet18", "weights": "runs/a"})
         {'name': 'resnet18'}
     """
-    if not isinstance(value, Mapping) or not isinstance(value.get("weights"), str) or _PUBLISHED.fullmatch(value["weights"]):
+    if not isinstance(value, Mapping) or not isinstance(value.get("weights"), str) or value["weights"] in published(value.get("name")):
         return value
     return {name: item for name, item in value.items() if name not in ("weights", "sha256", "rename", "stem")}
 
@@ -174,7 +187,7 @@ def _check_torchvision(spec: BackboneSpec, path: str, problems: Problems) -> Non
         hint = did_you_mean(str(spec.name), names)
         problems.add(join(path, "name"), f"{spec.name!r} is not a classification model of torchvision{hint}")
         return
-    members = list(models.get_model_weights(spec.name).__members__)
+    members = published(spec.name)
     where = join(path, "weights")
     if spec.weights is True:
         problems.add(where, "true is for timm's models; give DEFAULT, a URL, a file, or the directory of a run")
