@@ -16,6 +16,7 @@ from modelfactory.freezing import choose_frozen
 from modelfactory.grouping import place_parameters
 from modelfactory.init.acting import Acting, find_acting
 from modelfactory.init.assigning import Assignment, assign, needs_shape
+from modelfactory.init.automatic import needs_acting, resolve_auto
 from modelfactory.init.calibrate import Calibration
 from modelfactory.init.choosing import Chooser, uses_auto_gain
 from modelfactory.init.coverage import overridden
@@ -91,11 +92,12 @@ def account(
     acting: dict[int, Acting] = {}
     if (
         uses_auto_gain(choices)
+        or needs_acting(choices)
         or spec.init.fans == "effective"
         and any(wants_shape(choice.info, choice.call) for choice in choices)
     ):
         acting = look_for_acting(draft, spec)
-    assignments = assign(choices, acting, spec.init.fans, problems, shares)
+    assignments = assign(resolve_auto(choices, acting), acting, spec.init.fans, problems, shares)
     frozen = choose_frozen(infos, spec.freeze, draft.definitions, problems)
     if spec.backbone is not None and not spec.backbone.allow_random:
         _check_random(assignments, frozen, problems)

@@ -15,6 +15,7 @@ from modelfactory.init.acting import find_acting
 from modelfactory.init.apply import fill
 from modelfactory.init.assigning import assign
 from modelfactory.init.author import reset_of
+from modelfactory.init.automatic import needs_acting, resolve_auto
 from modelfactory.init.choosing import Chooser, uses_auto_gain
 from modelfactory.init.rules import read_init, read_rules
 from modelfactory.ledger import Ledger
@@ -57,8 +58,9 @@ def initialize(
     infos = describe(model)
     choices = Chooser(read, {}, problems).choose(infos, whole=False)
     shapes = {} if example is None else {"": example.shape}
-    looks = uses_auto_gain(choices) or any(wants_shape(choice.info, choice.call) for choice in choices)
+    looks = uses_auto_gain(choices) or needs_acting(choices) or any(wants_shape(choice.info, choice.call) for choice in choices)
     acting = find_acting(model, shapes, torch.float32 if example is None else example.dtype) if looks else {}
+    choices = resolve_auto(choices, acting)
     assignments = assign(choices, acting, fans, problems)
     for choice in choices:
         if choice.call.is_default and reset_of(choice.info.module) is None:

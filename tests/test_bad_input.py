@@ -1039,7 +1039,7 @@ WRONG: list[tuple[str, str, dict[str, Any], str]] = [
         "rule: scheme null",
         "mlp",
         {"init.rules.mine": {"match": "*", "scheme": None}},
-        "init.rules.mine.scheme: None is not a scheme; choose one of default, uniform, normal, trunc_normal, ...",
+        "init.rules.mine.scheme: None is not a scheme; choose one of auto, default, uniform, normal, ...",
     ),
     (
         "rule: scheme of torch by its full name",

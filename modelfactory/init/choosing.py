@@ -29,6 +29,7 @@ class Choice:
 
     Attributes:
         parts: where the blocks of a packed parameter have different rules, one choice a block; `call` only names them all then.
+        reason: why this scheme, where `auto` chose it.
     """
 
     info: ParamInfo
@@ -36,6 +37,7 @@ class Choice:
     path: str
     call: SchemeCall
     parts: tuple[Choice, ...] = ()
+    reason: str = ""
 
 
 _BIASES = Rule("biases", "init.rules.biases", Selector(role=("bias",)), SchemeCall("zeros", SCHEMES["zeros"]))

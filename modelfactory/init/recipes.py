@@ -46,6 +46,13 @@ def _only(kinds: Any, weights: Mapping[str, Any], name: str, others: Mapping[str
 
 
 _SPECIAL: dict[str, dict[str, Any]] = {
+    "auto": {
+        **_AUTHOR,
+        "biases": {"role": "bias", "scheme": "auto", "optional": True},
+        "embeddings": {"role": "embedding", "module": ["Embedding", "EmbeddingBag"], "scheme": "auto", "optional": True},
+        "norms": {"role": "norm", "scheme": "default", "optional": True},
+        "weights": {"role": "weight", "scheme": "auto", "optional": True},
+    },
     "default": {"author": {"match": "*", "scheme": "default", "optional": True}},
     "eye": {
         **_AUTHOR,

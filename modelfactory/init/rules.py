@@ -35,6 +35,7 @@ class SchemeCall:
         function: a function of one's own, called as function(tensor, generator=..., **args) when it takes a generator.
         args: keyword arguments, without the gain.
         gain: a number, "auto", or None when the scheme has none or it is left at the scheme's own.
+        automatic: `auto`, which the model is still to be asked about.
         pretrained: nothing is drawn; `name` is the file and the tensor in it that the values come from.
     """
 
@@ -44,10 +45,11 @@ class SchemeCall:
     args: Mapping[str, Any] = field(default_factory=dict)
     gain: float | str | None = None
     pretrained: bool = False
+    automatic: bool = False
 
     @property
     def is_default(self) -> bool:
-        return self.scheme is None and self.function is None and not self.pretrained
+        return self.scheme is None and self.function is None and not self.pretrained and not self.automatic
 
 
 @dataclass(frozen=True)
@@ -162,9 +164,13 @@ def read_scheme(value: Any, given: Mapping[str, Any], path: str, problems: Probl
         for name in given:
             problems.add(join(path, name), "not an argument of default, which takes none")
         return SchemeCall("default")
+    if value == "auto":
+        for name in given:
+            problems.add(join(path, name), "not an argument of auto, which takes none")
+        return SchemeCall("auto", automatic=True)
     if not isinstance(value, str) or value not in SCHEMES:
         word = value.removeprefix("torch.nn.init.").rstrip("_") if isinstance(value, str) else ""
-        problems.add(where, f"{value!r} is not a scheme{did_you_mean(word, ('default', *SCHEMES), limit=40)}")
+        problems.add(where, f"{value!r} is not a scheme{did_you_mean(word, ('auto', 'default', *SCHEMES), limit=40)}")
         return None
     scheme, args, found = SCHEMES[value], dict(given), len(problems)
     gain = args.pop("gain", None) if scheme.uses_gain else None
