@@ -16,7 +16,7 @@ from modelfactory.init.choosing import Choice
 from modelfactory.init.rules import SchemeCall
 from modelfactory.init.schemes import SCHEMES
 
-_HEAD_GAIN = 0.1
+_HEAD_GAIN = 0.5
 _LEVELS = (1.0, 2.0, 4.0, 8.0, 16.0)
 _STEEP = 1.01
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -30,7 +30,7 @@ def resolve_auto(choices: Sequence[Choice], acting: Mapping[int, Acting]) -> lis
       biases at the edge of chaos of the least variance at which the map is stable (Hayou et al. 2019), and a first layer
       that begins there.
     - the last layer of a residual branch that no norm ends: gain times `1/sqrt(branches)`, so that the sum grows by e at most.
-    - the head: a tenth of its gain, so that the first loss is near ln C and the gradient still gets through.
+    - the head: half of its gain, so that the first loss is within a tenth of ln C and the gradient gets through.
     - recurrent weights: orthogonal. Tied embeddings: std `1/sqrt(width)`. Biases: 0, of an LSTM's forget gate 1.
 
     Args:

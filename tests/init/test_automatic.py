@@ -24,7 +24,7 @@ def test_the_gain_is_that_of_what_acts_on_the_layer():
     found = rows("activation=tanh")
     assert found["fc1.weight"] == ("lecun_normal", 1.0)
     assert found["fc2.weight"] == ("lecun_normal", pytest.approx(gain("tanh")))
-    assert found["head.weight"] == ("lecun_normal", pytest.approx(0.1 * gain("tanh")))
+    assert found["head.weight"] == ("lecun_normal", pytest.approx(0.5 * gain("tanh")))
     assert found["fc1.bias"][0] == "zeros"
 
 
