@@ -41,13 +41,13 @@ class Figures:
 
     base: float
 
-    def __call__(self, value: float | None, signed: bool = False) -> str:
+    def __call__(self, value: float | None, signed: bool = False, digits: int = 4) -> str:
         if value is None or not math.isfinite(value):
             return "-"
         sign = "+" if signed else ""
         decimals = (3 if abs(self.base) >= 0.1 else 2) - math.floor(math.log10(abs(self.base))) if self.base else 4
         if decimals > 6 or abs(value) >= 1e5:
-            return f"{value:{sign}.4g}"
+            return f"{value:{sign}.{digits}g}"
         return f"{value:{sign}.{max(0, decimals)}f}"
 
     def difference(self, comparison: Comparison) -> str:
@@ -57,7 +57,7 @@ class Figures:
             >>> Figures(0.1315).difference(Comparison(3, -0.01234, 0.0321, 0.4, "not told"))
             '-0.0123 ±0.0321'
         """
-        half = "" if math.isnan(comparison.half_width) else f" ±{self(comparison.half_width)}"
+        half = "" if math.isnan(comparison.half_width) else f" ±{self(comparison.half_width, digits=2)}"
         return "-" if comparison.n == 0 else f"{self(comparison.difference, signed=True)}{half}"
 
 
@@ -84,15 +84,18 @@ def outcome(row: Row) -> str:
 
 
 def table(ranking: Ranking, width: int = WIDTH) -> str:
-    """The ranking, one scheme a row; a label that is too long goes on below."""
+    """The ranking, one scheme a row; a label that is too long goes on below, or has lines of its own above the numbers."""
     single = len(ranking.rows) == 1
     head = ("", ", ".join(ranking.axes) or "scheme", "n", "mean", "std") + (() if single else ("difference to best", "", "needs"))
     rows = [_cells(row, single, figures(ranking)) for row in ranking.rows[:MOST_ROWS]]
     if not single and not any(cells[-1] for cells in rows):
         head, rows = head[:-1], [cells[:-1] for cells in rows]
     widths = [max(len(cell) for cell in column) for column in zip(head, *rows, strict=True)]
-    widths[1] = max(12, min(widths[1], width - sum(widths) + widths[1] - 2 * (len(widths) - 1)))
-    lines = [line for cells in [head, *rows] for line in _lines(cells, widths)]
+    room = width - sum(widths) + widths[1] - 2 * (len(widths) - 1)
+    word = max(len(part) for cells in [head, *rows] for part in cells[1].split())
+    is_above = room < min(word, 16)
+    widths[1] = max(0, room) if is_above else min(widths[1], room)
+    lines = [line for cells in [head, *rows] for line in (_lines_below if is_above else _lines)(cells, widths)]
     rest = len(ranking.rows) - len(rows)
     return "\n".join([*lines, f"and {rest} more, all in report.html"] if rest else lines)
 
@@ -111,7 +114,7 @@ def _cells(row: Row, single: bool, written: Figures) -> tuple[str, ...]:
 
 
 def _lines(cells: Sequence[str], widths: Sequence[int]) -> Iterable[str]:
-    parts = textwrap.wrap(cells[1], widths[1], break_on_hyphens=False) or [""]
+    parts = textwrap.wrap(cells[1], max(1, widths[1]), break_on_hyphens=False) or [""]
     texts = [
         parts[0].ljust(width) if column == 1 else cell.ljust(width) if column > 4 else cell.rjust(width)
         for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
@@ -119,6 +122,13 @@ def _lines(cells: Sequence[str], widths: Sequence[int]) -> Iterable[str]:
     yield "  ".join(texts).rstrip()
     for part in parts[1:]:
         yield " " * (widths[0] + 2) + part
+
+
+def _lines_below(cells: Sequence[str], widths: Sequence[int]) -> Iterable[str]:
+    """The label, then the numbers."""
+    indent = " " * (widths[0] + 2)
+    yield from textwrap.wrap(cells[1], WIDTH, initial_indent=f"{cells[0]:>{widths[0]}}  ", subsequent_indent=indent)
+    yield next(iter(_lines(("", "", *cells[2:]), widths)))
 
 
 def sentences(ranking: Ranking) -> tuple[list[str], list[str]]:
