@@ -122,9 +122,9 @@ def test_json_is_the_whole_report(make_sweep, tmp_path: Path, capsys: pytest.Cap
 def test_schemes_may_be_made_of_some_keys_and_paired_over_the_others(make_sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     make_sweep(tmp_path, {"a": 0.1, "b": 1.0}, seeds=2)
     assert cli.main(["report", str(tmp_path), "--by", "seed,init"]) == 0
-    assert "\n   seed, init    n " in capsys.readouterr().out
+    assert "\n   seed, init  n " in capsys.readouterr().out
     assert cli.main(["report", str(tmp_path), "--by", "seed"]) == 0
-    assert "   seed          n " in capsys.readouterr().out
+    assert "\n   seed  n " in capsys.readouterr().out
 
 
 def test_the_python_side_gives_the_ranking(make_sweep, tmp_path: Path):
