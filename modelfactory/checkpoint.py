@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from modelfactory.errors import ConfigError, Problem
 from modelfactory.files import write_atomic
-from modelfactory.weights import TIED_KEY
+from modelfactory.weights import CONFIG_KEY, TIED_KEY
 from modelfactory.weights import WEIGHTS as WEIGHTS
 
-CONFIG_KEY = "modelfactory.config"
 STATE_KEY = "modelfactory.state"
 CHECKPOINT = Path("checkpoint", "last.safetensors")
 

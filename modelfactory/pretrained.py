@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from modelfactory.backbone import BackboneSpec, arguments_of, find_place, names_of_whole, open_place, stem_of
+from modelfactory.backbone import BackboneSpec, arguments_of, find_place, names_of_whole, open_place, read_backbone, stem_of
 from modelfactory.errors import Problems
 from modelfactory.init.apply import measure
 from modelfactory.init.kept import PRETRAINED
@@ -102,6 +102,7 @@ def find_pretrained(model: nn.Module, spec: BackboneSpec | None, problems: Probl
         fits=(stem,) if stem is not None and spec.stem is not None else (),
         hints={stem: f"{BACKBONE}.stem: sum or repeat would make it fit"} if stem is not None and spec.stem is None else {},
     )
+    _check_arguments(spec, source, problems)
     if len(problems) > found:
         return None
     adapted = None
@@ -109,6 +110,18 @@ def find_pretrained(model: nn.Module, spec: BackboneSpec | None, problems: Probl
         adapted = (join(BACKBONE, stem), str(spec.stem))
     origin = {join(BACKBONE, name): own for name, own in match.pairs.items()}
     return Pretrained(source.label, origin, targets, source, len(match.dropped), adapted)
+
+
+def _check_arguments(spec: BackboneSpec, source: Source, problems: Problems) -> None:
+    """Adds a problem where another run built the same backbone with arguments that are not said here: its weights may be
+    of another function (`transform_input`), even where all shapes fit."""
+    group = source.config.get(BACKBONE) if isinstance(source.config, Mapping) else None
+    theirs = read_backbone(group, BACKBONE, Problems())
+    if theirs is None or theirs.name is None or theirs.name != spec.name:
+        return
+    for name, value in arguments_of(theirs).items():
+        if name not in arguments_of(spec):
+            problems.add(f"{BACKBONE}.arguments.{name}", f"missing: {source.label} was trained with {value!r}; give that, or another")
 
 
 def load_pretrained(pretrained: Pretrained, names: Collection[str]) -> None:

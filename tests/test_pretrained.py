@@ -303,6 +303,17 @@ def test_a_run_is_loaded_resumed_and_carried_on_from_without_its_weights_file(tm
         mf.plan(mf.compose(*overrides, *data))
 
 
+def test_what_another_runs_backbone_was_built_with_has_to_be_said(tmp_path: Path):
+    from modelfactory.checkpoint import save_weights
+
+    first = config(shape=(3, 64, 64), arguments={"dropout": 0.1})
+    save_weights(tmp_path / "run" / "model.safetensors", mf.build(first), first)
+    with pytest.raises(ConfigError) as caught:
+        mf.plan(config(str(tmp_path / "run")))
+    assert str(caught.value) == "backbone.arguments.dropout: missing: run/model.safetensors was trained with 0.1; give that, or another"
+    mf.plan(config(str(tmp_path / "run"), arguments={"dropout": 0.5}))
+
+
 def test_values_of_a_file_that_are_not_finite_are_told(tmp_path: Path):
     model = theirs()
     with torch.no_grad():

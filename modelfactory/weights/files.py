@@ -17,6 +17,7 @@ from torch import Tensor
 
 from modelfactory.errors import Problems, first_line
 
+CONFIG_KEY = "modelfactory.config"
 TIED_KEY = "modelfactory.tied"
 WEIGHTS = "model.safetensors"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
@@ -32,10 +33,12 @@ class Source:
         label: what the ledger calls the file.
         tensors: by name; those of safetensors and of torch's zip files are mapped privately: pages are read when they are
             used, and writing to them changes this process's copy, never the file.
+        config: of the run that wrote the file; None where another program did.
     """
 
     label: str
     tensors: Mapping[str, Tensor]
+    config: Any = None
 
 
 def label_of(file: Path) -> str:
@@ -76,7 +79,7 @@ def open_weights(file: str | Path, path: str, problems: Problems, label: str | N
         problems.add(path, f"there is no file {file}")
         return None
     try:
-        tensors = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
+        tensors, config = _read_safetensors(file) if file.suffix == ".safetensors" else (_read_torch(file), None)
     except SafetensorError as error:
         problems.add(path, f"{file} is not a whole safetensors file: {first_line(error)}")
         return None
@@ -93,14 +96,16 @@ def open_weights(file: str | Path, path: str, problems: Problems, label: str | N
     if not tensors:
         problems.add(path, f"{file} holds no named tensors; give a file of a state_dict")
         return None
-    return Source(label, tensors)
+    return Source(label, tensors, config)
 
 
-def _read_safetensors(file: Path) -> dict[str, Tensor]:
+def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], Any]:
+    """The tensors, tied ones under each of their names, and the config of the run that wrote them."""
     with safe_open(file, framework="pt") as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}
-        tied = json.loads((opened.metadata() or {}).get(TIED_KEY, "{}"))
-    return {**tensors, **{name: tensors[first] for name, first in tied.items() if first in tensors}}
+        metadata = opened.metadata() or {}
+    tied = json.loads(metadata.get(TIED_KEY, "{}"))
+    return {**tensors, **{name: tensors[first] for name, first in tied.items()}}, json.loads(metadata.get(CONFIG_KEY, "null"))
 
 
 def _read_torch(file: Path) -> dict[str, Tensor]:
