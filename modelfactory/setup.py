@@ -26,6 +26,7 @@ from modelfactory.optimizer import DEFAULT, build_optimizer, check_optimizer
 from modelfactory.progress import STYLES
 from modelfactory.scheduler import CONSTANT, Schedule, build_schedule, check_scheduler
 from modelfactory.spec import join, key, read
+from modelfactory.tracking import TRACKERS, check_tracker
 
 CACHES = ("memory", "disk")
 SIGNALS = ("picture", "histograms", "table", "none")
@@ -54,6 +55,7 @@ class TrainerSpec:
         cache_features: whether what the frozen beginning of the model gives is computed once and kept: true or memory for
             on the device, disk for under the run directory.
         progress: auto (a bar on a terminal, else a line an epoch), bar, lines or none.
+        tracker: who is told of each epoch beside metrics.csv: tensorboard, mlflow or wandb; null: nobody.
         signal: what is left of a look at the signal before training: picture (signal.csv and signal.png), histograms (these and
             signal_histograms.png), table (signal.csv), or none, which does not look.
     """
@@ -73,6 +75,7 @@ class TrainerSpec:
     check_every: int = key(50, min=1)
     cache_features: bool | str = False
     progress: str = key("auto", choices=STYLES)
+    tracker: str | None = key(None, choices=tuple(TRACKERS))
     signal: str = key("picture", choices=SIGNALS)
 
     @property
@@ -103,6 +106,7 @@ def check_trainer(mapping: Any, problems: Problems, path: str = "trainer", task:
         hint = did_you_mean(spec.cache_features, CACHES)
         problems.add(join(path, "cache_features"), f"{spec.cache_features!r} is neither true nor false, nor a place{hint}")
     build_loss(spec.loss, task, problems, join(path, "loss"))
+    check_tracker(spec.tracker, join(path, "tracker"), problems)
     if spec.monitor == "val_accuracy" and task == "regression":
         problems.add(join(path, "monitor"), "'val_accuracy' is of classes, and the data has values; give val_loss")
     if spec.resume is not None and not Path(spec.resume, CHECKPOINT).is_file():

@@ -29,6 +29,7 @@ from modelfactory.setup import (
     check_trainer,
     set_up,
 )
+from modelfactory.tracking import open_tracker
 from modelfactory.updates import UpdateWatch
 
 __all__ = ["Result", "TrainerSpec", "check_trainer", "train_model"]
@@ -88,7 +89,8 @@ def train_model(
         watch = UpdateWatch(model, run.optimizer, steps)
         step = watch.around(step)
         began = time.perf_counter() - result.seconds
-        with Recorded(result, config), Progress(spec.progress, spec.max_epochs, run.max_steps, steps) as progress:
+        tracker = open_tracker(spec.tracker, result.run_dir, config, steps)
+        with Recorded(result, config), tracker as track, Progress(spec.progress, spec.max_epochs, run.max_steps, steps) as progress:
             if parts is not None and done < spec.max_epochs:
                 run = with_features(run, model, parts, data, result.run_dir)
             for epoch in range(done + 1, spec.max_epochs + 1):
@@ -148,6 +150,8 @@ def train_model(
                 result.seconds = row["seconds"]
                 save_epoch(run, model, result, stale, is_best, config)
                 progress.epoch_done(row, is_best)
+                if track is not None:
+                    track(row)
     return result
 
 

@@ -1605,6 +1605,12 @@ WRONG: list[tuple[str, str, dict[str, Any], str]] = [
         {"trainer.progress": "tqdm"},
         "trainer.progress: 'tqdm' is not a choice; choose one of auto, bar, lines, none",
     ),
+    (
+        "trainer: tracker",
+        "mlp",
+        {"trainer.tracker": "tensorbord"},
+        "trainer.tracker: 'tensorbord' is not a choice; did you mean 'tensorboard'?",
+    ),
     ("trainer: loss a name", "mlp", {"trainer.loss": "mse"}, "trainer.loss: 'mse' is a text; give a mapping, or null"),
     (
         "trainer: loss misspelt",

@@ -15,8 +15,8 @@ FLOORS = {
     "vocabulary": "errors advice files spec signature target quadrature activation structure roles select definition depth",
     "parts": "layers init freezing grouping weights backbone dividing eager",
     "model": "model ledger signalling modelspec accounting overview pretrained initializing planning mending",
-    "training": "status device data loss optimizer scheduler checkpoint records progress finite setup resume updates features probe "
-    "trainer",
+    "training": "status device data loss optimizer scheduler checkpoint records progress finite setup resume updates features "
+    "probe tracking trainer",
     "sweeps": "sweep reporting",
     "entrance": "complaints guard config run job viewing cli",
     "surface": "__init__",

@@ -95,8 +95,10 @@ class SweepLauncher(Launcher):
             with self._listed():
                 try:
                     self._inner.launch([list(job.overrides) for job in waiting], initial_job_idx=first)
-                except Exception as error:  # what became of each job is in its folder
+                except Exception as error:
                     log.error("%s: %s: %s", type(self._inner).__name__, type(error).__name__, error)
+                    if any(read_job(job).status == "pending" for job in waiting):  # else each job's folder says what became of it
+                        raise
         return [self._returned(read_job(job)) for job in batch]
 
     @contextmanager

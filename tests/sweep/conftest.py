@@ -47,9 +47,10 @@ def start(tmp_path: Path):
     """Starts `python train.py ARGUMENTS` in a folder of its own; whatever runs at the end of the test is killed."""
     started: list[subprocess.Popen[str]] = []
     path = os.pathsep.join([str(ROOT), str(HERE)])
-    variables = {**os.environ, "PYTHONPATH": path, "MODELFACTORY_TRUST": "trouble", "PYTHONWARNINGS": "error"}
+    ours = {"PYTHONPATH": path, "MODELFACTORY_TRUST": "trouble"}
 
     def run(*arguments: str) -> subprocess.Popen[str]:
+        variables = {"PYTHONWARNINGS": "error", **os.environ, **ours}
         words = [sys.executable, str(ROOT / "train.py"), *arguments]
         started.append(subprocess.Popen(words, cwd=tmp_path, env=variables, text=True, stdout=PIPE, stderr=PIPE))
         return started[-1]

@@ -77,6 +77,29 @@ def test_a_run_alone_tells_that_it_was_interrupted(start, tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_twelve_schemes_on_two_seeds_killed_half_way_are_finished_and_reported(start, tmp_path: Path):
+    schemes = "critical,default,kaiming_normal,kaiming_uniform,lecun_normal,lecun_uniform,normal,orthogonal"
+    arguments = ("-m", f"init={schemes},trunc_normal,uniform,xavier_normal,xavier_uniform", "seed=0,1", "hydra.sweep.dir=sweep")
+    arguments += ("trainer.max_epochs=5", "trainer.progress=none")
+    parent = start(*arguments)
+    wait_for((tmp_path / "sweep" / "12" / "result.json").is_file, 300)
+    parent.kill()
+    parent.communicate()
+    before = results(tmp_path / "sweep")
+    assert [job.status for job in read_sweep(tmp_path / "sweep").jobs[13:]] == ["pending"] * 11
+    parent = start(*arguments)
+    out, err = parent.communicate(timeout=300)
+    assert parent.returncode == 0, err
+    after = results(tmp_path / "sweep")
+    assert len(after) == 24
+    assert {number: after[number] for number in range(12)} == {number: before[number] for number in range(12)}
+    assert "24 jobs: 24 completed" in out and out.count("kaiming_normal") > 0
+    rows = (tmp_path / "sweep" / "summary.csv").read_text().splitlines()
+    assert len(rows) == 25
+    assert {"curves.png", "report.html"} <= {path.name for path in (tmp_path / "sweep").iterdir()}
+
+
+@pytest.mark.slow
 def test_a_sweep_that_runs_is_not_gone_on_with_by_another(start, tmp_path: Path):
     parent = start("-m", "seed=0,1", *LONG, "trainer.max_epochs=100000")
     wait_for((tmp_path / "sweep" / "0" / "checkpoint" / "last.safetensors").is_file)
