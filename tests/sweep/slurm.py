@@ -10,7 +10,8 @@ JOB, name = "77", Path(sys.argv[0]).name
 if name == "sbatch":
     text = Path(sys.argv[-1]).read_text()
     assert "#SBATCH --partition=gpu" in text
-    for task in range(int(re.search(r"--array=0-(\d+)", text)[1]) + 1):
+    (last,) = re.findall(r"--array=0-(\d+)", text)
+    for task in range(int(last) + 1):
         where = {"ARRAY_JOB_ID": JOB, "ARRAY_TASK_ID": str(task), "JOB_ID": str(100 + task), "JOB_NODELIST": "here", "NTASKS": "1"}
         place = {"PROCID": "0", "LOCALID": "0", "NODEID": "0", "JOB_NUM_NODES": "1"}
         variables = {**os.environ, **{f"SLURM_{key}": value for key, value in (where | place).items()}}
