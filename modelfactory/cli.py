@@ -151,7 +151,19 @@ def _end_sweep(folder: Path, status: int) -> int:
     if num := len(left) - len(failed):
         jobs, them = ("1 job", "it") if num == 1 else (f"{num} jobs", "them")
         print(f"error: {jobs} did not end; the same command goes on with {them}", file=sys.stderr)
-    return FAILED if left and status == DONE else status
+    if left:
+        return FAILED if status == DONE else status
+    _conclude(folder)
+    return status
+
+
+def _conclude(folder: Path) -> None:
+    """Draws and prints what an experiment is about, when all of its runs are done; nothing of a sweep that is about nothing."""
+    from modelfactory.experiment import FILES, conclude
+
+    outcome = conclude(folder)
+    if outcome is not None:
+        print(f"\n{outcome}\n\n{', '.join(FILES)}: in {folder}")
 
 
 def _check(cfg: Any) -> None:
@@ -247,6 +259,8 @@ def report(arguments: Sequence[str]) -> int:
         print(json.dumps(made.plain(), indent=2))
     else:
         print(f"{made}\n\n{', '.join(FILES)}: in {given.folder}")
+        if all(job.status == "completed" for job in made.sweep.jobs):
+            _conclude(Path(given.folder))
     return DONE
 
 

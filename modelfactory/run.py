@@ -19,6 +19,7 @@ from modelfactory.data import build_data, check_data
 from modelfactory.data.evidence import evidence_of
 from modelfactory.dividing import divide
 from modelfactory.errors import ConfigError, Problem, Problems
+from modelfactory.experiment import check_experiment
 from modelfactory.files import write_text
 from modelfactory.freezing import apply_frozen, choose_frozen
 from modelfactory.init.structural import Evidence
@@ -104,6 +105,7 @@ def check(cfg: Any) -> Plan:
         "scheduler": partial(check_scheduler, max_epochs=_max_epochs(config.get("trainer"))),
         "trainer": check_trainer,
         "sweep": check_sweep,
+        "experiment": check_experiment,
     }
     right = {group: check_group(config[group], problems) for group, check_group in checks.items() if config.get(group) is not None}
     made = Plan(spec) if spec is not None else None

@@ -19,14 +19,16 @@ ONE_STEP = ("trainer.max_epochs=1", "trainer.max_steps=1", "trainer.limit_batche
 ON_THE_CPU = ("trainer.device=cpu", "trainer.precision=fp32")
 SMALL = {  # models as small as they can be and still be what they are
     "deep_mlp": ("model.depth=2", "model.width=8"),
+    "deep_cnn": ("model.depth=2", "model.width=8"),
+    "deep_residual": ("model.depth=2", "model.width=8"),
     "vit": ("model.depth=1", "model.width=8", "model.heads=2"),
     "resnet": ("model.blocks=1", "model.width=4", "model.wide=8"),
 }
 FOR_MATRICES = {"sparse"}  # fills matrices alone
 FOR_CONVOLUTIONS = {"dirac", "delta_orthogonal", "icnr"}
-CONVOLUTIONAL = {"cnn", "resnet"}
+CONVOLUTIONAL = {"cnn", "deep_cnn", "resnet"}
 NEEDS = {  # what a model must have for an initialisation of its structure; the others are refused, and told why
-    **dict.fromkeys(("zero_residual", "fixup", "gpt2", "small_init"), ({"resnet", "vit"}, "no residual branch is known")),
+    **dict.fromkeys(("zero_residual", "fixup", "gpt2", "small_init"), ({"deep_residual", "resnet", "vit"}, "no residual branch is known")),
     **dict.fromkeys(("t_fixup", "deepnorm"), ({"vit"}, "the model has no attention layer that is known")),
     **dict.fromkeys(("lstm", "chrono"), ({"lstm"}, "{module: LSTM, LSTMCell, role: gate} picks no parameter")),
     "tied_embedding": ({"vit"}, "{role: tied, embedding} picks no parameter"),

@@ -17,14 +17,14 @@ FLOORS = {
     "model": "model ledger signalling modelspec accounting overview pretrained initializing planning mending",
     "training": "status device data loss optimizer scheduler checkpoint records progress finite setup resume updates features "
     "probe tracking trainer",
-    "sweeps": "sweep reporting",
+    "sweeps": "sweep reporting experiment",
     "entrance": "complaints guard config run job viewing cli",
     "surface": "__init__",
 }
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS.values()) for name in names.split()}
 MODULES = sorted(PACKAGE.rglob("*.py"))
-# `mf.freeze` is a function, so that its module has another name; an experiment only composes other groups
-MODULE_OF = {"freeze": "freezing", "experiment": "config"}
+# `mf.freeze` is a function, so that its module has another name
+MODULE_OF = {"freeze": "freezing"}
 NO_TORCH = ("__init__", "errors", "files", "spec", "signature", "target", "complaints", "guard", "config", "viewing", "cli", "status")
 MAX_LINES = 360
 

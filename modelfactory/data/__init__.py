@@ -15,6 +15,7 @@ from modelfactory import target
 from modelfactory.data.batches import make_batches
 from modelfactory.data.digits import digits
 from modelfactory.data.fake import fake
+from modelfactory.data.linear import linear_map
 from modelfactory.data.preprocessed import put_preprocessing
 from modelfactory.data.sets import Data, Split
 from modelfactory.data.tabular import check_sklearn, diabetes, wine
@@ -43,6 +44,7 @@ __all__ = [
     "fake",
     "fashion_mnist",
     "image_folder",
+    "linear_map",
     "make_batches",
     "mnist",
     "wine",
@@ -72,7 +74,7 @@ class DataSpec:
     input_dtype: str | None = key(None, choices=("float32", "int64"))
 
 
-_FACTORIES = (digits, wine, diabetes, fake, mnist, fashion_mnist, cifar10, cifar100, image_folder)
+_FACTORIES = (digits, wine, diabetes, fake, linear_map, mnist, fashion_mnist, cifar10, cifar100, image_folder)
 _COMMON = frozenset(field.name for field in fields(DataSpec))
 _RANGES: dict[str, dict[str, float]] = {
     "val_fraction": {"above": 0, "max": 0.9},

@@ -360,3 +360,44 @@ def check_keyed(build: Callable[[Mapping[str, int], int], Mapping[str, Tensor]])
     assert all(torch.equal(base[key], again[key]) for key in base), "the values depend on torch's global generator"
     build(wide, 0)
     assert torch.equal(state, torch.get_rng_state()), "building moved torch's global generator"
+
+
+def check_forget_bias(fill_model: Callable[[nn.Module], Any]) -> None:
+    """The forget gate's two biases, b_ih and b_hh, sum to 1 in every layer, cell and direction, and the other gates' to 0."""
+    for module in (nn.LSTM(3, 5, num_layers=2, bidirectional=True), nn.LSTMCell(3, 5)):
+        fill_model(module)
+        for name in [name for name, _ in module.named_parameters() if name.startswith("bias_ih")]:
+            total = module.get_parameter(name) + module.get_parameter(name.replace("_ih", "_hh"))
+            gates = [sorted(set(gate.tolist())) for gate in total.view(4, 5)]
+            assert gates == [[0.0], [1.0], [0.0], [0.0]], f"{name}: input, forget, cell and output biases sum to {gates}"
+
+
+def check_first_loss_of_tied(fill: Callable[[Tensor], Any]) -> None:
+    """A tied embedding says nothing at first: the loss of guessing the token itself, or any other, is about ln V."""
+    model, tokens = Tied(), torch.arange(100)
+    with torch.no_grad():
+        fill(model.embed.weight)
+        logits = model.head(model.embed(tokens))
+    first = F.cross_entropy(logits, tokens.roll(1)).item()
+    assert first < 1.2 * math.log(100), f"the first loss is {first:.1f}, where ln V is {math.log(100):.1f}"
+
+
+def check_prior_bias(fill: Callable[[Tensor, float], Any]) -> None:
+    """A sigmoid over the bias alone says p."""
+    for p in (0.01, 0.3):
+        bias = torch.empty(4)
+        fill(bias, p)
+        assert torch.allclose(bias.sigmoid(), torch.full((4,), p)), f"it says {bias.sigmoid()[0]:.3g} where p is {p}"
+
+
+def check_chrono(draw: Callable[[int, int], Tensor]) -> None:
+    """Of e^(forget bias) the law is U(1, T - 1), and the input gates mirror the forget gates; the other gates are 0.
+
+    Args:
+        draw: from a seed and a hidden size to the bias [4 * hidden] at T = 100.
+    """
+    law = stats.uniform(1, 98)
+    drawn = torch.stack([draw(seed, 5_000) for seed in range(math.ceil(samples_needed(law) / 5_000))]).unflatten(1, (4, -1))
+    check_law(drawn[:, 1].double().exp(), law)
+    assert torch.equal(drawn[:, 0], -drawn[:, 1]), "the input gate does not mirror the forget gate"
+    assert not drawn[:, 2:].any(), "the cell and output gates are not 0"

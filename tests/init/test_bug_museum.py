@@ -145,6 +145,22 @@ LAW_EXHIBITS = {
         law("square", {"scheme": "lecun_normal", "gain": 1.2}, lambda i, o: normal(1.44 / i)),
         drawing(lambda w, source: w.normal_(0, 1.44 * w.shape[1] ** -0.5, generator=source)),
     ),
+    "fixup by 2m for 2m - 2": (
+        law("square", {"scheme": "fixup", "branches": 16, "branch_layers": 2}, lambda i, o: normal(2 / i / 16)),
+        drawing(lambda w, source: w.normal_(0, (2 / w.shape[1]) ** 0.5 * 16 ** (-1 / 4), generator=source)),
+    ),
+    "gpt2 by the number of branches, not its root": (
+        law("square", {"scheme": "gpt2", "branches": 8}, lambda i, o: normal(0.02**2 / 8)),
+        drawing(lambda w, source: w.normal_(0, 0.02 / 8, generator=source)),
+    ),
+    "siren without w0": (
+        law("square", {"scheme": "siren", "first": False}, lambda i, o: uniform(6 / i / 900 / 3)),
+        drawing(lambda w, source: w.uniform_(-((6 / w.shape[1]) ** 0.5), (6 / w.shape[1]) ** 0.5, generator=source)),
+    ),
+    "muP's head by 1/n_in": (
+        law("square", {"scheme": "mup", "base_width": 32}, lambda i, o: normal(32 / i**2)),
+        drawing(lambda w, source: w.normal_(0, w.shape[1] ** -0.5, generator=source)),
+    ),
     "normal where it says uniform": (
         law("square", {"scheme": "xavier_uniform"}, xavier),
         drawing(lambda w, source: w.normal_(0, w.shape[1] ** -0.5, generator=source)),
@@ -407,7 +423,54 @@ def seeds_globally(tensor: Tensor, name: str, number: int, seed: int) -> None:
     tensor.normal_()
 
 
+def forget_biases(module: nn.Module) -> None:
+    mf.initialize(module, {"role": "gate", "scheme": "forget_bias", "match": "*bias*"})
+
+
+def both_biases(module: nn.Module) -> None:
+    """Forgets that there are two, so that the gate starts at 2."""
+    for name, parameter in module.named_parameters():
+        if "bias" in name:
+            parameter.data.zero_()
+            hidden = len(parameter) // 4
+            parameter.data[hidden : 2 * hidden] = 1.0
+
+
+def first_gate(module: nn.Module) -> None:
+    """Takes the first gate for the one that forgets: torch's order is input, forget, cell, output."""
+    for name, parameter in module.named_parameters():
+        if "bias" in name:
+            parameter.data.zero_()
+            if "_ih" in name:
+                parameter.data[: len(parameter) // 4] = 1.0
+
+
+def own_chrono(seed: int, hidden: int) -> Tensor:
+    return SCHEMES["chrono"].fill(torch.empty(4 * hidden), max_steps=100, generator=torch.Generator().manual_seed(seed))
+
+
+def log_uniform(seed: int, hidden: int) -> Tensor:
+    """Draws the bias uniformly, not its exponential."""
+    forget = torch.rand(hidden, generator=torch.Generator().manual_seed(seed)) * math.log(99)
+    return torch.cat([-forget, forget, torch.zeros(2 * hidden)])
+
+
 WHOLE = {
+    "the forget bias in both biases": Exhibit(checks.check_forget_bias, forget_biases, both_biases, "sum to"),
+    "the forget bias in the first gate": Exhibit(checks.check_forget_bias, forget_biases, first_gate, "sum to"),
+    "chrono uniform in the bias itself": Exhibit(checks.check_chrono, own_chrono, log_uniform, "KS distance"),
+    "a tied embedding of unit variance": Exhibit(
+        checks.check_first_loss_of_tied,
+        lambda w: SCHEMES["tied_embedding"].fill(w, generator=generator(0, "w")),
+        lambda w: w.normal_(generator=generator(0, "w")),
+        "the first loss is",
+    ),
+    "the prior's sign": Exhibit(
+        checks.check_prior_bias,
+        lambda bias, p: SCHEMES["prior_bias"].fill(bias, p=p),
+        lambda bias, p: bias.fill_(math.log((1 - p) / p)),
+        "it says",
+    ),
     "padding_idx drawn like any row": Exhibit(checks.check_padding_row, ours, padding_as_any_row, "padding_idx"),
     "a write to a computed weight": Exhibit(checks.check_what_acts_is_filled, ours, writes_what_is_computed, "KS distance|distinct"),
     "the parts of a computed weight filled": Exhibit(checks.check_what_acts_is_filled, ours, fills_what_is_stored, "KS distance|distinct"),

@@ -282,31 +282,24 @@ def check_hadamard_shapes() -> None:
 def check_priors() -> None:
     shares = torch.tensor([0.5, 0.3, 0.2])
     assert torch.allclose(fill("prior_bias", (3,), priors=shares.tolist()).softmax(0), shares)
-    assert torch.allclose(fill("prior_bias", (5,), p=0.01).sigmoid(), torch.tensor(0.01))
+    checks.check_prior_bias(lambda bias, p: SCHEMES["prior_bias"].fill(bias, p=p))
 
 
 def check_forget_gates() -> None:
-    """With nothing known and inputs of 0, a cell keeps sigmoid(1) of what it holds, whatever the layer, cell or direction."""
-    for make in (lambda: nn.LSTM(3, 5, num_layers=2, bidirectional=True), lambda: nn.LSTMCell(3, 5)):
-        module = make()
-        mf.initialize(module, {"w": {"role": "weight", "scheme": "zeros"}, "f": {"role": "gate", "scheme": "forget_bias"}})
-        pairs = [name for name, _ in module.named_parameters() if name.startswith("bias_ih")]
-        for name in pairs:
-            total = module.get_parameter(name) + module.get_parameter(name.replace("_ih", "_hh"))
-            assert total.view(4, 5).tolist() == [[0] * 5, [1] * 5, [0] * 5, [0] * 5]
-    held = module(torch.zeros(1, 3), (torch.zeros(1, 5), torch.ones(1, 5)))[1]
+    """With nothing known and inputs of 0, a cell keeps sigmoid(1) of what it holds."""
+    rules = {"w": {"role": "weight", "scheme": "zeros"}, "f": {"role": "gate", "scheme": "forget_bias"}}
+    checks.check_forget_bias(lambda module: mf.initialize(module, rules))
+    cell = nn.LSTMCell(3, 5)
+    mf.initialize(cell, rules)
+    held = cell(torch.zeros(1, 3), (torch.zeros(1, 5), torch.ones(1, 5)))[1]
     assert torch.allclose(held, torch.tensor(1.0).sigmoid().expand(1, 5))
 
 
 def check_chrono() -> None:
-    """Of e^b_f the law is uniform, and the input gates mirror the forget gates; the second bias is 0."""
-    law = stats.uniform(1, 98)
-    drawn = [fill("chrono", (4 * 5_000,), seed, max_steps=100) for seed in range(math.ceil(checks.samples_needed(law) / 5_000))]
-    checks.check_law(torch.stack([bias.view(4, -1)[1] for bias in drawn]).double().exp(), law)
-    assert all(torch.equal(bias.view(4, -1)[0], -bias.view(4, -1)[1]) and not bias.view(4, -1)[2:].any() for bias in drawn)
+    checks.check_chrono(lambda seed, hidden: fill("chrono", (4 * hidden,), seed, max_steps=100))
     mean, std = SCHEMES["chrono"].moments((4,), None, max_steps=100)
-    whole = torch.stack(drawn).double()
-    assert mean == 0 and float(whole.std()) == pytest.approx(std, rel=5 / math.sqrt(len(drawn) * 10_000))
+    whole = torch.stack([fill("chrono", (20_000,), seed, max_steps=100) for seed in range(6)]).double()
+    assert mean == 0 and float(whole.std()) == pytest.approx(std, rel=5 / math.sqrt(6 * 10_000))
     assert not fill("chrono", (20,), max_steps=100, second=True).any()
 
 
