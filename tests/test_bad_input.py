@@ -1668,6 +1668,24 @@ WRONG: list[tuple[str, str, dict[str, Any], str]] = [
         "backbone.name: 'fcn_resnet50' is not a classification model of torchvision; did you mean 'resnet50'?",
     ),
     (
+        "backbone: misspelt of timm",
+        "mlp",
+        {"backbone": {"name": "timm/resnet81"}},
+        "backbone.name: 'timm/resnet81' is not a model of timm; did you mean 'timm/resnet18'?",
+    ),
+    (
+        "backbone: a tag that timm has not",
+        "mlp",
+        {"backbone": {"name": "timm/resnet18.a1_in2k"}},
+        "backbone.name: 'timm/resnet18.a1_in2k' has no weights of that tag; did you mean 'timm/resnet18.a1_in1k'?",
+    ),
+    (
+        "backbone: weights by name of timm",
+        "mlp",
+        {"backbone": {"name": "timm/resnet18", "weights": "DEFAULT"}},
+        "backbone.weights: 'DEFAULT' is neither a URL nor a file nor the directory of a run; give true for timm's own",
+    ),
+    (
         "backbone: unknown key",
         "mlp",
         {"backbone": {"name": "resnet18", "weigths": "DEFAULT"}},

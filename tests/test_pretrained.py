@@ -254,7 +254,7 @@ def test_frozen_at_random_is_an_error_unless_it_is_meant():
 
 
 def test_a_backbone_in_the_grammar_takes_the_weights_of_a_run(tmp_path: Path):
-    small = ("model=cnn", "model.width=4", "trainer=debug", "trainer.device=cpu", "trainer.progress=none")
+    small = ("model=cnn", "model.width=4", "trainer=debug", "trainer.device=cpu", "trainer.progress=none", "trainer.signal=none")
     mf.train(mf.compose(*small), run_dir=tmp_path / "first")
     cfg = to_plain(mf.compose(*small))
     layers = {name: layer for name, layer in cfg["model"]["layers"].items() if name != "head"}
@@ -281,7 +281,7 @@ def test_a_run_is_loaded_resumed_and_carried_on_from_without_its_weights_file(tm
         "backbone.stem=sum",
         "trainer.device=cpu",
     )
-    once = ("trainer.limit_batches=1", "trainer.progress=none", "data.batch_size=8")
+    once = ("trainer.limit_batches=1", "trainer.progress=none", "trainer.signal=none", "data.batch_size=8")
     data = ("data=fake", "data.input_shape=[1,32,32]", "data.num_samples=16", "data.num_val_samples=8")
     whole = mf.train(mf.compose(*overrides, *once, *data, "trainer.max_epochs=2"), run_dir=tmp_path / "whole")
     mf.train(mf.compose(*overrides, *once, *data, "trainer.max_epochs=1"), run_dir=tmp_path / "half")
@@ -346,3 +346,11 @@ def test_pretrained_values_are_the_same_on_an_accelerator(tmp_path: Path):
     built = mf.build(config(saved(tmp_path, model)), device=torch.accelerator.current_accelerator())
     assert torch.equal(built.backbone.features[0].weight.cpu(), model.features[0].weight)
     built(torch.rand(2, 3, 64, 64, device=built.head.weight.device)).sum().backward()
+
+
+def test_without_the_extra_models_of_timm_are_told_to_need_it(monkeypatch: pytest.MonkeyPatch):
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"backbone.name: 'timm/resnet18' needs timm: pip install modelfactory\[timm\]"):
+        mf.plan(config(name="timm/resnet18"))

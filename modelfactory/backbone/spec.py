@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from modelfactory.errors import Problems, did_you_mean
+from modelfactory.errors import Problems, did_you_mean, nearest
 from modelfactory.spec import join, key, read
 from modelfactory.weights import Allowance
 from modelfactory.weights.files import SUFFIXES
@@ -206,13 +206,12 @@ def _check_timm(spec: BackboneSpec, path: str, problems: Problems) -> None:
 
     name = str(spec.name).removeprefix(TIMM)
     if not timm.is_model(name):
-        close = did_you_mean(name.partition(".")[0], timm.list_models())
-        problems.add(
-            join(path, "name"), f"{name!r} is not a model of timm{close.replace('mean ' + chr(39), 'mean ' + chr(39) + TIMM)}"
-        )
+        close = nearest(name.partition(".")[0], timm.list_models())
+        hint = f"; did you mean {TIMM + close!r}?" if close is not None else "; timm.list_models() has their names"
+        problems.add(join(path, "name"), f"{spec.name!r} is not a model of timm{hint}")
     elif "." in name and not timm.models.is_model_pretrained(name):
-        tags = timm.list_pretrained(name.partition(".")[0] + ".*")
-        problems.add(join(path, "name"), f"{name!r} has no weights of that tag{did_you_mean(name, tags)}")
+        tags = [TIMM + tag for tag in timm.list_pretrained(name.partition(".")[0] + ".*")]
+        problems.add(join(path, "name"), f"{spec.name!r} has no weights of that tag{did_you_mean(str(spec.name), tags)}")
     if isinstance(spec.weights, str) and not is_place(spec.weights):
         problems.add(
             join(path, "weights"),

@@ -40,11 +40,10 @@ def read_front(spec: BackboneSpec, incoming: Incoming, problems: Problems, path:
     leaf = Leaf(Definition(path), construct_backbone, given, shape_of(incoming))
     own = Problems()
     traits = Inference(own).run(leaf, path, incoming)
-    size = next((argument for start, argument in _SIZES.items() if str(spec.name).startswith(start)), None)
-    hint = f"; its size of images is an argument: {path}.arguments.{size}" if size is not None else ""
-    for problem in own:
-        problems.add(problem.path, f"{problem.message}{hint if problem.path == path else ''}")
     if traits is None:
+        hint = _size_hint(str(spec.name), shape_of(incoming), path)
+        for problem in own:
+            problems.add(problem.path, problem.message + (hint if problem.path == path else ""))
         return None, BROKEN
     if isinstance(traits.outgoing, Mapping):
         where = join(path, "output")
@@ -53,6 +52,13 @@ def read_front(spec: BackboneSpec, incoming: Incoming, problems: Problems, path:
         )
         return None, BROKEN
     return leaf, traits.outgoing
+
+
+def _size_hint(name: str, shape: torch.Size | None, path: str) -> str:
+    """What may be wrong with images that a model cannot take, where it is made for one size of them."""
+    argument = next((argument for start, argument in _SIZES.items() if name.startswith(start)), None)
+    images = shape is not None and len(shape) == 4
+    return f"; its size of images is an argument: {path}.arguments.{argument}" if argument is not None and images else ""
 
 
 def _channels(spec: BackboneSpec, shape: torch.Size | None, path: str, problems: Problems) -> int:
