@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,6 +19,7 @@ from modelfactory.init.assigning import Assignment
 from modelfactory.init.author import Author
 from modelfactory.init.fingerprint import digest
 from modelfactory.init.record import Recording
+from modelfactory.init.threads import num_cores, one_core
 
 _WORTH_A_THREAD = 32_768  # numbers; fewer are drawn sooner than threads pass the interpreter's lock to one another
 
@@ -52,7 +52,7 @@ def fill(
     work = [(index, item) for index, item in enumerate(assignments) if not item.call.is_default and not item.call.pretrained]
 
     def run(share: Sequence[tuple[int, Assignment]]) -> None:
-        with torch.no_grad():
+        with torch.no_grad(), one_core():
             for index, item in share:
                 draft = _fill_one(item, seed)
                 if digests is not None and draft is not None:
@@ -76,8 +76,7 @@ def fill(
 
 def _shares(work: Sequence[tuple[int, Assignment]], threads: int | None) -> list[list[tuple[int, Assignment]]]:
     """The work in parts of about the same size, one a thread; the first has all that is too small to be worth one."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    shares: list[list[tuple[int, Assignment]]] = [[] for _ in range(threads or cores)]
+    shares: list[list[tuple[int, Assignment]]] = [[] for _ in range(threads or num_cores())]
     loads = [0] * len(shares)
     for index, item in sorted(work, key=lambda pair: -pair[1].info.parameter.numel()):
         size = item.info.parameter.numel()

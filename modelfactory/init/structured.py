@@ -15,9 +15,12 @@ from torch import Tensor, nn
 
 from modelfactory.errors import SchemeError, did_you_mean
 from modelfactory.init import variance
+from modelfactory.init.factorise import orthonormal
 from modelfactory.init.fans import Fans
 from modelfactory.init.threads import one_lapack_thread
+from modelfactory.init.variance import _no_grad
 
+_LARGE = 512  # from here a matrix is factorised by blocks, which is quicker than LAPACK
 SubKernel = Literal[
     "kaiming_normal", "kaiming_uniform", "lecun_normal", "lecun_uniform", "xavier_normal", "xavier_uniform", "orthogonal"
 ]
@@ -85,8 +88,8 @@ def orthogonal_(tensor: Tensor, gain: float = 1, *, generator: torch.Generator |
     Formula: W = g Q, Q from the sign-corrected QR of a Gaussian, so uniform (Haar); W W^T = g^2 I or W^T W = g^2 I.
     More than two dimensions are flattened to [out, rest]. std = g/sqrt(max(rows, columns)).
 
-    The factorisation runs on one thread, since its last bits depend on how many there are; torch.nn.init's are these
-    under `torch.set_num_threads(1)`.
+    The last bits of torch's own depend on the number of threads; these do not. They are torch's under
+    `torch.set_num_threads(1)` where rows or columns are fewer than 512, and up to rounding in larger matrices.
 
     Source: Saxe, McClelland & Ganguli 2014; torch.nn.init.orthogonal_.
 
@@ -102,8 +105,14 @@ def orthogonal_(tensor: Tensor, gain: float = 1, *, generator: torch.Generator |
         True
     """
     orthogonal_moments(tensor.shape, None, gain)
-    with one_lapack_thread():
-        return nn.init.orthogonal_(tensor, gain, generator=generator)
+    rows, columns = tensor.shape[0], math.prod(tensor.shape[1:])
+    with _no_grad(tensor):
+        if min(rows, columns) < _LARGE or tensor.dtype not in (torch.float32, torch.float64) or not tensor.is_cpu:
+            with one_lapack_thread():
+                return nn.init.orthogonal_(tensor, gain, generator=generator)
+        gaussian = tensor.new_empty((rows, columns)).normal_(0, 1, generator=generator)
+        q = orthonormal(gaussian) if rows >= columns else orthonormal(gaussian.T.contiguous()).T
+        return tensor.copy_(q.view(tensor.shape) if q.is_contiguous() else q.reshape(tensor.shape)).mul_(gain)
 
 
 def orthogonal_moments(shape: Sequence[int], fans: Fans | None, gain: float = 1) -> tuple[float, float]:
@@ -136,11 +145,11 @@ def delta_orthogonal_(tensor: Tensor, gain: float = 1.0, groups: int = 1, *, gen
     """
     delta_orthogonal_moments(tensor.shape, None, gain, groups)
     centre = (..., *(size // 2 for size in tensor.shape[2:]))
-    with torch.no_grad(), one_lapack_thread():
+    with torch.no_grad():
         tensor.zero_()
         if tensor.numel() > 0:
             for group in tensor[centre].chunk(groups):
-                group.copy_(nn.init.orthogonal_(tensor.new_empty(group.shape), gain, generator=generator))
+                group.copy_(orthogonal_(tensor.new_empty(group.shape), gain, generator=generator))
     return tensor
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -27,11 +29,54 @@ def one_lapack_thread() -> Iterator[None]:
     """
     torch.get_num_threads()  # a thread's first parallel kernel sets its numbers; have that behind us
     set_for_this_thread = _mkl_setter() or _set_for_torch
-    before = set_for_this_thread(1)
+    openmp = _openmp()
+    before, elementwise = set_for_this_thread(1), openmp.omp_get_max_threads() if openmp is not None else 0
+    if openmp is not None:  # what is around a factorisation is small: meeting other threads costs more than they save
+        openmp.omp_set_num_threads(1)
     try:
         yield
     finally:
+        if openmp is not None:
+            openmp.omp_set_num_threads(elementwise)
         set_for_this_thread(before)
+
+
+def num_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_FREE = threading.Semaphore(num_cores())
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Work that keeps a core busy, so that others do not count on it."""
+    taken = _FREE.acquire(blocking=False)
+    try:
+        yield
+    finally:
+        if taken:
+            _FREE.release()
+
+
+@contextmanager
+def spare_cores() -> Iterator[int]:
+    """How many cores are free for helpers beside this thread; nobody else counts on them meanwhile.
+
+    Example:
+        >>> with spare_cores() as helpers:
+        ...     helpers < num_cores()
+        True
+    """
+    taken = 0
+    while taken < num_cores() - 1 and _FREE.acquire(blocking=False):
+        taken += 1
+    try:
+        yield taken
+    finally:
+        for _ in range(taken):
+            _FREE.release()
 
 
 @cache
@@ -47,6 +92,13 @@ def _mkl_setter() -> Callable[[int], int] | None:
                 setter.argtypes, setter.restype = (ctypes.c_int,), ctypes.c_int
                 return setter
     return None
+
+
+@cache
+def _openmp() -> ctypes.CDLL | None:
+    """The OpenMP library that torch brings, whose number of threads is each thread's own; None where it is another's."""
+    found = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    return ctypes.CDLL(str(found[0])) if found else None
 
 
 def _set_for_torch(number: int) -> int:
