@@ -121,7 +121,9 @@ def _check_arguments(spec: BackboneSpec, source: Source, problems: Problems) -> 
         return
     for name, value in arguments_of(theirs).items():
         if name not in arguments_of(spec):
-            problems.add(f"{BACKBONE}.arguments.{name}", f"missing: {source.label} was trained with {value!r}; give that, or another")
+            problems.add(
+                f"{BACKBONE}.arguments.{name}", f"missing: {source.label} was trained with {value!r}; give that, or another"
+            )
 
 
 def load_pretrained(pretrained: Pretrained, names: Collection[str]) -> None:

@@ -63,7 +63,8 @@ def _signal_warnings(found: Probe, config: Mapping[str, Any]) -> list[str]:
         return []
     if not is_fatal(found.table):
         return [said]
-    mend = find_mend(config, found.predict)
+    loaded = (config.get("backbone") or {}).get("weights") not in (None, False)  # which no other init would change
+    mend = None if loaded else find_mend(config, found.predict)
     return [f"{said}; {mend} mends it by prediction" if mend else f"{said}; see signal.csv"]
 
 

@@ -1710,6 +1710,12 @@ WRONG: list[tuple[str, str, dict[str, Any], str]] = [
         "backbone.weights: true is for timm's models; give DEFAULT, a URL, a file, or the directory of a run",
     ),
     (
+        "backbone: weights empty",
+        "mlp",
+        {"backbone": {"name": "resnet18", "weights": ""}},
+        "backbone.weights: '' is empty; give null for none",
+    ),
+    (
         "backbone: weights a number",
         "mlp",
         {"backbone": {"name": "resnet18", "weights": 1}},

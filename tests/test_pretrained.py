@@ -310,7 +310,10 @@ def test_what_another_runs_backbone_was_built_with_has_to_be_said(tmp_path: Path
     save_weights(tmp_path / "run" / "model.safetensors", mf.build(first), first)
     with pytest.raises(ConfigError) as caught:
         mf.plan(config(str(tmp_path / "run")))
-    assert str(caught.value) == "backbone.arguments.dropout: missing: run/model.safetensors was trained with 0.1; give that, or another"
+    assert (
+        str(caught.value)
+        == "backbone.arguments.dropout: missing: run/model.safetensors was trained with 0.1; give that, or another"
+    )
     mf.plan(config(str(tmp_path / "run"), arguments={"dropout": 0.5}))
 
 

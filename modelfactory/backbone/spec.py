@@ -136,7 +136,11 @@ def without_files(value: Any) -> Any:
         >>> without_files({"name": "resnet18", "weights": "runs/a"})
         {'name': 'resnet18'}
     """
-    if not isinstance(value, Mapping) or not isinstance(value.get("weights"), str) or value["weights"] in published(value.get("name")):
+    if (
+        not isinstance(value, Mapping)
+        or not isinstance(value.get("weights"), str)
+        or value["weights"] in published(value.get("name"))
+    ):
         return value
     return {name: item for name, item in value.items() if name not in ("weights", "sha256", "rename", "stem")}
 
@@ -161,6 +165,8 @@ def _check_common(spec: BackboneSpec, path: str, problems: Problems) -> None:
         problems.add(join(path, "sha256"), f"{spec.sha256!r} is not the beginning of a SHA-256; give 8 to 64 hex digits")
     if spec.sha256 is not None and not isinstance(spec.weights, str):
         problems.add(join(path, "sha256"), "is of no file; give weights as a URL or a file")
+    if spec.weights == "":
+        problems.add(join(path, "weights"), "'' is empty; give null for none")
     if not spec.has_weights:
         for name in ("rename", "stem"):
             if getattr(spec, name):

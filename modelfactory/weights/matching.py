@@ -149,6 +149,10 @@ def match_names(
     unexpected = (own for name, own in names.items() if name not in wanted and own not in set(dropped))
     account.unexpected = [f"{own} [{_shape(source.tensors[own].shape)}]" for own in unexpected]
     _tell(account, source.label, what, path, beside, problems)
+    if not pairs and len(problems) == found:
+        problems.add(
+            path, f"nothing of {source.label} would be loaded: all that {what} has in it may be of another shape; allow less"
+        )
     return Match(pairs, tuple(kept), tuple(dropped))
 
 

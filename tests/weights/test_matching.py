@@ -78,6 +78,12 @@ def test_a_load_that_matches_nothing_is_an_error_whatever_is_allowed():
     )
 
 
+def test_a_load_of_which_nothing_is_left_is_an_error():
+    shapes = {"conv.weight": (4, 3, 3, 3)}
+    (problem,) = matched(shapes, allow=Allowance(missing=("*",), reshape=("*",)))[1]
+    assert problem.startswith("backbone.weights: nothing of w.pt would be loaded")
+
+
 def test_two_tensors_for_one_parameter_are_an_error():
     (problem,) = matched({**WANTED, "module.conv.bias": (4,)})[1]
     assert problem == "backbone.weights: both conv.bias and module.conv.bias of w.pt would be conv.bias; rename one of them"
