@@ -63,11 +63,11 @@ def initialize(
     choices = resolve_auto(choices, acting)
     assignments = assign(choices, acting, fans, problems)
     for choice in choices:
-        if choice.call.is_default and reset_of(choice.info.module) is None:
-            problems.add(
-                choice.path,
-                f"default: {type(choice.info.module).__name__}, which owns {choice.info.name}, has no reset_parameters; give a scheme",
-            )
+        what = f"default: {type(choice.info.module).__name__}, which owns {choice.info.name}, "
+        if choice.call.is_default and choice.info.computed is not None:
+            problems.add(choice.path, f"{what}computes {choice.info.computed.name}, which reset_parameters cannot set; give a scheme")
+        elif choice.call.is_default and reset_of(choice.info.module) is None:
+            problems.add(choice.path, f"{what}has no reset_parameters; give a scheme")
     problems.raise_if_any()
     for warning in plan_warnings(assignments, read):
         warnings.warn(warning, UserWarning, stacklevel=2)

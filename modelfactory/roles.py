@@ -9,14 +9,16 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from modelfactory.computed import computed_by, is_computing
 from modelfactory.errors import Problems, did_you_mean
+from modelfactory.parameter import ParamInfo, block_role
 from modelfactory.spec import join
 from modelfactory.structure import (
     MATRICES,
@@ -87,53 +89,6 @@ _PROJECTION = re.compile(r"^(?:to_|w|lin_)?(q|k|v|query|key|value)(?:_proj|_lin)
 _PROJECTIONS = {"q": "query", "k": "key", "v": "value"}
 
 
-@dataclass(frozen=True)
-class ParamInfo:
-    """A parameter of a model: its names (more than one when it is tied), its owner and what it is there for.
-
-    Attributes:
-        names: every full name under which the model holds it; `name` is the first.
-        parameter: the tensor itself.
-        module: the module that owns it, `module_name` that module's full name ("" for the model itself).
-        attr: its name inside `module`.
-        roles: what it is there for, the most telling role first.
-        packed: the names of the blocks that it packs along its first axis (query, key, value; input, forget, ...).
-        branch: the residual branch of which its module is a layer or the norm at the end.
-        index: its place among the model's parameters, in registration order.
-        outline: the layers of the model.
-    """
-
-    names: tuple[str, ...]
-    parameter: nn.Parameter
-    module: nn.Module
-    module_name: str
-    attr: str
-    roles: tuple[str, ...]
-    index: int
-    outline: Outline = field(repr=False, compare=False)
-    packed: tuple[str, ...] = ()
-    branch: Branch | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def name(self) -> str:
-        return self.names[0]
-
-    def blocks(self) -> list[ParamInfo]:
-        """Itself, once for each block that it packs, with that block's roles.
-
-        Example:
-            >>> [block.roles for block in describe(nn.MultiheadAttention(4, 2))[0].blocks()]
-            [('weight', 'hidden', 'query'), ('weight', 'hidden', 'key'), ('weight', 'hidden', 'value')]
-        """
-        own = [_block_role(name) for name in self.packed]
-        shared = tuple(role for role in self.roles if role not in own)
-        return [replace(self, roles=(*shared, role)) for role in own]
-
-
-def _block_role(name: str) -> str:
-    return name if name in _PROJECTIONS.values() else f"{name}_gate"
-
-
 class _Kind(NamedTuple):
     """What a class of modules is, looked up once."""
 
@@ -172,9 +127,12 @@ def describe(model: nn.Module) -> list[ParamInfo]:
     declared: list[tuple[str, nn.Module, Mapping[str, Any]]] = []
     outline = Outline()
     branches = outline.branches
+    computing: dict[str, nn.Module] = {}
     for module_name, module in walk_modules(model):
         outline.begins.append((module_name, len(owners)))
         kind = _kind(type(module))
+        if "parametrizations" in module._modules:
+            computing[module_name] = module
         if kind.matrix:
             head = module
         if first is None and (kind.matrix or kind.embedding or kind.recurrent):
@@ -199,6 +157,11 @@ def describe(model: nn.Module) -> list[ParamInfo]:
     ends = _places(branches)
     infos = []
     for parameter, module, module_name, attr in owners:
+        found = computed_by(module, module_name, attr, computing) if is_computing(module) else None
+        computed = None
+        if found is not None:
+            module, module_name, computed = found
+            attr = computed.attr
         packed = packed_blocks(module, attr, module_name)
         roles = _kind_of_parameter(type(module), attr, parameter.ndim)
         if packed or type(module) is nn.Linear:
@@ -207,10 +170,13 @@ def describe(model: nn.Module) -> list[ParamInfo]:
         if own is not None:
             roles += _branch_roles(module, attr, parameter, own)
         roles += _place(module, attr, roles, first, head)
+        if computed is not None and not computed.leads:
+            roles = ("scale",)
         all_names = names[id(parameter)]
         if len(all_names) > 1:
             roles += ("tied",)
-        infos.append(ParamInfo(tuple(all_names), parameter, module, module_name, attr, roles, len(infos), outline, packed, own))
+        place = len(infos)
+        infos.append(ParamInfo(tuple(all_names), parameter, module, module_name, attr, roles, place, outline, packed, own, computed))
     return _with_declared(infos, declared) if declared else infos
 
 
@@ -280,7 +246,7 @@ def _attention_roles(attr: str, is_bias: bool) -> tuple[str, ...]:
 def _projection_roles(module_name: str, packed: tuple[str, ...], roles: tuple[str, ...]) -> tuple[str, ...]:
     """query, key, value and the gates: of the blocks that are packed, or by the name of a Linear of its own."""
     if packed:
-        return tuple(role for role in map(_block_role, packed) if role not in roles)
+        return tuple(role for role in map(block_role, packed) if role not in roles)
     found = _PROJECTION.match(module_name.rpartition(".")[2])
     return (_PROJECTIONS[found[1][0]],) if found is not None else ()
 
@@ -354,4 +320,4 @@ def _with_declared(infos: list[ParamInfo], declared: Sequence[tuple[str, nn.Modu
 def _is_called(info: ParamInfo, prefix: str, glob: str) -> bool:
     """Whether a glob inside of module `prefix` is of this parameter, or of a module that it is in."""
     full = join(prefix, glob)
-    return any(fnmatch.fnmatchcase(name, full) or fnmatch.fnmatchcase(name, f"{full}.*") for name in info.names)
+    return any(fnmatch.fnmatchcase(name, full) or fnmatch.fnmatchcase(name, f"{full}.*") for name in info.known_as)

@@ -88,7 +88,7 @@ class Selector:
             first, last = info.outline.spans[bounds[0][0]][0], info.outline.spans[bounds[-1][0]][1]
             if self.before and info.index >= first or self.after and info.index < last:
                 return False
-        return not self.match or any(pattern(name) for name in info.names for pattern in self._patterns)
+        return not self.match or any(pattern(name) for name in info.known_as for pattern in self._patterns)
 
     def select(self, infos: Iterable[ParamInfo]) -> list[ParamInfo]:
         """Those of `infos` that it picks, in their order."""

@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "modelfactory"
 FLOORS = {
-    "vocabulary": "errors advice files spec signature target quadrature activation structure roles select definition depth",
+    "vocabulary": "errors advice files spec signature target quadrature activation structure computed parameter roles select "
+    "definition depth",
     "parts": "layers init freezing grouping weights backbone dividing eager",
     "model": "model ledger signalling modelspec accounting overview pretrained initializing planning mending",
     "training": "status device data loss optimizer scheduler checkpoint records progress finite setup resume updates features "

@@ -198,7 +198,15 @@ class _Tracing(TorchFunctionMode):
     def __init__(self, owners: dict[int, str]):
         super().__init__()
         self._owners = owners
+        self._alone: set[int] = set()  # parameters that have not met a signal yet
         self.found: dict[int, Acting] = {}
+
+    def _sources(self, tensor: Tensor) -> tuple[int, ...]:
+        """The parameters that a tensor is, or is computed from without anything else."""
+        return (id(tensor),) if id(tensor) in self._owners else getattr(tensor, "_weights", ())
+
+    def _owner(self, tensor: Tensor) -> str:
+        return self._owners[self._sources(tensor)[0]].removesuffix(".weight").removesuffix(".parametrizations")
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -206,19 +214,29 @@ class _Tracing(TorchFunctionMode):
         if name in ("__get__", "__set__", "size", "dim", "numel", "is_floating_point", "requires_grad_", "stride"):
             return func(*args, **kwargs)
         inputs = list(_tensors((args, kwargs)))
-        parameters = [tensor for tensor in inputs if id(tensor) in self._owners]
-        signals = [tensor for tensor in inputs if id(tensor) not in self._owners]
+        parameters = [tensor for tensor in inputs if self._sources(tensor)]
+        signals = [tensor for tensor in inputs if not self._sources(tensor)]
         tags = [getattr(tensor, "_acting", None) for tensor in signals]
         acting = next((tag for tag in tags if tag is not None), None)
         for parameter in parameters:
             before = acting or Acting(None, "a constant")  # a buffer, or nothing but the parameter
             here = Acting(before.activation, before.source, signals[0].shape if signals else None, before.known)
             if func is F.multi_head_attention_forward and parameter is _attention_out(args, kwargs):
-                here = Acting(None, f"{self._owners[id(parameter)]} (attention)")
-            self.found.setdefault(id(parameter), here)
+                here = Acting(None, f"{self._owner(parameter)} (attention)")
+            for key in self._sources(parameter):
+                if signals and key in self._alone:
+                    self._alone.discard(key)
+                    self.found[key] = here
+                elif key not in self.found:
+                    self.found[key] = here
+                    self._alone.update(() if signals else (key,))
         output = known_result(func, args, kwargs)
         if output is None:
             output = func(*args, **kwargs)
+        if parameters and not signals:  # what is computed of parameters alone, such as a normed weight, stands for them
+            sources = tuple(dict.fromkeys(key for parameter in parameters for key in self._sources(parameter)))
+            for tensor in _tensors(output):
+                tensor._weights = sources  # pyright: ignore[reportAttributeAccessIssue]
         tag = self._after(func, name, args, kwargs, parameters, acting, tags)
         for tensor in _tensors(output):
             if id(tensor) not in self._owners:
@@ -235,7 +253,7 @@ class _Tracing(TorchFunctionMode):
                 applied = Applied(func, tuple(args[1:]), tuple(sorted(rest.items())))
                 return Acting(applied, f"{name.rstrip('_')} (function)")
         if parameters:
-            return Acting(None, f"{self._owners[id(parameters[0])]}")
+            return Acting(None, self._owner(parameters[0]))
         if name in _NORMALISING or acting is None:
             return Acting(None, name)
         known = [tag for tag in tags if tag is not None]

@@ -50,6 +50,8 @@ def fill(
     by_author = [(index, item) for index, item in enumerate(assignments) if _has_default(item)]
     Author(seed, recordings, fresh).fill([item for _, item in by_author])
     work = [(index, item) for index, item in enumerate(assignments) if not item.call.is_default and not item.call.pretrained]
+    following = [(index, item) for index, item in work if item.choice.follows]
+    work = [(index, item) for index, item in work if not item.choice.follows]
 
     def run(share: Sequence[tuple[int, Assignment]]) -> None:
         with torch.no_grad(), one_core():
@@ -66,7 +68,7 @@ def fill(
         run(first)
         for other in others:
             other.result()
-    for index, item in by_author:
+    for index, item in (*by_author, *following):
         if digests is not None and item.info.name not in digests and not item.info.parameter.is_meta:
             digests[item.info.name] = digest(item.info.parameter)
         if measured:
@@ -91,7 +93,8 @@ def _fill_one(item: Assignment, seed: int) -> Tensor | None:
     parameter = item.info.parameter
     if parameter.is_meta:
         return None
-    direct = parameter.device.type == "cpu" and parameter.dtype is torch.float32 and parameter.is_contiguous()
+    computed = item.info.computed if item.info.computed is not None and item.info.computed.leads else None
+    direct = computed is None and parameter.device.type == "cpu" and parameter.dtype is torch.float32 and parameter.is_contiguous()
     draft = parameter.detach() if direct else torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
     if not direct and _has_default(item):  # its other blocks keep what their author wrote
         draft.copy_(parameter)
@@ -101,11 +104,13 @@ def _fill_one(item: Assignment, seed: int) -> Tensor | None:
         if call.is_default:
             continue
         if drawing is None and (call.scheme is None or call.scheme.random):
-            drawing = rng.generator(seed, item.info.name)
+            drawing = rng.generator(seed, item.info.key if computed is not None else item.info.name)
         _fill_part(part, draft, drawing)
     if isinstance(item.info.module, (nn.Embedding, nn.EmbeddingBag)) and item.info.module.padding_idx is not None:
         draft[item.info.module.padding_idx].zero_()
-    if not direct:
+    if computed is not None:
+        computed.put(draft)
+    elif not direct:
         parameter.copy_(draft)
     return draft
 

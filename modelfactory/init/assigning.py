@@ -81,6 +81,8 @@ def _assign(choice: Choice, acting: Acting | None, fans: str, problems: Problems
     if choice.parts:
         return _assign_parts(choice, acting, fans, problems, shares)
     call, parameter = choice.call, choice.info.parameter
+    if choice.follows:
+        return Assignment(choice)
     if call.is_default:
         return Assignment(choice, acting=acting, expected=authored_moments(choice.info.module, choice.info.attr))
     if call.scheme is None:
@@ -104,6 +106,8 @@ def _assign(choice: Choice, acting: Acting | None, fans: str, problems: Problems
     except SchemeError as error:
         problems.add(choice.path, f"{choice.info.name} of shape {tuple(parameter.shape)}: {error}")
         return Assignment(choice)
+    if choice.info.computed is not None and not choice.info.computed.kept:
+        expected = (math.nan, math.nan)
     return Assignment(choice, blocks, own_fans, gain, acting, expected, args)
 
 
@@ -166,7 +170,7 @@ def _blocks(info: ParamInfo, shape: torch.Size | None) -> tuple[Block, ...]:
         return _linear_blocks(info.module.in_features, info.module.out_features)
     if info.parameter.ndim < 2:
         return ()
-    return tuple(operator_fans(info.module, info.attr, shape if needs_shape(info) else None))
+    return tuple(operator_fans(info.module, info.attr, shape if needs_shape(info) else None, info.parameter.shape))
 
 
 def _row_blocks(info: ParamInfo) -> list[Block]:

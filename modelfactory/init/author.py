@@ -43,7 +43,7 @@ class Author:
 
     def _reset(self, group: Sequence[Assignment]) -> None:
         module = group[0].info.module
-        reset = reset_of(module)
+        reset = reset_of(module) if group[0].info.computed is None else None  # written to a computed weight, it would be lost
         if reset is None:
             raise SchemeError(
                 f"{group[0].info.name}: {type(module).__name__} has no reset_parameters, so its author's init cannot be done again"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -30,6 +30,7 @@ class Choice:
     Attributes:
         parts: where the blocks of a packed parameter have different rules, one choice a block; `call` only names them all then.
         reason: why this scheme, where `auto` chose it.
+        follows: its values come with those of another parameter, of the weight that is computed from both.
     """
 
     info: ParamInfo
@@ -38,6 +39,7 @@ class Choice:
     call: SchemeCall
     parts: tuple[Choice, ...] = ()
     reason: str = ""
+    follows: bool = False
 
 
 _BIASES = Rule("biases", "init.rules.biases", Selector(role=("bias",)), SchemeCall("zeros", SCHEMES["zeros"]))
@@ -77,12 +79,17 @@ class Chooser:
         self._fitting = {
             rule.path for rule in self._rules if any(_fits(rule, info) and rule.selector.picks(info) for info in infos)
         }
+        leading = {info.computed.name: info for info in infos if info.computed is not None and info.computed.leads}
         for info in infos:
             if info.name in pretrained and not any(rule.reinit and rule.selector.picks(info) for rule in self._rules):
                 kept[info.name] = info
                 choices.append(Choice(info, PRETRAINED, PRETRAINED, SchemeCall(pretrained[info.name], pretrained=True)))
                 continue
-            choice = self._choose(info) if not (self._by_block and info.packed) else self._choose_blocks(info)
+            if info.follows and not self._is_named_alone(info, leading[info.key]):
+                lead = self._choose(leading[info.key])
+                choice = None if lead is None else replace(lead, info=info, follows=True)
+            else:
+                choice = self._choose(info) if not (self._by_block and info.packed) else self._choose_blocks(info)
             if choice is not None:
                 choices.append(choice)
             elif whole:
@@ -91,6 +98,10 @@ class Chooser:
         self._used.update(report_kept(self._rules, beside, infos, kept, self._problems))
         self._report_unused(infos)
         return choices
+
+    def _is_named_alone(self, info: ParamInfo, lead: ParamInfo) -> bool:
+        """Whether a rule names this parameter and not the one that stands for the weight computed from both."""
+        return any(rule.selector.names_parameters and rule.selector.picks(info) and not rule.selector.picks(lead) for rule in self._rules)
 
     def _choose(self, info: ParamInfo) -> Choice | None:
         rule = self._last(info)

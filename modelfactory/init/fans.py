@@ -69,7 +69,9 @@ def torch_fans(shape: Sequence[int]) -> Fans:
     return Fans(float(shape[1] * kernel), float(shape[0] * kernel))
 
 
-def operator_fans(module: nn.Module, attr: str, input_shape: Sequence[int] | None = None) -> list[Block]:
+def operator_fans(
+    module: nn.Module, attr: str, input_shape: Sequence[int] | None = None, shape: Sequence[int] | None = None
+) -> list[Block]:
     """The effective fans of parameter `attr` of `module`, one `Block` for each matrix packed into it.
 
     Known are Linear, Bilinear, Conv1-3d, ConvTranspose1-3d, Embedding and EmbeddingBag (the input is one-hot, so one
@@ -96,7 +98,7 @@ def operator_fans(module: nn.Module, attr: str, input_shape: Sequence[int] | Non
         update slice(5, 10, None) 3.0
         new slice(10, 15, None) 3.0
     """
-    shape = tuple(getattr(module, attr).shape)
+    shape = tuple(getattr(module, attr).shape if shape is None else shape)
     if len(shape) < 2:
         raise SchemeError(f"{type(module).__name__}.{attr} of shape {shape} has no fans: they need at least 2 dimensions")
     fans = _fans(module, attr, shape, input_shape)

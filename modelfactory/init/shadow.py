@@ -36,7 +36,14 @@ def shadow_of(module: nn.Module) -> tuple[nn.Module, dict[int, int]]:
             double = nn.Parameter(on_meta, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else on_meta
             memo[id(tensor)] = double
             original[id(double)] = id(tensor)
-    return _copied(module, dict(memo)) or copy.deepcopy(module, memo), original
+    copied = _copied(module, dict(memo))
+    if copied is not None:
+        return copied, original
+    for part in module.modules():  # a plain attribute computed of parameters, such as an old weight norm's, has no deepcopy
+        for value in vars(part).values():
+            if isinstance(value, torch.Tensor) and not value.is_leaf:
+                memo[id(value)] = torch.empty(value.shape, dtype=value.dtype, device="meta")
+    return copy.deepcopy(module, memo), original
 
 
 def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module | None:

@@ -133,7 +133,7 @@ def explain(
         ConfigError: there is none; the nearest name is told.
     """
     picks = Selector(match=(wanted,)).picks
-    found = [(item, row) for item, row in zip(items, rows, strict=True) if wanted in item.info.names or picks(item.info)]
+    found = [(item, row) for item, row in zip(items, rows, strict=True) if wanted in item.info.known_as or picks(item.info)]
     if not found:
         names = [name for item in items for name in item.info.names]
         raise ConfigError([Problem("", f"{wanted!r} is no parameter of the model{did_you_mean(wanted, names)}")])
@@ -180,8 +180,10 @@ def _explain(
         scheme = f"{call.name}({shown})" if shown else call.name
         formula = f"{SCHEMES[call.name].formula} Source: {SCHEMES[call.name].source}" if call.scheme is not None else ""
         random = call.scheme is None or call.scheme.random
-        key = rng.key(seed, info.name) if random else None
-        draws = _generator(rng.key(seed, info.name), seed, info.name) if random else "nothing: it is not random"
+        key = rng.key(seed, info.key) if random else None
+        draws = _generator(rng.key(seed, info.key), seed, info.key) if random else "nothing: it is not random"
+        if info.computed is not None:
+            draws += f"; {_through(info)}"
         if call.scheme is not None:
             fans = fans_reason(item, init.fans) if call.scheme.uses_fans else "not used by this scheme"
         if call.scheme is not None and call.scheme.uses_gain:
@@ -192,6 +194,13 @@ def _explain(
     }.get(row.origin, f"drawn by {item.choice.path}" if key is not None else f"set by {item.choice.path}")
     training = _training(info, row, freeze, definitions)
     return Explanation(row, info.module_name, contenders, scheme, formula, fans, gain, key, draws, origin, training)
+
+
+def _through(info: ParamInfo) -> str:
+    """How a value gets into the parameters of a weight that is computed."""
+    if info.computed is None or info.computed.leads:
+        return f"what is drawn is put into {info.key} by way of the parameters that it is computed from"
+    return f"it follows what is put into {info.key}, which is computed from it"
 
 
 def _generator(key: int, seed: int, name: str) -> str:
