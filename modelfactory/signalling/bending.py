@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
@@ -12,6 +13,7 @@ from modelfactory.init.acting import Applied
 from modelfactory.signalling.graph import Node, Signal, Value, walk
 from modelfactory.signalling.response import Law, Response, correlation, interpolated, powers, respond
 from modelfactory.signalling.rule import Context
+from modelfactory.signalling.spread import Passage, is_needed, pass_on
 from modelfactory.signalling.state import Gradient, State, flat
 
 
@@ -26,12 +28,23 @@ def bend_forward(context: Context, node: Node, states: list[State]) -> State:
     law = found.law if state.law is None else _through(node.function, state.law)
     mean, second = (found.mean, found.second) if state.law is None else (law.mean, law.second)
     pairs = [_together(found, state, mean, second, pair) for pair in state.pairs.tolist()]
+    passage = _passage(node, state, found)
+    if passage is not None:
+        ratio = passage.second / second
+        second, mean, pairs = passage.second, mean * math.sqrt(ratio), [pair * ratio for pair in pairs]
     power = _power_map(node.function, state, second)
     growth = found.growth * min(state.variance / state.second, 1.0) if state.second > 0 else 0.0
     chance = growth**2 * state.chance
     made = State(power, mean, torch.tensor(pairs, dtype=torch.float64), state.unit, law, chance, latent=state.correlations)
     own = context.over_pairs(node, state, lambda cosine: found.squares_together(_correlated(state, cosine)))
-    return replace(made, own=own / node.shape[state.unit])
+    return replace(made, own=own / node.shape[state.unit], spread=None if passage is None else passage.weights)
+
+
+def _passage(node: Node, state: State, found: Response) -> Passage | None:
+    """Through an unstable activation input by input; None where the mean power says it all."""
+    if state.spread is None or not is_needed(found.growth) or state.law is not None or abs(state.mean) > 0.1 * math.sqrt(state.second):
+        return None
+    return pass_on(node.function, state.spread, state.second, node.shape[state.unit])
 
 
 def _correlated(state: State, cosine: float) -> float:
@@ -71,12 +84,19 @@ def bend_backward(context: Context, node: Node, states: list[State], _out: State
     else:
         variance = (state.power - state.mean**2).clamp(min=1e-30 * max(state.second, 1e-270))
         steep = interpolated(lambda v: powers(node.function, state.mean, v)[2], variance)
+    worth = None
+    passage = _passage(node, state, found) if gradient.where is None else None
+    if passage is not None and state.spread is not None:
+        beyond = passage.moved.sum(1) if gradient.worth is None else passage.moved @ gradient.worth
+        worth = passage.slopes * beyond
+        steep = (state.spread * worth).sum().item()
+        worth = worth / max(steep, 1e-300)
     far = gradient.far
     if far and found.slope > 0:
         far *= found.slopes_together(_correlated(state, state.cosines[1])) / found.slope
     own = context.over_pairs(node, state, lambda cosine: found.squared_slopes_together(_correlated(state, cosine)))
     chance = gradient.chance + own / node.shape[state.unit]
-    return [Gradient(gradient.power * steep, far, chance)]
+    return [Gradient(gradient.power * steep, far, chance, worth=worth)]
 
 
 def _slope_where(function: Activation, state: State, where: Tensor | None) -> float:

@@ -72,7 +72,8 @@ def predict(
     if batch is None:
         batch = _BATCH if first is None or first.is_meta else first.shape[0]
     context = Context(graph, Weights(moments, model), batch)
-    return tabulate(context, follow(context, data or Input()))
+    with torch.no_grad(), torch.device("cpu"):
+        return tabulate(context, follow(context, data or Input()))
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -131,7 +131,9 @@ def pad_forward(context: Context, node: Node, states: list[State]) -> State:
 
 
 def pad_backward(context: Context, node: Node, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
-    return [Gradient(flat(gradient.second, len(first_shape(context, node))), gradient.far, gradient.chance)]
+    before, mode = first_shape(context, node), arguments(node, ("input", "pad", "mode", "value"))["mode"]
+    times = 1.0 if mode in (None, "constant") else math.prod(node.shape) / math.prod(before)  # what is repeated adds up
+    return [Gradient(flat(gradient.second * times, len(before)), gradient.far, gradient.chance)]
 
 
 def shuffle_forward(context: Context, node: Node, states: list[State]) -> State:

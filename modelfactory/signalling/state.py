@@ -37,6 +37,7 @@ class State:
         unit: the dimension the units lie in.
         law: of an entry, None for a Gaussian one.
         latent: correlations of the Gaussians behind the law, by kind of pair.
+        spread: weights of single inputs' power about the mean, as `spread.grid`; None where it does not matter.
         chance: variance of the log of the mean second moment over draws of the weights before, by the finite width.
         own: the part of it that this tensor's own, finitely many units add.
     """
@@ -49,6 +50,7 @@ class State:
     chance: float = 0.0
     own: float = 0.0
     latent: tuple[float, ...] | None = None
+    spread: Tensor | None = None
 
     @property
     def correlations(self) -> tuple[float, ...]:
@@ -92,12 +94,14 @@ class Gradient:
         far: mean product of the gradients of one unit at two places, relative to the second moment.
         chance: as `State.chance`.
         where: the weight of each point of the law behind that the gradient lands on; None where it lands everywhere.
+        worth: relative to the mean, of an input of each power, as `spread.grid`; None where it does not matter.
     """
 
     power: Tensor
     far: float = 0.0
     chance: float = 0.0
     where: Tensor | None = None
+    worth: Tensor | None = None
 
     @property
     def second(self) -> float:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from modelfactory.signalling.graph import Node, Value
 from modelfactory.signalling.rule import Context, arguments, first_shape
+from modelfactory.signalling.spread import shifted, spread_of
 from modelfactory.signalling.state import Gradient, NotPredicted, State, averaged, flat
 
 _CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -62,7 +63,12 @@ def _weighted(context: Context, node: Node, state: State, counted: Tensor, fan: 
         power = power + spread + shift * shift + 2 * shift * centre
         pairs = pairs + spread + shift * shift + 2 * shift * centre
         centre += shift
-    made = State(power, centre, pairs, unit, None, state.chance + state.own)
+    spread = None
+    if node.op == "linear" and power.numel() == 1 and power.item() > 0:
+        spread = spread_of(2 / fan) if state.spread is None else state.spread
+        if bias is not None and state.spread is not None:
+            spread = shifted(spread, 1 - scale * second / power.item())
+    made = State(power, centre, pairs, unit, None, state.chance + state.own, spread=spread)
     units = node.shape[unit]
     return replace(made, own=context.over_pairs(node, made, lambda cosine: 2 * cosine * cosine) / units)
 
