@@ -184,14 +184,14 @@ def _train_job(cfg: Any) -> None:
         plain = to_plain(cfg)
         from modelfactory.run import train as train_config
 
-        train_config(plain, folder)
+        result = train_config(plain, folder)
     except Exception as error:
         if not isinstance(error, ConfigError):
             from modelfactory.status import end_record, status_of, told
 
             end_record(folder, status_of(error), told(error))
         raise
-    print(f"done: {folder}")
+    print(f"done: {result.outcome}: {folder}")
 
 
 def _tell(error: Exception) -> int:

@@ -37,13 +37,13 @@ def train_job(config: dict[str, Any], folder: str, trusted: Sequence[str] = ()) 
     (place / "error.txt").unlink(missing_ok=True)
     try:
         with Heartbeat(place / RESULT):
-            train(config, place, resume=resume)
+            result = train(config, place, resume=resume)
     except Exception as error:
         if not isinstance(error, ModelFactoryError):
             write_text(place / "error.txt", traceback.format_exc())
         end_record(place, status_of(error), told(error))
         return FAILED
-    print(f"done: {folder}")
+    print(f"done: {result.outcome}: {folder}")
     return DONE
 
 

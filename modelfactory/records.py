@@ -54,6 +54,20 @@ class Result:
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     init_hash: str | None = None
 
+    @property
+    def outcome(self) -> str:
+        """The best epoch in a few words.
+
+        Example:
+            >>> Result(best={"epoch": 3, "step": 69, "train_loss": 0.04, "val_loss": 0.15488, "val_accuracy": 0.94429}).outcome
+            'best epoch 3, val_loss 0.1549, val_accuracy 0.9443'
+        """
+        if not self.best:
+            return "no epoch"
+        accuracy = self.best["val_accuracy"]
+        told = "" if accuracy is None else f", val_accuracy {accuracy:.4f}"
+        return f"best epoch {self.best['epoch']}, val_loss {self.best['val_loss']:.4g}{told}"
+
 
 def write_metrics(path: Path, history: Iterable[Mapping[str, Any]]) -> None:
     """Writes metrics.csv, columns METRICS; an accuracy there is none of is left empty.
