@@ -5,6 +5,7 @@ import itertools
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -79,10 +80,25 @@ def test_every_yaml_block_is_read(text):
     problems.raise_if_any()
 
 
-@pytest.mark.parametrize("name", ["generate", "backbones"])
-def test_the_generated_tables_are_current(name):
+def script(name: str) -> Any:
     spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def test_the_pictures_of_the_schemes_are_current():
+    """To a fiftieth of their height: another processor may draw another last bit."""
+    module = script("schemes")
+    assert {file.stem for file in module.PICTURES.glob("*.svg")} == set(module.SCHEMES)
+    for name in module.SCHEMES:
+        there, drawn = (module.PICTURES / f"{name}.svg").read_text(), module.picture(name)
+        numbers = [[float(number) for number in re.findall(r"\d+\.\d+", text)] for text in (there, drawn)]
+        assert numbers[0] == pytest.approx(numbers[1], abs=module.HEIGHT / 50), f"{name}: run python docs/schemes.py"
+
+
+@pytest.mark.parametrize("name", ["generate", "backbones", "schemes"])
+def test_the_generated_tables_are_current(name):
+    module = script(name)
     assert module.PAGE.read_text() == module.page(module.PAGE.read_text()), f"run python docs/{name}.py"
