@@ -328,6 +328,24 @@ def test_values_of_a_file_that_are_not_finite_are_told(tmp_path: Path):
     )
 
 
+def test_weights_in_half_precision_become_the_models(tmp_path: Path):
+    model = theirs()
+    torch.save({name: value.half() for name, value in model.state_dict().items()}, tmp_path / "half.pt")
+    built = mf.build(config(str(tmp_path / "half.pt"))).backbone.features[0].weight
+    assert built.dtype is torch.float32 and torch.equal(built, model.features[0].weight.half().float())
+
+
+def test_tensors_that_share_memory_in_a_file_do_not_in_the_model(tmp_path: Path):
+    state = theirs().state_dict()
+    one = "features.3.expand1x1.bias"
+    state["features.4.expand1x1.bias"] = state[one]
+    torch.save(state, tmp_path / "w.pt")
+    built = mf.build(config(str(tmp_path / "w.pt")))
+    with torch.no_grad():
+        built.backbone.features[3].expand1x1.bias.zero_()
+    assert torch.equal(built.backbone.features[4].expand1x1.bias, state[one])
+
+
 def test_what_a_partial_load_leaves_is_drawn_by_the_rules(tmp_path: Path):
     model = theirs()
     state = {name: value for name, value in model.state_dict().items() if not name.startswith("features.12.")}

@@ -128,3 +128,30 @@ def test_timms_own_weights_are_loaded_by_timm(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "nothing"))
     with pytest.raises(ConfigError, match="backbone.weights: timm's weights of resnet10t cannot be had: "):
         mf.build(config("timm/resnet10t", True))
+
+
+def test_a_run_on_a_folder_of_images_with_the_weights_own_preprocessing(tmp_path, monkeypatch):
+    from tests.data.test_vision import write_images
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    write_images(tmp_path / "images")
+    with construction(0, ""):
+        content = file_of(models.squeezenet1_1())
+    with serving() as server:
+        url = server.url(hashed(content, "squeezenet1_1"), content)
+        monkeypatch.setattr(models.SqueezeNet1_1_Weights.DEFAULT.value, "url", url)
+        backbone = ("backbone=squeezenet1_1", "backbone.weights=DEFAULT", "model=linear_head")
+        data = (
+            "data=image_folder",
+            f"data.root={tmp_path / 'images'}",
+            "data.transforms=backbone",
+            "data.num_classes=2",
+            "data.num_workers=0",
+        )
+        short = ("trainer=debug", "trainer.device=cpu", "trainer.progress=none", "trainer.signal=none", "trainer.precision=fp32")
+        result = mf.train(mf.compose(*backbone, *data, *short), run_dir=tmp_path / "run")
+    assert result.status == "completed"
+    row = (tmp_path / "run" / "ledger.csv").read_text().splitlines()[1]
+    assert (
+        row.startswith("backbone.features.0.weight,64x3x3x3,") and f"{hashed(content, 'squeezenet1_1')}:features.0.weight" in row
+    )
