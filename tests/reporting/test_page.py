@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from made_sweeps import make_sweep
 
 import modelfactory as mf
 from modelfactory.reporting.page import _ASSETS
@@ -50,7 +51,7 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(name="page", scope="module")
-def _page(make_sweep, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Page]:
+def _page(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Page]:
     folder = make_sweep(tmp_path_factory.mktemp("sweep"), {"good": 0.1, "fine": 0.12, EVIL: 1.0, "gone": "diverged"}, seeds=4)
     for run in folder.glob("[0-9]"):
         (run / "signal.csv").write_text(f"layer,{','.join(LINES.values())},verdict\nfc1,1,1,1,1,ok\nfc2,0.5,0.4,0.1,,vanishing\n")

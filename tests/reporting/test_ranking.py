@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_sweeps import make_sweep
 
 from modelfactory.errors import ConfigError
 from modelfactory.reporting.ranking import Ranking, rank
@@ -180,7 +181,7 @@ def test_what_is_not_completed_or_not_finite_has_no_value():
         assert LOSS.of(other) is None
 
 
-def test_a_sweep_of_two_equal_and_one_worse_scheme_is_ranked_so(make_sweep, tmp_path: Path):
+def test_a_sweep_of_two_equal_and_one_worse_scheme_is_ranked_so(tmp_path: Path):
     sweep = read_sweep(make_sweep(tmp_path, {"a": 0.1, "b": 0.1, "c": 1.0}, seeds=5))
     made = rank(gather_schemes(sweep, ("init",), LOSS), LOSS, ("init",))
     assert sorted(verdicts(made).values()) == ["best", "not told", "worse"]

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_sweeps import make_sweep
 
 import modelfactory as mf
 from modelfactory import cli
@@ -27,7 +28,7 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_sweep_half_failed_and_still_running_is_reported(make_sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_sweep_half_failed_and_still_running_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     make_sweep(tmp_path, MIXED)
     assert cli.main(["report", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
@@ -38,7 +39,7 @@ def test_a_sweep_half_failed_and_still_running_is_reported(make_sweep, tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir() if path.name in FILES or path.name.startswith(".")) == sorted(FILES)
 
 
-def test_a_mean_of_some_seeds_is_said_to_be_one(make_sweep, tmp_path: Path):
+def test_a_mean_of_some_seeds_is_said_to_be_one(tmp_path: Path):
     make_sweep(tmp_path, {"a": 0.1, "b": 0.3})
     result = tmp_path / "3" / "result.json"
     for status, words in (
@@ -50,7 +51,7 @@ def test_a_mean_of_some_seeds_is_said_to_be_one(make_sweep, tmp_path: Path):
         assert words in printed and " 2/3 " in printed
 
 
-def test_summary_csv_has_a_row_a_job(make_sweep, tmp_path: Path):
+def test_summary_csv_has_a_row_a_job(tmp_path: Path):
     mf.report(make_sweep(tmp_path, MIXED))
     rows = rows_of(tmp_path)
     assert [row["job"] for row in rows] == [str(number) for number in range(21)]
@@ -63,7 +64,7 @@ def test_summary_csv_has_a_row_a_job(make_sweep, tmp_path: Path):
     assert rows[15]["status"] == "pending" and rows[15]["best_val_loss"] == "" and rows[15]["seconds"] == ""
 
 
-def test_the_same_folder_gives_the_same_bytes_and_nothing_else_is_touched(make_sweep, tmp_path: Path):
+def test_the_same_folder_gives_the_same_bytes_and_nothing_else_is_touched(tmp_path: Path):
     make_sweep(tmp_path, {"a": 0.1, "b": 0.2})
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     mf.report(tmp_path)
@@ -74,7 +75,7 @@ def test_the_same_folder_gives_the_same_bytes_and_nothing_else_is_touched(make_s
     assert after == before
 
 
-def test_a_single_run_is_a_page_of_one(make_sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_single_run_is_a_page_of_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = make_sweep(tmp_path, {"a": 0.1}, seeds=1) / "0"
     assert cli.main(["report", str(run)]) == 0
     printed = capsys.readouterr().out
@@ -91,7 +92,7 @@ def test_what_is_neither_a_sweep_nor_a_run_gives_status_2_and_says_so(tmp_path: 
     assert not any((tmp_path / "empty").iterdir())
 
 
-def test_every_wrong_option_is_told_with_status_2_and_nothing_is_written(make_sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_every_wrong_option_is_told_with_status_2_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     make_sweep(tmp_path, {"a": 0.1, "b": 0.2}, seeds=1)
     assert cli.main(["report", str(tmp_path), "--metric", "val_los", "--epoch", "third"]) == 2
     error = capsys.readouterr().err
@@ -102,14 +103,14 @@ def test_every_wrong_option_is_told_with_status_2_and_nothing_is_written(make_sw
     assert not any((tmp_path / name).exists() for name in FILES)
 
 
-def test_a_folder_that_cannot_be_written_gives_status_1(make_sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_folder_that_cannot_be_written_gives_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     make_sweep(tmp_path, {"a": 0.1}, seeds=1)
     (tmp_path / "report.html").mkdir()
     assert cli.main(["report", str(tmp_path)]) == 1
     assert "error: " in capsys.readouterr().err
 
 
-def test_json_is_the_whole_report(make_sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_json_is_the_whole_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     make_sweep(tmp_path, {"a": 0.1, "b": 1.0, "c": "diverged"})
     assert cli.main(["report", str(tmp_path), "--json", "--metric", "val_accuracy"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -119,7 +120,7 @@ def test_json_is_the_whole_report(make_sweep, tmp_path: Path, capsys: pytest.Cap
     assert len(told["jobs"]) == 9 and told["num_comparisons"] == 1
 
 
-def test_schemes_may_be_made_of_some_keys_and_paired_over_the_others(make_sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_schemes_may_be_made_of_some_keys_and_paired_over_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     make_sweep(tmp_path, {"a": 0.1, "b": 1.0}, seeds=2)
     assert cli.main(["report", str(tmp_path), "--by", "seed,init"]) == 0
     assert "\n   seed, init  n " in capsys.readouterr().out
@@ -127,7 +128,7 @@ def test_schemes_may_be_made_of_some_keys_and_paired_over_the_others(make_sweep,
     assert "\n   seed  n " in capsys.readouterr().out
 
 
-def test_the_python_side_gives_the_ranking(make_sweep, tmp_path: Path):
+def test_the_python_side_gives_the_ranking(tmp_path: Path):
     made = mf.report(make_sweep(tmp_path, {"a": 0.1, "b": 1.0}), write=False)
     assert made.ranking.best is not None and made.ranking.best.scheme.label == "a"
     assert str(made.ranking) in str(made)
@@ -136,13 +137,13 @@ def test_the_python_side_gives_the_ranking(make_sweep, tmp_path: Path):
         mf.report(tmp_path / "nowhere")
 
 
-def test_a_regression_has_no_accuracy_anywhere(make_sweep, tmp_path: Path):
+def test_a_regression_has_no_accuracy_anywhere(tmp_path: Path):
     mf.report(make_sweep(tmp_path, {"a": 3000.0, "b": 3500.0}, accuracy=False, noise=20.0))
     assert rows_of(tmp_path)[0]["best_val_accuracy"] == ""
     assert "validation accuracy" not in (tmp_path / "report.html").read_text().split("<script>")[0]
 
 
-def test_reporting_needs_no_torch(make_sweep, tmp_path: Path):
+def test_reporting_needs_no_torch(tmp_path: Path):
     make_sweep(tmp_path, {"a": 0.1, "b": 0.2})
     code = f"import sys; from modelfactory.cli import main; main(['report', {str(tmp_path)!r}]); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
@@ -167,7 +168,7 @@ def test_metrics_of_a_run_that_is_being_written_are_read_as_far_as_they_are(tmp_
     assert read_history(tmp_path) == {"train_loss": {2: 0.25}, "val_loss": {1: 0.5}, "val_accuracy": {}}
 
 
-def test_a_file_that_is_not_a_runs_is_told_and_nothing_is_written(make_sweep, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_file_that_is_not_a_runs_is_told_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     make_sweep(tmp_path, {"a": 0.1}, seeds=2)
     (tmp_path / "1" / "metrics.csv").write_text("epoch,val_loss\n1,much\n")
     assert cli.main(["report", str(tmp_path)]) == 2
@@ -181,7 +182,7 @@ def test_the_columns_of_the_signal_are_those_that_runs_leave():
     assert {"layer", "verdict", *LINES.values()} <= set(COLUMNS)
 
 
-def test_a_schemes_signal_is_the_median_of_its_runs(make_sweep, tmp_path: Path):
+def test_a_schemes_signal_is_the_median_of_its_runs(tmp_path: Path):
     from modelfactory.reporting.schemes import Metric, gather_schemes
     from modelfactory.sweep import read_sweep
 

@@ -6,12 +6,10 @@ import csv
 import json
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from modelfactory.status import config_hash
 from modelfactory.sweep import Job
@@ -69,8 +67,3 @@ def make_sweep(
             leave_run(job.folder, job, losses[:count], accuracy, error)
     write_sweep(root, [replace(job, status="pending") for job in jobs])
     return root
-
-
-@pytest.fixture(name="make_sweep", scope="session")
-def _make_sweep() -> Callable[..., Path]:
-    return make_sweep
