@@ -138,7 +138,10 @@ def _end_sweep(folder: Path, status: int) -> int:
     from modelfactory.reporting import report as make_report
     from modelfactory.sweep import read_sweep
 
-    print(make_report(folder))
+    try:
+        print(make_report(folder).text(failures=False))  # they are named below, and elsewhere
+    except Exception as error:  # what became of the jobs is told all the same
+        status = max(status, _tell(error))
     sweep = read_sweep(folder)
     left = [job for job in sweep.jobs if job.status != "completed"]
     failed = [job for job in left if job.status not in ("pending", "running")]

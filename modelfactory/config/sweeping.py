@@ -84,7 +84,7 @@ class SweepLauncher(Launcher):
         batch = self._checked(job_overrides, initial_job_idx)
         self.begin(batch)
         if self._inner is None:
-            self._inner = self._make(SweepJob(self._spec, trusted()))
+            self._inner = self._make(SweepJob(self._spec, trusted(), str(Path.cwd())))
         batch = self._numbered(batch)
         waiting = [job for job in batch if job.status not in (*FINISHED, "running")]
         if len(waiting) < len(batch):
@@ -198,6 +198,7 @@ class SweepLauncher(Launcher):
             if found is not None and found != self.root:
                 move_sweep(self._config, found)
                 self._moved()
+        move_sweep(self._config, self.root)  # for processes that are elsewhere, a whole path
         if not resumed:
             self._about = about
         else:

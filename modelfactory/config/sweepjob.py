@@ -34,11 +34,13 @@ class SweepJob:
 
     Attributes:
         trusted: packages that the Python that began the sweep allows.
+        cwd: where the sweep was begun, and where its jobs are too, if there is such a folder where they run.
         function: full name of what does the job: `function(config, folder, trusted)` leaves a result.json.
     """
 
     spec: SweepSpec
     trusted: tuple[str, ...]
+    cwd: str
     function: str = "modelfactory.job.train_job"
 
     def __call__(self, cfg: DictConfig) -> float | None:
@@ -53,7 +55,8 @@ class SweepJob:
             return None
         config = job_config(cfg)
         try:
-            self._do(config, folder, number, _logging(node))
+            cwd = self.cwd if Path(self.cwd).is_dir() and not node.job.chdir else str(Path.cwd())
+            self._do(config, folder, number, cwd, _logging(node))
         except KeyboardInterrupt as error:
             end_record(folder, "killed", str(error) or "interrupted")
             raise
@@ -65,18 +68,18 @@ class SweepJob:
             (root / STOPPED).touch()
         raise JobFailed(f"job {number} {record.get('status')}: {record.get('error')}")
 
-    def _do(self, config: dict[str, Any], folder: Path, number: int, logging_config: Any) -> None:
+    def _do(self, config: dict[str, Any], folder: Path, number: int, cwd: str, logging_config: Any) -> None:
         arguments = {"config": config, "folder": str(folder), "trusted": list(self.trusted)}
         if not self.spec.isolate:
             pkgutil.resolve_name(self.function)(**arguments)
             return
         environment, kills = dict(os.environ), num_oom_kills()
         if self.spec.gpus is None:
-            code = call_isolated(self.function, arguments, environment, logging_config)
+            code = call_isolated(self.function, arguments, environment, cwd, logging_config)
         else:
             with held_gpu(number, visible_gpus(self.spec.gpus, environment.get("CUDA_VISIBLE_DEVICES"))) as gpu:
                 log.info("job %s is on GPU %s", number, gpu)
-                code = call_isolated(self.function, arguments, environment | {"CUDA_VISIBLE_DEVICES": gpu}, logging_config)
+                code = call_isolated(self.function, arguments, environment | {"CUDA_VISIBLE_DEVICES": gpu}, cwd, logging_config)
         starved = code == -9 and num_oom_kills() > kills
         status = "out_of_memory" if starved else "killed" if code < 0 else "failed"
         reason = f"{told_exit(code)}{', by the kernel for lack of memory' if starved else ''}"

@@ -39,8 +39,12 @@ class Report:
         return summary_rows(self.sweep)
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, failures: bool = True) -> str:
+        """What `print` shows, with or without the jobs that did not complete."""
         head = wrapped(f"{state(self.sweep)}. {self.ranking.metric}.")
-        parts = [head, ranking_text(self.ranking), failures_text(self.sweep)]
+        parts = [head, ranking_text(self.ranking), failures_text(self.sweep) if failures else ""]
         return "\n\n".join(part for part in parts if part)
 
     def plain(self) -> dict[str, Any]:

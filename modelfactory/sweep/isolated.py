@@ -84,17 +84,18 @@ def start_server() -> None:
         _server = Server()
 
 
-def call_isolated(function: str, arguments: Mapping[str, Any], environment: Mapping[str, str], logging: Any = None) -> int:
+def call_isolated(function: str, arguments: Mapping[str, Any], environment: Mapping[str, str], cwd: str, logging: Any = None) -> int:
     """Calls a function in a process of its own; returns its exit status, negative for the signal that killed it.
 
     Args:
         function: its full name, such as "modelfactory.job.train_job"; what it returns is the exit status.
         arguments: keyword arguments that JSON can hold.
         environment: all of the process's environment variables.
+        cwd: the folder that it is in.
         logging: what logging.config.dictConfig is called with; None: nothing.
 
     Example:
-        >>> call_isolated("os._exit", {"status": 3}, {}), call_isolated("os.abort", {}, {}) == -signal.SIGABRT
+        >>> call_isolated("os._exit", {"status": 3}, {}, "/"), call_isolated("os.abort", {}, {}, "/") == -signal.SIGABRT
         (3, True)
     """
     global _server
@@ -105,7 +106,7 @@ def call_isolated(function: str, arguments: Mapping[str, Any], environment: Mapp
     request = {"function": function, "arguments": arguments, "environment": dict(environment), "logging": logging}
     if not server.fork:  # it serves one job; the next one's starts beside it
         _server = Server()
-    return server.call({**request, "cwd": str(Path.cwd()), "path": sys.path})
+    return server.call({**request, "cwd": cwd, "path": sys.path})
 
 
 def told_exit(code: int) -> str:

@@ -84,11 +84,12 @@ def _be_the_job(request: Mapping[str, Any], asked_by: int | None) -> None:
     """Runs the request's function in this process and ends it."""
     code = 1
     try:
-        os.setpgid(0, 0)
-        _die_with_parent()
+        if asked_by is None:
+            os.setpgid(0, 0)
+            _die_with_parent()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        if asked_by is not None:
+        if asked_by is not None:  # this is the server itself
             _die_with_pipe(asked_by)
         sys.path[:] = request["path"]
         os.chdir(request["cwd"])

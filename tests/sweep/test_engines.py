@@ -21,7 +21,7 @@ def ends_as_serial_does(process: subprocess.Popen, folder: Path) -> None:
     out, err = process.communicate(timeout=300)
     assert process.returncode == 1, err
     jobs = read_sweep(folder / "sweep").jobs
-    assert [(job.number, job.status) for job in jobs] == [(0, "completed"), (1, "killed"), (2, "completed")]
+    assert [(job.number, job.status) for job in jobs] == [(0, "completed"), (1, "killed"), (2, "completed")], out + err
     assert "error: job 1 (data.how=kill): killed: its process was killed by SIGKILL\n" in err
     assert jobs[0].final == jobs[2].final
     assert "2 of 3 jobs completed" in out
