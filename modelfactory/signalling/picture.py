@@ -24,8 +24,8 @@ def draw(table: SignalTable, path: str | os.PathLike[str], title: str = "") -> N
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8.5, 7.2), dpi=100)
-    figure.subplots_adjust(left=0.09, right=0.985, top=0.955, bottom=0.15, hspace=0.07)
+    figure = Figure(figsize=(8.5, 7.4), dpi=100)
+    figure.subplots_adjust(left=0.11, right=0.985, top=0.955, bottom=0.19, hspace=0.07)
     panels: Any = figure.subplots(3, 1, sharex=True, height_ratios=[3, 3, 1.6])
     rows = [row for row in table if not math.isnan(_scale(row, "forward"))]
     _scales(panels[0], rows, "forward", "signal (rms)", chance=0)
@@ -104,8 +104,13 @@ def _name_layers(panel: Any, rows: Sequence[Row]) -> None:
     weighted = [place for place, row in enumerate(rows) if row.kind == "weights"] or list(range(len(rows)))
     step = -(-len(weighted) // _MOST_NAMES)
     shown = weighted[::step]
-    panel.set_xticks(shown, [rows[place].layer or rows[place].label for place in shown], rotation=60, ha="right", fontsize=7)
+    panel.set_xticks(shown, [_short_name(rows[place].layer or rows[place].label) for place in shown], rotation=60, ha="right", fontsize=7)
     panel.set_xlim(-0.5, max(len(rows) - 0.5, 0.5))
+
+
+def _short_name(name: str, most: int = 26) -> str:
+    """The end of a long name, which tells more than its beginning."""
+    return name if len(name) <= most else f"...{name[3 - most :]}"
 
 
 def draw_histograms(samples: Mapping[str, tuple[Any, Any]], path: str | os.PathLike[str]) -> None:
