@@ -172,10 +172,10 @@ def _conclude(folder: Path) -> None:
 def _check(cfg: Any) -> None:
     from modelfactory.config import to_plain
 
-    plain = to_plain(cfg)
+    to_plain(cfg)
     from modelfactory.run import check  # torch comes with it: after the errors that need no torch
 
-    check(plain)
+    check(cfg)
 
 
 def _train_job(cfg: Any) -> None:

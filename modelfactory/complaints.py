@@ -32,6 +32,8 @@ def complaint(error: Exception) -> Problem:
     if (found := _NO_KEY.search(text)) and not text.startswith("Could not append"):
         path = found[2].partition("@")[0]
         return Problem(path, f"there is no such key{_hint(error, path)}")
+    if text.startswith("Config group override must be a string"):
+        return Problem("", "a group is given null or a number; give the name of one of its configs, such as data=digits")
     path = str(getattr(error, "full_key", None) or "")
     return Problem(path, "; ".join(line for line in lines[:3] if "https://" not in line) or type(error).__name__)
 

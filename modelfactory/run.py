@@ -14,16 +14,17 @@ from torch import nn
 
 from modelfactory.backbone import without_files
 from modelfactory.checkpoint import load_into, read_weights
-from modelfactory.config import to_plain, to_yaml
+from modelfactory.config import to_plain, to_yaml, unused_figures
 from modelfactory.data import build_data, check_data
 from modelfactory.data.evidence import evidence_of
 from modelfactory.dividing import divide
-from modelfactory.errors import ConfigError, Problem, Problems
+from modelfactory.errors import ConfigError, Problem, Problems, did_you_mean, nearest
 from modelfactory.experiment import check_experiment
 from modelfactory.files import write_text
 from modelfactory.freezing import apply_frozen, choose_frozen
 from modelfactory.init.structural import Evidence
 from modelfactory.model import assemble
+from modelfactory.model.grammar import MODEL_KEYS
 from modelfactory.modelspec import read_spec
 from modelfactory.optimizer import build_optimizer, check_optimizer
 from modelfactory.planning import Plan, make_plan
@@ -98,6 +99,7 @@ def check(cfg: Any) -> Plan:
     """
     config = to_plain(cfg)
     problems = Problems()
+    _check_figures(cfg, problems)
     spec = read_spec(config, problems)
     checks: dict[str, Callable[[Any, Problems], Any]] = {
         "data": partial(check_data, backbone=config.get("backbone")),
@@ -121,6 +123,15 @@ def check(cfg: Any) -> Plan:
     if problems or made is None:
         raise ConfigError(problems)
     return made
+
+
+def _check_figures(cfg: Any, problems: Problems) -> None:
+    """Adds each figure of the model's own that nothing uses: mostly one that is misspelt."""
+    unused, used = unused_figures(cfg)
+    for name in unused:
+        if name not in MODEL_KEYS and nearest(name, MODEL_KEYS) is None:
+            close = did_you_mean(name, used) if used else ""
+            problems.add(f"model.{name}", f"is used by nothing: no ${{model.{name}}} is in the config{close}")
 
 
 def _max_epochs(trainer: Any) -> int | None:

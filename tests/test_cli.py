@@ -132,7 +132,7 @@ WRONG_LATE = RAISES.format("run.ConfigError([run.Problem('data.root', 'is empty'
 def test_an_error_of_the_config_found_while_loading_leaves_no_directory(tmp_path: Path):
     done = run(tmp_path, program=("-c", FAILING.format(WRONG_LATE)))
     assert (done.returncode, left(tmp_path)) == (2, [])
-    assert "data.root: is empty" in done.stderr
+    assert done.stderr == "error: the configuration is wrong\n  data.root: is empty\n"
 
 
 def test_what_was_there_before_is_never_removed(tmp_path: Path):

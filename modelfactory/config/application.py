@@ -14,6 +14,7 @@ import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
@@ -119,14 +120,21 @@ def _with_callback(words: list[str]) -> list[str]:
     return [*words[:place], callback, *words[place:]]
 
 
+def _return_value(done: JobReturn) -> Any:
+    """What a job returned, or raises what it raised; Hydra's own prints its overrides before that."""
+    if done.status is JobStatus.FAILED:
+        raise done._return_value
+    return done._return_value
+
+
 @contextmanager
 def _guarded(session: _Session) -> Iterator[None]:
     """Checks Hydra's own node of every config it composes, before it calls anything that is named there.
 
-    And puts our launcher before the one that a sweep's config names.
+    And puts our launcher before the one that a sweep's config names, and keeps Hydra from printing an error that is told here.
     """
     load, instantiate = ConfigLoaderImpl.load_configuration, Plugins.instantiate_launcher
-    validate = Sweeper.validate_batch_is_legal
+    validate, told = Sweeper.validate_batch_is_legal, JobReturn.return_value
 
     def load_checked(*args: Any, **kwargs: Any) -> DictConfig:
         config = load(*args, **kwargs)
@@ -145,12 +153,13 @@ def _guarded(session: _Session) -> Iterator[None]:
 
     ConfigLoaderImpl.load_configuration = load_checked
     Plugins.instantiate_launcher = instantiate_ours
+    JobReturn.return_value = property(_return_value, told.fset)  # pyright: ignore[reportAttributeAccessIssue]
     Sweeper.validate_batch_is_legal = lambda self, batch: None  # which stops at the first job that does not compose
     try:
         yield
     finally:
         ConfigLoaderImpl.load_configuration, Plugins.instantiate_launcher = load, instantiate
-        Sweeper.validate_batch_is_legal = validate
+        Sweeper.validate_batch_is_legal, JobReturn.return_value = validate, told
 
 
 def run_application(

@@ -93,6 +93,10 @@ def with_experiment(composing: Callable[[list[str]], _T], overrides: Iterable[st
             return composing(given)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError([complaint(error)]) from error
+    except ValueError as error:
+        if not str(error).startswith("Config group override"):
+            raise
+        raise ConfigError([complaint(error)]) from error
 
 
 def to_plain(cfg: Any) -> dict[str, Any]:

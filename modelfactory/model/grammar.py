@@ -25,7 +25,7 @@ from modelfactory.roles import read_roles
 from modelfactory.spec import check_value, join
 from modelfactory.target import check_arguments, resolve
 
-_BESIDE = ("_target_", "layers", "repeat", "init", "freeze", "roles", "output")
+MODEL_KEYS = ("_target_", "layers", "repeat", "init", "freeze", "roles", "output")
 _ATTRIBUTES = frozenset(vars(nn.Module()))
 _CONTAINERS = {Residual: ("scale",), Parallel: ("combine", "dim"), nn.Sequential: ()}
 
@@ -77,10 +77,10 @@ def read_activation(config: Any, problems: Problems, path: str = "activation") -
 def _without_variables(config: Mapping[str, Any], path: str, problems: Problems) -> dict[str, Any]:
     """The keys of the grammar. Others are the config's own figures (`depth: 10`), there for ${model.depth} to use."""
     for name, value in config.items():
-        close = nearest(str(name), _BESIDE)
-        if name not in _BESIDE and (close is not None or isinstance(value, (Mapping, list))):
-            problems.add(join(path, name), f"not a key of a model{did_you_mean(str(name), _BESIDE)}")
-    return {name: value for name, value in config.items() if name in _BESIDE}
+        close = nearest(str(name), MODEL_KEYS)
+        if name not in MODEL_KEYS and (close is not None or isinstance(value, (Mapping, list))):
+            problems.add(join(path, name), f"not a key of a model{did_you_mean(str(name), MODEL_KEYS)}")
+    return {name: value for name, value in config.items() if name in MODEL_KEYS}
 
 
 def _misspelt(config: Mapping[str, Any]) -> str:
@@ -158,7 +158,7 @@ class _Reader:
             what = "is missing" if layers is None else "is empty" if not layers else f"is {layers!r}, not a mapping"
             self.problems.add(where, f"{what}; give at least one name: {{_target_: ...}}")
             return None, BROKEN
-        self._check_keys(config, path, (*_BESIDE, *_CONTAINERS[container], *(("shortcut",) if container is Residual else ())))
+        self._check_keys(config, path, (*MODEL_KEYS, *_CONTAINERS[container], *(("shortcut",) if container is Residual else ())))
         if container is Residual and config.get("shortcut") is not None:
             layers = {**layers, "shortcut": config["shortcut"]}
         children: list[tuple[str, Node]] = []
@@ -293,12 +293,12 @@ class _Reader:
                 self.problems.add(
                     join(path, key), f"{config['_target_']} takes no layers; only a chain, Residual and Parallel do"
                 )
-        given = {str(name): value for name, value in config.items() if name not in _BESIDE}
+        given = {str(name): value for name, value in config.items() if name not in MODEL_KEYS}
         arguments = {name: self._argument(value, join(path, name)) for name, value in given.items()}
         arguments = without_weights(target, arguments, path, self.problems)
         sized = self.infer.sizes(target, arguments, path, incoming)
         left_open = self.infer.left_open(target, incoming)
-        checked = check_arguments(target, {**arguments, **sized}, path, self.problems, left_open, also=_BESIDE[3:])
+        checked = check_arguments(target, {**arguments, **sized}, path, self.problems, left_open, also=MODEL_KEYS[3:])
         check_dimensions(target, checked or {}, path, self.problems)
         if checked is None or len(self.problems) > found:
             return None, BROKEN

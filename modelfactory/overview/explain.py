@@ -193,6 +193,8 @@ def _explain(
         "default": f"its author's own init, chosen by {item.choice.path}",
     }.get(row.origin, f"drawn by {item.choice.path}" if key is not None else f"set by {item.choice.path}")
     training = _training(info, row, freeze, definitions)
+    if item.choice.reason:
+        scheme += ", which auto chose" if gain else f", which auto chose: {item.choice.reason}"
     return Explanation(row, info.module_name, contenders, scheme, formula, fans, gain, key, draws, origin, training)
 
 

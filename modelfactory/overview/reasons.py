@@ -134,6 +134,8 @@ def gain_reason(item: Assignment) -> str:
     if item.gain is None:
         return "none: the scheme has no gain"
     value = f"{item.gain:.5g}"
+    if item.choice.reason:
+        return f"{value} (auto): {item.choice.reason}"
     if call.gain == "auto":
         return f"{value} (auto): {_acts(acting)}" if acting is not None else f"{value} (auto)"
     if call.gain is not None:
