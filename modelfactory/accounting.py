@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -35,21 +35,20 @@ class Account:
 
     Attributes:
         frozen: the `id` of each frozen parameter, with the epoch that thaws it, None: never.
-        groups: the optimizer group of each parameter, by its `id`.
+        place: tells the optimizer group of each parameter, by its `id`.
         beside: by module name the rules beside it, each with the glob that it has for the parameters inside.
     """
 
     infos: Sequence[ParamInfo]
     assignments: Sequence[Assignment]
     frozen: Mapping[int, int | None]
-    groups: Mapping[int, str]
+    place: Callable[[], Mapping[int, str]]
     beside: Mapping[str, Sequence[tuple[str, Rule]]]
 
     @property
     def thaws(self) -> dict[str, int]:
         """The names of parameters that are frozen at first, with the epoch that thaws each."""
         return _thaws(self.infos, self.frozen)
-
 
     def calibrated(self, calibration: Calibration) -> Account:
         """With what a calibration did to the parameters that it changed: the method, the factor in the gain, no expectation."""
@@ -101,9 +100,12 @@ def account(
     frozen = choose_frozen(infos, spec.freeze, draft.definitions, problems)
     if spec.backbone is not None and not spec.backbone.allow_random:
         _check_random(assignments, frozen, problems)
-    places = place_parameters(draft.module, infos, spec.grouping, thaws=_thaws(infos, frozen))
-    groups = {id(info.parameter): place.group for info, place in zip(infos, places, strict=True)}
-    return Account(infos, assignments, frozen, groups, chooser.beside)
+
+    def place() -> Mapping[int, str]:
+        places = place_parameters(draft.module, infos, spec.grouping, thaws=_thaws(infos, frozen))
+        return {id(info.parameter): place.group for info, place in zip(infos, places, strict=True)}
+
+    return Account(infos, assignments, frozen, place, chooser.beside)
 
 
 def _thaws(infos: Sequence[ParamInfo], frozen: Mapping[int, int | None]) -> dict[str, int]:
@@ -136,10 +138,11 @@ def wants_shape(info: ParamInfo, call: Any) -> bool:
 
 
 def ledger_rows(plans: Account, spec: ModelSpec, stats: Sequence[tuple[float, float]] | None) -> Iterable[Row]:
+    groups = plans.place()
     for index, item in enumerate(plans.assignments):
         key = id(item.info.parameter)
         frozen = key in plans.frozen or not item.info.parameter.requires_grad
-        group = "" if frozen and plans.frozen.get(key) is None else plans.groups[key]
+        group = "" if frozen and plans.frozen.get(key) is None else groups[key]
         yield ledger_row(item, stats[index] if stats is not None else (math.nan, math.nan), group, not frozen)
 
 

@@ -22,6 +22,7 @@ from modelfactory.parameter import ParamInfo, block_role
 from modelfactory.spec import join
 from modelfactory.structure import (
     MATRICES,
+    PACKED_NAMES,
     Branch,
     Outline,
     branches_of,
@@ -162,14 +163,18 @@ def describe(model: nn.Module) -> list[ParamInfo]:
         if found is not None:
             module, module_name, computed = found
             attr = computed.attr
-        packed = packed_blocks(module, attr, module_name)
         roles = _kind_of_parameter(type(module), attr, parameter.ndim)
-        if packed or type(module) is nn.Linear:
+        packs = _packs(type(module), module_name.rpartition(".")[2])
+        packed = packed_blocks(module, attr, module_name) if packs else ()
+        if packs:
             roles += _projection_roles(module_name, packed, roles)
         own = ends.get(id(module))
         if own is not None:
             roles += _branch_roles(module, attr, parameter, own)
-        roles += _place(module, attr, roles, first, head)
+        if module is first or module is head:
+            roles += _place(module, attr, roles, first, head)
+        elif "weight" in roles:
+            roles += ("hidden",)
         if computed is not None and not computed.leads:
             roles = ("scale",)
         all_names = names[id(parameter)]
@@ -208,6 +213,14 @@ def _place(
     if module is head:
         found += ("head",)
     return ("hidden",) if not found and "weight" in roles else found
+
+
+@cache
+def _packs(owner: type, last_name: str) -> bool:
+    """Whether a module of this class and name may be, or pack, projections or gates."""
+    if issubclass(owner, nn.Linear):
+        return last_name in PACKED_NAMES or _PROJECTION.match(last_name) is not None
+    return issubclass(owner, (nn.MultiheadAttention, *_RECURRENT))
 
 
 @cache

@@ -249,6 +249,8 @@ _GATES = {
 }
 _RECURRENT = re.compile(r"(weight|bias)_(ih|hh)(_l\d+)?(_reverse)?")
 _QKV = {"qkv": ("query", "key", "value"), "kv": ("key", "value"), "in_proj": ("query", "key", "value")}
+PACKED_NAMES = frozenset(_QKV)
+"""Names of a Linear that packs projections, if its width agrees."""
 
 
 def packed_blocks(module: nn.Module, attr: str, module_name: str = "") -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from modelfactory.errors import SchemeError
 from modelfactory.init.fans import Fans
+from modelfactory.init.variance import _no_grad
 
 
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, *, generator: torch.Generator | None = None) -> Tensor:
@@ -30,7 +31,8 @@ def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, *, generator: torch
         True
     """
     uniform_moments(tensor.shape, None, a, b)
-    return nn.init.uniform_(tensor, a, b, generator=generator)
+    with _no_grad(tensor):
+        return tensor.uniform_(a, b, generator=generator)
 
 
 def uniform_moments(shape: Sequence[int], fans: Fans | None, a: float = 0.0, b: float = 1.0) -> tuple[float, float]:
@@ -53,7 +55,8 @@ def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: t
         torch.Size([3, 4])
     """
     normal_moments(tensor.shape, None, mean, std)
-    return nn.init.normal_(tensor, mean, std, generator=generator)
+    with _no_grad(tensor):
+        return tensor.normal_(mean, std, generator=generator)
 
 
 def normal_moments(shape: Sequence[int], fans: Fans | None, mean: float = 0.0, std: float = 1.0) -> tuple[float, float]:
@@ -124,7 +127,8 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
         >>> constant_(torch.empty(2), 0.25)
         tensor([0.2500, 0.2500])
     """
-    return nn.init.constant_(tensor, val)
+    with _no_grad(tensor):
+        return tensor.fill_(val)
 
 
 def constant_moments(shape: Sequence[int], fans: Fans | None, val: float) -> tuple[float, float]:
@@ -144,7 +148,8 @@ def ones_(tensor: Tensor) -> Tensor:
         >>> ones_(torch.empty(2))
         tensor([1., 1.])
     """
-    return nn.init.ones_(tensor)
+    with _no_grad(tensor):
+        return tensor.fill_(1.0)
 
 
 def zeros_(tensor: Tensor) -> Tensor:
@@ -161,4 +166,5 @@ def zeros_(tensor: Tensor) -> Tensor:
         >>> zeros_(torch.empty(2))
         tensor([0., 0.])
     """
-    return nn.init.zeros_(tensor)
+    with _no_grad(tensor):
+        return tensor.zero_()
