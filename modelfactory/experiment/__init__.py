@@ -20,7 +20,7 @@ from modelfactory.sweep import read_sweep
 
 __all__ = ["FIGURES", "FILES", "ExperimentSpec", "Finding", "Outcome", "check_experiment", "conclude"]
 
-FIGURES = ("fixup2019", "glorot2010", "he2015", "saxe2014", "xiao2018")
+FIGURES = ("fixup2019", "glorot2010", "he2015", "mup2022", "saxe2014", "xiao2018")
 """Each is a module here with a function `draw(sweep) -> Outcome`."""
 
 FILES = (PICTURE, TABLE)

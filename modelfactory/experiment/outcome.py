@@ -110,6 +110,16 @@ def at(config: Mapping[str, Any], path: str) -> Any:
     return value
 
 
+def chosen(job: Job, key: str) -> str:
+    """What the command line, or the sweep, gave a job for a key; "" where it gave nothing.
+
+    Example:
+        >>> chosen(Job(0, Path("0"), ("init=fixup", "+seed=1")), "init")
+        'fixup'
+    """
+    return next((value for name, _, value in (word.lstrip("+").partition("=") for word in job.overrides) if name == key), "")
+
+
 def read_metrics(job: Job) -> list[dict[str, float]]:
     """The rows of a job's metrics.csv; what is empty there is left out."""
     rows = csv.DictReader((job.folder / "metrics.csv").read_text(encoding="utf-8").splitlines())

@@ -17,7 +17,7 @@ from modelfactory.experiment.outcome import Finding
 from modelfactory.run import check
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SHORT = ("trainer.progress=none", "trainer.device=cpu")
+SHORT = ("trainer.progress=none", "trainer.device=cpu", "sweep.isolate=false")
 
 
 def numbers(name: str, folder: Path, *overrides: str) -> dict[str, float]:
@@ -71,6 +71,13 @@ def test_residual_nets_without_norms_learn_by_fixup_at_any_depth(tmp_path):
     found = numbers("fixup2019", tmp_path / "sweep", "model.depth=20", "trainer.max_epochs=3")
     assert found["40 layers in branches, fixup: validation accuracy, best"] > 0.8
     assert found["40 layers in branches, kaiming_normal: training loss at the end"] > 100
+
+
+@pytest.mark.slow
+def test_what_a_step_changes_grows_with_the_width_unless_muP_sets_values_and_rates(tmp_path):
+    found = numbers("mup2022", tmp_path / "sweep", "init=mup", "model.width=64,512")
+    assert abs(found["muP: largest exponent of the width, over layers"]) < 0.1
+    assert found["muP's initial values alone: largest exponent of the width, over layers"] > 0.3
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")))
