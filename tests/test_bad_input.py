@@ -65,6 +65,19 @@ WRONG: list[tuple[str, str, dict[str, Any], str]] = [
     ("root: model null", "mlp", {"model": None}, "model: None is not a model; give layers, or _target_"),
     ("root: model a list", "mlp", {"model": [1]}, "model: [1] is not a model; give layers, or _target_"),
     ("root: model a name", "mlp", {"model": "mlp"}, "model: 'mlp' is not a model; give layers, or _target_"),
+    (
+        "experiment: no such figure",
+        "mlp",
+        {"experiment": {"figure": "saxe2013"}},
+        "experiment.figure: 'saxe2013' is not a choice; did you mean 'saxe2014'?",
+    ),
+    (
+        "experiment: unknown key",
+        "mlp",
+        {"experiment": {"figur": "saxe2014"}},
+        "experiment.figur: not a key of experiment; did you mean 'figure'?",
+    ),
+    ("experiment: a name", "mlp", {"experiment": "saxe2014"}, "experiment: 'saxe2014' is not a mapping; give its keys: figure"),
     ("root: seed a text", "mlp", {"seed": "1"}, "seed: '1' is a text; give a whole number >= 0 (leave the quotes out: 1)"),
     ("root: seed negative", "mlp", {"seed": -1, "data.seed": 0}, "seed: -1 is too small; give a whole number >= 0"),
     (

@@ -11,19 +11,20 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelfactory.errors import Problems
-from modelfactory.experiment.outcome import PICTURE, TABLE, Finding, Outcome
 from modelfactory.spec import key, read
-from modelfactory.sweep import read_sweep
 
-__all__ = ["FIGURES", "FILES", "ExperimentSpec", "Finding", "Outcome", "check_experiment", "conclude"]
+if TYPE_CHECKING:  # what draws is imported when something is drawn, not with every run
+    from modelfactory.experiment.outcome import Outcome
+
+__all__ = ["FIGURES", "FILES", "ExperimentSpec", "check_experiment", "conclude"]
 
 FIGURES = ("fixup2019", "glorot2010", "he2015", "mup2022", "saxe2014", "xiao2018")
 """Each is a module here with a function `draw(sweep) -> Outcome`."""
 
-FILES = (PICTURE, TABLE)
+FILES = ("paper.png", "paper.csv")
 """What `conclude` writes into the sweep's folder."""
 
 
@@ -60,6 +61,8 @@ def conclude(folder: str | os.PathLike[str]) -> Outcome | None:
         ConfigError: there is no run in the folder.
         TrainingError: a run of the sweep did not complete.
     """
+    from modelfactory.sweep import read_sweep
+
     sweep = read_sweep(folder)
     asked = sweep.jobs[0].config.get("experiment") if sweep.jobs else None
     name = asked.get("figure") if isinstance(asked, Mapping) else None

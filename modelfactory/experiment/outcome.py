@@ -11,11 +11,10 @@ from statistics import median
 from typing import Any
 
 from modelfactory.errors import TrainingError
+from modelfactory.experiment import FILES
 from modelfactory.files import write_atomic, write_text
 from modelfactory.reporting.palette import LIGHT
 from modelfactory.sweep import Job, Sweep
-
-PICTURE, TABLE = "paper.png", "paper.csv"
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,13 @@ class Outcome:
 
     def write(self, folder: Path) -> None:
         """Writes paper.png and paper.csv, each whole or not at all."""
+        picture, table = FILES
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("what", "reference", "found"))
         writer.writerows((row.what, row.reference, row.cell) for row in self.findings)
-        write_text(folder / TABLE, text.getvalue())
-        write_atomic(folder / PICTURE, lambda file: self.figure.savefig(file, format="png"))
+        write_text(folder / table, text.getvalue())
+        write_atomic(folder / picture, lambda file: self.figure.savefig(file, format="png"))
 
 
 def completed(sweep: Sweep) -> tuple[Job, ...]:

@@ -11,7 +11,7 @@ import pytest
 
 import modelfactory as mf
 from modelfactory.cli import main
-from modelfactory.errors import ConfigError, TrainingError
+from modelfactory.errors import TrainingError
 from modelfactory.experiment import FIGURES, conclude
 from modelfactory.experiment.outcome import Finding
 from modelfactory.run import check
@@ -105,11 +105,6 @@ def test_runs_that_are_not_all_there_are_not_compared(tmp_path):
     result.write_text(json.dumps(json.loads(result.read_text()) | {"status": "failed", "error": "out of luck"}))
     with pytest.raises(TrainingError, match=r"not all there: job 0 is failed \(out of luck\)"):
         conclude(tmp_path)
-
-
-def test_a_figure_that_there_is_not_is_told():
-    with pytest.raises(ConfigError, match="experiment.figure: 'saxe2013' is not a choice; did you mean 'saxe2014'"):
-        check({**mf.compose(), "experiment": {"figure": "saxe2013"}})
 
 
 def test_what_is_never_reached_says_so():

@@ -62,8 +62,12 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
 
 
 def fingerprints(backwards: bool = False) -> dict[str, str]:
-    cases = list(configs().items())
-    return {name: fingerprint(mf.build(config).state_dict()) for name, config in (reversed(cases) if backwards else cases)}
+    """Of each model, the hash of its state and that of its ledger."""
+    cases, found = list(configs().items()), {}
+    for name, config in reversed(cases) if backwards else cases:
+        plan = mf.plan(config)
+        found[name] = f"{fingerprint(plan.build().state_dict())} {plan.ledger.fingerprint}"
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +86,8 @@ def started(threads: int, hash_seed: int, backwards: bool) -> subprocess.Popen:
 
 @pytest.mark.slow
 def test_every_process_with_any_number_of_threads_has_the_same_values(expected):
-    """Three at once, with 1, 2 and 5 threads, other hash seeds, another global seed, and models in the other order."""
-    processes = [started(1, 1, False), started(2, 2, True), started(5, 3, False)]
+    """Two at once, with 1 and 3 threads, other hash seeds, another global seed, and models in the other order."""
+    processes = [started(1, 1, False), started(3, 2, True)]
     for process in processes:
         printed, _ = process.communicate(timeout=300)
         assert process.returncode == 0
@@ -143,9 +147,12 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 @pytest.mark.parametrize("name", ["torchvision vit", "lstm orthogonal", "cnn default"])
 def test_another_type_has_the_same_values_cast(name, dtype):
     config = configs()[name]
-    base = mf.build(config).state_dict()
+    plan, in_other = mf.plan(config), mf.plan(config)
+    base = plan.build().state_dict()
     with default_dtype(dtype):
-        state = mf.build(config).state_dict()
+        state = in_other.build().state_dict()
+    if dtype is torch.float64:
+        assert in_other.ledger.fingerprint == plan.ledger.fingerprint
     floating = [key for key in base if base[key].is_floating_point()]
     assert floating and all(state[key].dtype is dtype for key in floating)
     assert [key for key in floating if not torch.equal(state[key], base[key].to(dtype))] == []
@@ -172,4 +179,4 @@ def test_a_model_that_was_on_the_meta_device_gets_the_same_values():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_cuda_device_has_the_same_values(expected):
     for name, config in configs().items():
-        assert fingerprint(mf.build(config, device="cuda").state_dict()) == expected[name]
+        assert fingerprint(mf.build(config, device="cuda").state_dict()) == expected[name].split()[0]
