@@ -28,6 +28,7 @@ from modelfactory.model.grammar import MODEL_KEYS
 from modelfactory.modelspec import read_spec
 from modelfactory.optimizer import build_optimizer, check_optimizer
 from modelfactory.planning import Plan, make_plan
+from modelfactory.pretraining import settle
 from modelfactory.probe import probe_run
 from modelfactory.records import Result
 from modelfactory.scheduler import check_scheduler
@@ -55,7 +56,9 @@ def plan(cfg: Any) -> Plan:
         >>> [(row.name, row.scheme) for row in made.ledger]
         [('fc.weight', 'xavier_normal'), ('fc.bias', 'zeros')]
     """
-    config = to_plain(cfg)
+    problems = Problems()
+    config = settle(to_plain(cfg), problems, check)
+    problems.raise_if_any()
     return make_plan(config, evidence=_evidence(config))
 
 
@@ -73,7 +76,7 @@ def build(cfg: Any, device: str | torch.device | None = None) -> nn.Module:
           (act): ReLU()
         )
     """
-    config = to_plain(cfg)
+    config = _settled(to_plain(cfg))
     return make_plan(config, look=False, evidence=_evidence(config)).build(device, accounted=False)
 
 
@@ -97,8 +100,8 @@ def check(cfg: Any) -> Plan:
         modelfactory.errors.ConfigError: model.layers: is empty; give at least one name: {_target_: ...}
         optimizer.lr: -1 is too small; give a number >= 0
     """
-    config = to_plain(cfg)
     problems = Problems()
+    config = settle(to_plain(cfg), problems, check)
     _check_figures(cfg, problems)
     spec = read_spec(config, problems)
     checks: dict[str, Callable[[Any, Problems], Any]] = {
@@ -134,6 +137,14 @@ def _check_figures(cfg: Any, problems: Problems) -> None:
             problems.add(f"model.{name}", f"is used by nothing: no ${{model.{name}}} is in the config{close}")
 
 
+def _settled(config: dict[str, Any]) -> dict[str, Any]:
+    """The config with the weights of its pretraining, which is done here where it is not done yet."""
+    problems = Problems()
+    settled = settle(config, problems, check, train)
+    problems.raise_if_any()
+    return settled
+
+
 def _max_epochs(trainer: Any) -> int | None:
     """How long the training is, where the config tells it rightly."""
     epochs = trainer.get("max_epochs", TrainerSpec.max_epochs) if isinstance(trainer, Mapping) else None
@@ -162,9 +173,12 @@ def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None, *, resume: st
     config = to_plain(cfg)
     made = check(config)
     config.pop("sweep", None)  # how a sweep of runs goes on is no part of a run
+    settled = _settled(config)
+    if settled is not config:
+        made = check(settled)
     if config.get("data") is None:
         raise ConfigError([Problem("data", "missing; give _target_, such as modelfactory.data.digits")])
-    data = build_data(config["data"], backbone=config.get("backbone"))
+    data = build_data(config["data"], backbone=settled.get("backbone"))
     model = made.build(evidence=evidence_of(lambda: data))
     rows = [row for row in made.ledger if row.role != "buffer"]
     if made.pretrained is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from omegaconf import OmegaConf
 
@@ -146,7 +147,8 @@ def test_every_init_fills_every_model_it_suits(init: str, model: str):
 
 @pytest.mark.parametrize("name", names("freeze"))
 def test_every_freeze_trains_a_step(name: str):
-    one_step(f"freeze={name}", "model.width=8")
+    behind = () if name == "none" else ("backbone=cnn", "backbone.allow_random=true", "model=mlp_head")
+    one_step(f"freeze={name}", *behind, "model.width=8")
 
 
 @pytest.mark.parametrize("name", names("optimizer"))
@@ -167,8 +169,24 @@ def test_every_trainer_trains_a_step(name: str):
 
 
 @pytest.mark.parametrize("name", names("experiment"))
-def test_every_experiment_trains_a_step(name: str):
-    one_step(f"experiment={name}", "scheduler.warmup_epochs=0", "model.width=8")
+def test_every_experiment_trains_a_step(name: str, tmp_path: Path):
+    overrides = {
+        "pretrain_digits": lambda: (),
+        "transfer_digits": lambda: (
+            f"experiment.arms.frozen.weights.folder={tmp_path}",
+            "experiment.arms.frozen.weights.train=['experiment=pretrain_digits','trainer=debug','scheduler.warmup_epochs=0']",
+        ),
+        "transfer_resnet18": lambda: (f"backbone.weights={put_weights(tmp_path)}", "data.val_fraction=0.05", "data.per_class=2"),
+    }.get(name, lambda: ("model.width=8",))
+    one_step(f"experiment={name}", "scheduler.warmup_epochs=0", *overrides())
+
+
+def put_weights(folder: Path) -> Path:
+    """A file of a whole ResNet-18 as torch writes it."""
+    from torchvision.models import resnet18
+
+    torch.save(resnet18().state_dict(), folder / "weights.pth")
+    return folder / "weights.pth"
 
 
 def test_no_config_is_left_out():

@@ -138,7 +138,8 @@ def test_a_run_goes_on_bit_for_bit(without, tmp_path, where, caplog):
 def test_features_of_other_weights_or_data_are_not_found_again(tmp_path, caplog):
     for keys, again in (({}, False), ({}, True), ({"seed": 5}, False), ({"data": {"split_seed": 1}}, False)):
         cfg = config("trainer.cache_features=disk", "trainer.max_epochs=1")
-        cfg |= {"seed": keys.get("seed", 0), "data": {**cfg["data"], **keys.get("data", {})}}
+        cfg["seed"] = keys.get("seed", 0)
+        cfg["data"] |= keys.get("data", {})
         caplog.clear()
         with caplog.at_level(logging.INFO):
             mf.train(cfg, run_dir=tmp_path)

@@ -19,7 +19,7 @@ FLOORS = {
     "training": "status device data loss optimizer scheduler checkpoint records progress finite setup resume updates features "
     "probe tracking trainer",
     "sweeps": "sweep reporting experiment",
-    "entrance": "complaints guard config run job viewing cli",
+    "entrance": "complaints guard config pretraining run job viewing cli",
     "surface": "__init__",
 }
 FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS.values()) for name in names.split()}

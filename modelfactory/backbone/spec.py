@@ -136,11 +136,8 @@ def without_files(value: Any) -> Any:
         >>> without_files({"name": "resnet18", "weights": "runs/a"})
         {'name': 'resnet18'}
     """
-    if (
-        not isinstance(value, Mapping)
-        or not isinstance(value.get("weights"), str)
-        or value["weights"] in published(value.get("name"))
-    ):
+    weights = value.get("weights") if isinstance(value, Mapping) else None
+    if not isinstance(weights, (str, Mapping)) or isinstance(weights, str) and weights in published(value.get("name")):
         return value
     return {name: item for name, item in value.items() if name not in ("weights", "sha256", "rename", "stem")}
 

@@ -1,6 +1,6 @@
 """Data sets by `_target_`: each factory here, and any trusted one, gives a training and a validation split.
 
-The keys `batch_size`, `val_batch_size`, `seed`, `num_workers`, `input_shape` and `num_classes` are common to all;
+The keys `batch_size`, `val_batch_size`, `seed`, `num_workers`, `input_shape`, `num_classes`, `classes` and `per_class` are common to all;
 the other keys of the `data` group are the factory's own arguments.
 """
 
@@ -15,7 +15,9 @@ from modelfactory import target
 from modelfactory.data.batches import make_batches
 from modelfactory.data.digits import digits
 from modelfactory.data.fake import fake
+from modelfactory.data.folder import read_transforms
 from modelfactory.data.linear import linear_map
+from modelfactory.data.narrow import narrow
 from modelfactory.data.preprocessed import put_preprocessing
 from modelfactory.data.sets import Data, Split
 from modelfactory.data.tabular import check_sklearn, diabetes, wine
@@ -60,8 +62,10 @@ class DataSpec:
         num_classes: classes, or values a sample in regression; checked against what was loaded.
         batch_size: samples a training batch.
         val_batch_size: samples a validation batch; null: `batch_size`.
-        seed: decides the order of batches and the augmentation.
+        seed: decides the order of batches, the augmentation, and which samples `per_class` takes.
         num_workers: processes that load a data set on disk; unused by those in memory.
+        classes: the classes to keep, of which `classes[i]` becomes class i; null: all.
+        per_class: training samples of each class; null: all.
         input_dtype: float32, or int64 for indices such as an embedding takes; null: not declared.
     """
 
@@ -71,6 +75,8 @@ class DataSpec:
     val_batch_size: int | None = key(None, min=1)
     seed: int = key(0, min=0)
     num_workers: int = key(0, min=0)
+    classes: tuple[int, ...] | None = None
+    per_class: int | None = key(None, min=1)
     input_dtype: str | None = key(None, choices=("float32", "int64"))
 
 
@@ -129,7 +135,10 @@ def build_data(mapping: Mapping[str, Any], path: str = "data", backbone: Any = N
     spec, factory, arguments = _read(put_preprocessing(mapping, backbone, problems, path), problems, path)
     if spec is None or factory is None or arguments is None:
         raise ConfigError(problems)
-    data = _as_data(factory(**arguments), spec, path)
+    data = _as_data(factory(**arguments), spec if spec.classes is None else replace(spec, num_classes=None), path)
+    theirs = inspect.signature(factory).parameters
+    classes, per_class = (None if name in theirs else getattr(spec, name) for name in ("classes", "per_class"))
+    data = narrow(data, classes, per_class, spec.seed, path, problems)
     _check_loaded(data, spec, path, problems)
     problems.raise_if_any()
     return replace(
@@ -169,6 +178,8 @@ def _check_needs(factory: Callable[..., Any], arguments: dict[str, Any], problem
     """Says what the factory needs and is not there."""
     if factory in (digits, wine, diabetes):
         check_sklearn(join(path, "_target_"), problems)
+        if arguments.get("transforms") is not None:
+            read_transforms(arguments["transforms"], join(path, "transforms"), problems)
     elif factory in (mnist, fashion_mnist, cifar10, cifar100):
         check_files(factory.__name__, arguments.get("root", "data"), arguments.get("download", False), path, problems)
     elif factory is image_folder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,12 +37,12 @@ def class_shares(data: Data) -> list[float]:
     """
     if data.task != "classification":
         raise SchemeError("the data are for regression: there are no classes whose priors could be counted; give p or priors")
-    targets = data.train.y if data.train.y is not None else _targets(data.train.dataset)
+    targets = data.train.y if data.train.y is not None else targets_of(data.train.dataset)
     counts = torch.bincount(targets.reshape(-1), minlength=data.num_classes).double()
     return (counts / counts.sum()).tolist()
 
 
-def _targets(dataset: object) -> Tensor:
+def targets_of(dataset: Any) -> Tensor:
     """The targets of a dataset on disk, by its list of them where it has one, else sample by sample."""
     known = getattr(dataset, "targets", None)
     if known is not None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modelfactory.errors import Problems
-from modelfactory.spec import key, read
+from modelfactory.errors import Problems, did_you_mean
+from modelfactory.spec import join, key, read
 
 if TYPE_CHECKING:  # what draws is imported when something is drawn, not with every run
     from modelfactory.experiment.outcome import Outcome
@@ -34,9 +34,14 @@ class ExperimentSpec:
 
     Attributes:
         figure: what is drawn of the sweep when it has ended; null: nothing.
+        arm: which of `arms` this run is; null: none.
+        arms: name -> what differs, for the rest of the config to take by `${experiment.arms.${experiment.arm}.KEY}`: so one
+            swept key, `experiment.arm`, may go with several others.
     """
 
     figure: str | None = key(None, choices=FIGURES)
+    arm: str | None = None
+    arms: dict = key({})
 
 
 def check_experiment(mapping: Any, problems: Problems, path: str = "experiment") -> ExperimentSpec | None:
@@ -48,7 +53,11 @@ def check_experiment(mapping: Any, problems: Problems, path: str = "experiment")
         >>> print(*problems)
         experiment.figure: 'saxe2013' is not a choice; did you mean 'saxe2014'?
     """
-    return read(ExperimentSpec, mapping, path, problems)
+    spec = read(ExperimentSpec, mapping, path, problems)
+    if spec is not None and spec.arm is not None and spec.arm not in spec.arms:
+        problems.add(join(path, "arm"), f"{spec.arm!r} is not one of the arms{did_you_mean(spec.arm, spec.arms)}")
+        return None
+    return spec
 
 
 def conclude(folder: str | os.PathLike[str]) -> Outcome | None:
