@@ -135,11 +135,13 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 def _end_sweep(folder: Path, status: int) -> int:
     """Reports a sweep, names what did not complete on stderr, and returns its exit status: `status` unless a job failed."""
+    from modelfactory.reporting import FILES
     from modelfactory.reporting import report as make_report
     from modelfactory.sweep import read_sweep
 
     try:
         print(make_report(folder).text(failures=False))  # they are named below, and elsewhere
+        print(f"\n{', '.join(FILES)}: in {folder}")
     except Exception as error:  # what became of the jobs is told all the same
         status = max(status, _tell(error))
     sweep = read_sweep(folder)
