@@ -50,6 +50,7 @@ def names_of(wheel: Path) -> set[str]:
 def test_the_wheel_carries_the_package_its_configs_and_the_plugin_and_nothing_else(wheel: Path):
     names = names_of(wheel)
     assert {f"modelfactory/{name}" for name in CONFIGS} <= names
+    assert {f"modelfactory/reporting/assets/{name}" for name in ("page.html", "page.js", "page.css", "vendor/LICENSE-d3.txt")} <= names
     assert {"modelfactory/conf/__init__.py", "hydra_plugins/modelfactory_searchpath/__init__.py"} <= names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"modelfactory", "hydra_plugins"}
     assert "hydra_plugins/__init__.py" not in names  # a namespace that other plugins share
