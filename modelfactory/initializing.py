@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,19 +13,17 @@ from modelfactory.accounting import ledger_row, plan_warnings, wants_shape
 from modelfactory.errors import Problems
 from modelfactory.init.acting import find_acting
 from modelfactory.init.apply import fill
-from modelfactory.init.assigning import assign
+from modelfactory.init.assigning import Assignment, assign
 from modelfactory.init.author import reset_of
 from modelfactory.init.automatic import needs_acting, resolve_auto
-from modelfactory.init.choosing import Chooser, uses_auto_gain
-from modelfactory.init.rules import read_init, read_rules
+from modelfactory.init.choosing import Choice, Chooser, uses_auto_gain
+from modelfactory.init.rules import Rule, read_init, read_rules
 from modelfactory.ledger import Ledger
 from modelfactory.select import describe
 from modelfactory.spec import check_value
 
 
-def initialize(
-    model: nn.Module, rules: Any, seed: int = 0, example: torch.Tensor | None = None, fans: str = "effective"
-) -> Ledger:
+def initialize(model: nn.Module, rules: Any, seed: int = 0, example: torch.Tensor | None = None, fans: str = "effective") -> Ledger:
     """Initialises a part of an existing model, in place; every other parameter stays as it is.
 
     Args:
@@ -48,20 +46,8 @@ def initialize(
         [('2.weight', 'xavier_normal', 1.4142)]
     """
     problems = Problems()
-    if isinstance(rules, str):
-        spec = read_init(rules, "init", problems)
-        read = tuple(rule for rule in spec.rules if not rule.call.is_default) if spec is not None else ()
-    else:
-        read = read_rules(_as_named(rules), "rules", problems)
-    fans = check_value(fans, str, "fans", problems, {"choices": ("effective", "torch")})
-    problems.raise_if_any()
-    infos = describe(model)
-    choices = Chooser(read, {}, problems).choose(infos, whole=False)
-    shapes = {} if example is None else {"": example.shape}
-    looks = uses_auto_gain(choices) or needs_acting(choices) or any(wants_shape(choice.info, choice.call) for choice in choices)
-    acting = find_acting(model, shapes, torch.float32 if example is None else example.dtype) if looks else {}
-    choices = resolve_auto(choices, acting)
-    assignments = assign(choices, acting, fans, problems)
+    shape, dtype = (None, torch.float32) if example is None else (example.shape, example.dtype)
+    read, choices, assignments = _decide(model, rules, shape, dtype, fans, problems)
     for choice in choices:
         what = f"default: {type(choice.info.module).__name__}, which owns {choice.info.name}, "
         if choice.call.is_default and choice.info.computed is not None:
@@ -75,6 +61,45 @@ def initialize(
     stats = fill(assignments, seed, {}, fresh=False, digests=digests)
     rows = (ledger_row(item, numbers, "", item.info.parameter.requires_grad) for item, numbers in zip(assignments, stats, strict=True))
     return Ledger(rows, digests)
+
+
+def foretell(
+    model: nn.Module, rules: Any, shape: torch.Size | None = None, dtype: torch.dtype = torch.float32
+) -> dict[str, tuple[float, float]]:
+    """Mean and std of each parameter that `initialize` would set by these rules, by name; nothing is drawn.
+
+    Raises:
+        ConfigError: as `initialize`.
+
+    Example:
+        >>> foretell(nn.Linear(4, 2), "lecun_normal")
+        {'weight': (0.0, 0.5), 'bias': (0.0, 0.0)}
+    """
+    problems = Problems()
+    _, _, assignments = _decide(model, rules, shape, dtype, "effective", problems)
+    problems.raise_if_any()
+    return {name: item.expected for item in assignments for name in item.info.names}
+
+
+def _decide(
+    model: nn.Module, rules: Any, shape: torch.Size | None, dtype: torch.dtype, fans: str, problems: Problems
+) -> tuple[Sequence[Rule], list[Choice], list[Assignment]]:
+    """The rules as read, which of them sets what, and how."""
+    if isinstance(rules, str):
+        spec = read_init(rules, "init", problems)
+        read = tuple(rule for rule in spec.rules if not rule.call.is_default) if spec is not None else ()
+    else:
+        read = read_rules(_as_named(rules), "rules", problems)
+    fans = check_value(fans, str, "fans", problems, {"choices": ("effective", "torch")})
+    problems.raise_if_any()
+    infos = describe(model)
+    choices = Chooser(read, {}, problems).choose(infos, whole=False)
+    shapes = {} if shape is None else {"": shape}
+    looks = uses_auto_gain(choices) or needs_acting(choices) or any(wants_shape(choice.info, choice.call) for choice in choices)
+    acting = find_acting(model, shapes, dtype) if looks else {}
+    choices = resolve_auto(choices, acting)
+    assignments = assign(choices, acting, fans, problems)
+    return read, choices, assignments
 
 
 def _as_named(rules: Any) -> Any:

@@ -9,9 +9,8 @@ from typing import Any
 from modelfactory.errors import ConfigError
 from modelfactory.planning import make_plan
 from modelfactory.signalling.table import SignalTable
-from modelfactory.signalling.verdict import is_fatal
+from modelfactory.signalling.verdict import INITS, is_fatal
 
-CANDIDATES = ("kaiming_normal", "xavier_normal", "lecun_normal", "orthogonal")
 Predict = Callable[[Mapping[str, tuple[float | None, float | None]]], SignalTable]
 
 
@@ -29,7 +28,7 @@ def find_mend(config: Mapping[str, Any], predict: Predict) -> str | None:
         >>> from modelfactory.signalling.table import SignalTable
         >>> layers = {"fc": {"_target_": "torch.nn.Linear", "out_features": 2}}
         >>> find_mend({"model": {"layers": layers}, "data": {"input_shape": [3]}}, lambda moments: SignalTable([]))
-        'init=kaiming_normal'
+        'init=auto'
     """
     for override, changed in _candidates(config):
         try:
@@ -49,5 +48,5 @@ def _candidates(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]
             changed = copy.deepcopy(dict(config))
             changed["init"]["rules"][name]["gain"] = "auto"
             yield f"init.rules.{name}.gain=auto", changed
-    for scheme in CANDIDATES:
+    for scheme in INITS:
         yield f"init={scheme}", {**config, "init": scheme}

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modelfactory.errors import ConfigError
+from modelfactory.initializing import foretell
 from modelfactory.signalling.bending import response_of
 from modelfactory.signalling.graph import Node
 from modelfactory.signalling.measure import Measured, measure
@@ -17,7 +19,7 @@ from modelfactory.signalling.predict import Predicted, follow, tabulate
 from modelfactory.signalling.rule import Context
 from modelfactory.signalling.state import State, Weights
 from modelfactory.signalling.table import Numbers, SignalTable
-from modelfactory.signalling.verdict import judge
+from modelfactory.signalling.verdict import INITS, is_fatal, judge, summary
 
 
 def signal(
@@ -46,7 +48,25 @@ def signal(
         >>> [(row.layer, row.verdict) for row in table]
         [('0', 'ok'), ('1', 'ok'), ('2', 'ok')]
     """
-    return probe(model, example, moments, seed, histograms).table
+    found = probe(model, example, moments, seed, histograms)
+    said = summary(found.table)
+    if not said:
+        return found.table
+    mend = _mend(found, model, example) if is_fatal(found.table) else None
+    return found.table.changed(warnings=[said if mend is None else f"{said}; {mend} mends it by prediction"])
+
+
+def _mend(found: Probe, model: nn.Module, example: Any) -> str | None:
+    """A call that gives weights with which the signal is predicted to get through; None where none of those tried does."""
+    x = example[0] if isinstance(example, tuple) else example
+    for name in INITS:
+        try:
+            moments = foretell(model, name, x.shape, x.dtype)
+        except ConfigError:  # an init that does not suit this model
+            continue
+        if not is_fatal(found.predict(moments)):
+            return f"mf.initialize(model, {name!r}, example=batch)"
+    return None
 
 
 @dataclass(frozen=True)

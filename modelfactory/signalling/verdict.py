@@ -16,6 +16,8 @@ from dataclasses import replace
 from modelfactory.signalling.graph import Graph
 from modelfactory.signalling.table import Numbers, Row, SignalTable
 
+INITS = ("auto", "kaiming_normal", "xavier_normal", "lecun_normal", "orthogonal")
+"""What is tried as a mend, in this order."""
 FATAL = ("vanishing", "exploding", "dead", "correlated")
 _FORWARD = 1e-3
 _GRADIENT = 1e-6

@@ -133,3 +133,13 @@ def test_models_of_torchvision_are_predicted_in_every_layer(name):
 def test_a_batch_without_a_tensor_is_refused():
     with pytest.raises(ValueError, match="the example has no tensor"):
         measure(nn.Linear(2, 2), (3,))
+
+
+def test_what_mends_a_module_is_named_and_mends():
+    torch.manual_seed(0)
+    layers = [layer for _ in range(25) for layer in (nn.Linear(128, 128), nn.ReLU())]
+    model, batch = nn.Sequential(*layers, nn.Linear(128, 10)), torch.randn(64, 128)
+    (said,) = mf.signal(model, batch).warnings  # torch's default, whose biases keep a signal that tells nothing
+    assert "the gradient vanishes" in said and said.endswith("mf.initialize(model, 'auto', example=batch) mends it by prediction")
+    mf.initialize(model, "auto", example=batch)
+    assert mf.signal(model, batch).warnings == ()
