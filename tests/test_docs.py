@@ -48,6 +48,10 @@ def test_the_two_commands_that_do_all_set_up_stand_alone_in_the_readme():
 
 @pytest.mark.parametrize("arguments", commands())
 def test_every_command_is_right(arguments, monkeypatch):
+    if "--against" in arguments:  # two configs, each whole
+        at = arguments.index("--against")
+        test_every_command_is_right(arguments[at + 1 :], monkeypatch)
+        arguments = arguments[:at]
     overrides = [argument for argument in arguments if argument != "-m"]
     for job in itertools.product(*([f"{key}={value}" for value in values] for key, values in map(swept, overrides))):
         check(mf.compose(*job))

@@ -132,7 +132,7 @@ def _short(value: float, name: str) -> str:
         return ""
     if name in ("saturated", "dead"):  # shares, of which a thousandth is nothing
         return f"{value:.0%}" if value >= 0.005 else ""
-    return f"{value:.2f}" if name == "cosine" else f"{value:.3g}"
+    return f"{round(value, 2) + 0.0:.2f}" if name == "cosine" else f"{value:.3g}"
 
 
 def _clipped(note: str, limit: int = 60) -> str:
