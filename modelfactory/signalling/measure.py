@@ -75,9 +75,7 @@ def measure(model: nn.Module, example: Any, seed: int = 0, histograms: bool = Fa
     if first is None:
         raise ValueError("the example has no tensor")
     device = first.device
-    devices = [device] if device.type == "cuda" else []
-    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices), _buffers_kept(model):
-        torch.manual_seed(seed)
+    with torch.inference_mode(False), torch.enable_grad(), _random_state_of(device, seed), _buffers_kept(model):
         collector = _Collector(first.shape[0] if first.ndim else 1, histograms)
         graph, output = trace(model, arguments, collector)
         results = [tensor for tensor in tensors(output) if tensor.requires_grad]
@@ -95,6 +93,18 @@ def _leaf(value: Any) -> Any:
     if isinstance(value, Tensor) and value.is_floating_point():
         return value.detach().requires_grad_()
     return value
+
+
+@contextmanager
+def _random_state_of(device: torch.device, seed: int) -> Iterator[None]:
+    """Seeds the CPU and this device alone, and puts back afterwards what was there."""
+    on_cpu = device.type == "cpu"
+    with torch.random.fork_rng([] if on_cpu else [device], device_type="cuda" if on_cpu else device.type):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            index = torch.cuda.current_device() if device.index is None else device.index
+            torch.cuda.default_generators[index].manual_seed(seed)
+        yield
 
 
 @contextmanager
