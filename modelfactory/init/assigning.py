@@ -25,6 +25,8 @@ from modelfactory.init.variance import nonlinearity_gain
 from modelfactory.select import ParamInfo
 from modelfactory.spec import join
 
+_NO_ARGS: Mapping[str, Any] = {}  # of an assignment that was not worked out
+
 
 @dataclass(frozen=True)
 class Assignment:
@@ -47,7 +49,7 @@ class Assignment:
     gain: float | None = None
     acting: Acting | None = None
     expected: tuple[float, float] = (math.nan, math.nan)
-    args: Mapping[str, Any] = field(default_factory=dict)
+    args: Mapping[str, Any] = field(default_factory=lambda: _NO_ARGS)
     parts: tuple[Assignment, ...] = ()
 
     @property
@@ -74,7 +76,30 @@ def assign(
         fans: "effective" or "torch".
         shares: gives the classes' shares in the data, for `prior_bias`; None while they are not known yet.
     """
-    return [_assign(choice, acting.get(id(choice.info.parameter)), fans, problems, shares) for choice in choices]
+    found: list[Assignment] = []
+    alike: dict[Any, Assignment] = {}
+    for choice in choices:
+        kind = _kind(choice)
+        known = None if kind is None else alike.get(kind)
+        if known is None:
+            own = _assign(choice, acting.get(id(choice.info.parameter)), fans, problems, shares)
+            if kind is not None and own.args is not _NO_ARGS:
+                alike[kind] = own
+            found.append(own)
+        else:
+            own = acting.get(id(choice.info.parameter))
+            found.append(Assignment(choice, known.blocks, known.fans, known.gain, own, known.expected, known.args))
+    return found
+
+
+def _kind(choice: Choice) -> Any:
+    """What decides all of an assignment, where neither the model around it nor a module's settings do; else None."""
+    call, info = choice.call, choice.info
+    if call.scheme is None or call.scheme.structural or call.gain == "auto" or info.packed or info.computed is not None or choice.parts:
+        return None
+    if info.parameter.ndim >= 2 and type(info.module) is not nn.Linear:
+        return None
+    return id(call), type(info.module), info.attr, info.parameter.shape
 
 
 def _assign(choice: Choice, acting: Acting | None, fans: str, problems: Problems, shares: Shares) -> Assignment:
