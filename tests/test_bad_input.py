@@ -1219,6 +1219,20 @@ WRONG: list[tuple[str, str, dict[str, Any], str]] = [
         {"trainer.cache_features": "disk", "freeze.rules": {"a": {"before": "head", "until": {"epoch": 3}}}},
         "trainer.cache_features: fc1.weight trains from epoch 3 on, so the features would change; take that until away, or give false",
     ),
+    (
+        "weights of a run that is trained: overrides a text",
+        "linear_head",
+        {"backbone": {"name": "resnet18", "weights": {"train": "experiment=pretrain_digits"}}},
+        "backbone.weights.train: 'experiment=pretrain_digits' is a text; give a list of texts",
+    ),
+    (
+        "experiment: an arm that is not there",
+        "mlp",
+        {"experiment": {"arm": "frozn", "arms": {"frozen": {}, "staged": {}}}},
+        "experiment.arm: 'frozn' is not one of the arms; did you mean 'frozen'?",
+    ),
+    ("data: classes a number", "mlp", {"data.classes": 5}, "data.classes: 5 is a whole number; give a list of whole numbers, or null"),
+    ("data: per_class 0", "mlp", {"data.per_class": 0}, "data.per_class: 0 is too small; give a whole number >= 1, or null"),
     ("freeze: dropout a rate", "mlp", {"freeze.dropout": 0.5}, "freeze.dropout: 0.5 is a number; give true or false"),
     (
         "freeze: until a number",

@@ -275,7 +275,8 @@ def _training(info: ParamInfo, row: Row, freeze: FreezeSpec, definitions: Mappin
         return f"yes, in the optimizer's group {row.group or 'default'}"
     rule = next((rule for rule in reversed(freeze.rules) if rule.selector.picks(info)), None)
     if rule is not None and rule.frozen:
-        return f"no: frozen by {rule.path} {rule.selector}"
+        until = "" if rule.until is None else f", until epoch {rule.until}"
+        return f"no: frozen by {rule.path} {rule.selector}{until}"
     name = info.module_name
     while True:
         definition = definitions.get(name)
