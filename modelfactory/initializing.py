@@ -17,6 +17,7 @@ from modelfactory.init.assigning import Assignment, assign
 from modelfactory.init.author import reset_of
 from modelfactory.init.automatic import needs_acting, resolve_auto
 from modelfactory.init.choosing import Choice, Chooser, uses_auto_gain
+from modelfactory.init.own import as_it_was, is_own
 from modelfactory.init.rules import Rule, read_init, read_rules
 from modelfactory.ledger import Ledger
 from modelfactory.select import describe
@@ -37,7 +38,8 @@ def initialize(model: nn.Module, rules: Any, seed: int = 0, example: torch.Tenso
         A ledger with one row for each parameter that was set.
 
     Raises:
-        ConfigError: a rule that is wrong, picks nothing, or cannot fill what it picks. The model is then as it was.
+        ConfigError: a rule that is wrong, picks nothing, or cannot fill what it picks; a scheme of one's own that raises, leaves
+            numbers unset, or writes elsewhere. The model is then as it was.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -58,7 +60,10 @@ def initialize(model: nn.Module, rules: Any, seed: int = 0, example: torch.Tenso
     for warning in plan_warnings(assignments, read):
         warnings.warn(warning, UserWarning, stacklevel=2)
     digests: dict[str, str] = {}
-    stats = fill(assignments, seed, {}, fresh=False, digests=digests)
+    others = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    risky = any(item.call.is_default or is_own(item) for item in assignments)  # code that is not of this package is called
+    with as_it_was(others.values() if risky else ()):
+        stats = fill(assignments, seed, {}, fresh=False, digests=digests, others=others)
     rows = (ledger_row(item, numbers, "", item.info.parameter.requires_grad) for item, numbers in zip(assignments, stats, strict=True))
     return Ledger(rows, digests)
 

@@ -6,10 +6,10 @@ type. Threads share the work by parameter; no value depends on how many there ar
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from modelfactory.init import rng
 from modelfactory.init.assigning import Assignment
 from modelfactory.init.author import Author
 from modelfactory.init.fingerprint import digest
+from modelfactory.init.own import call_own, is_own, nothing_else_changes
 from modelfactory.init.record import Recording
 from modelfactory.init.threads import num_cores, one_core
 
@@ -32,6 +33,7 @@ def fill(
     threads: int | None = None,
     measured: bool = True,
     digests: dict[str, str] | None = None,
+    others: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> list[tuple[float, float]]:
     """Gives every assigned parameter its values; returns the mean and std of each, as drawn.
 
@@ -43,15 +45,20 @@ def fill(
         threads: how many fill at once; None takes one a core.
         measured: False leaves mean and std at NaN, and saves a look at every number.
         digests: takes a hash of each parameter's values, as drawn (in float32, before they are cast).
+        others: tensors of the model that are not assigned, by name; schemes of the user's own must leave them alone.
 
     What is pretrained is left alone, and not measured.
+
+    Raises:
+        ConfigError: a scheme of the user's own raises something, leaves numbers unset, or writes elsewhere.
     """
     stats: list[tuple[float, float]] = [(math.nan, math.nan)] * len(assignments)
     by_author = [(index, item) for index, item in enumerate(assignments) if _has_default(item)]
     Author(seed, recordings, fresh).fill([item for _, item in by_author])
     work = [(index, item) for index, item in enumerate(assignments) if not item.call.is_default and not item.call.pretrained]
     following = [(index, item) for index, item in work if item.choice.follows]
-    work = [(index, item) for index, item in work if not item.choice.follows]
+    by_own = [(index, item) for index, item in work if not item.choice.follows and is_own(item)]
+    work = [(index, item) for index, item in work if not item.choice.follows and not is_own(item)]
 
     def run(share: Sequence[tuple[int, Assignment]]) -> None:
         with torch.no_grad(), one_core():
@@ -64,10 +71,16 @@ def fill(
 
     first, *rest = _shares(work, threads) or [[]]
     with ThreadPoolExecutor(max(1, len(rest))) as pool:
-        others = [pool.submit(run, share) for share in rest]
+        running = [pool.submit(run, share) for share in rest]
         run(first)
-        for other in others:
-            other.result()
+        for share in running:
+            share.result()
+    if by_own:
+        own = [item for _, item in by_own]
+        with nothing_else_changes(own, {**others, **{item.info.name: item.info.parameter for item in assignments}}) as filled:
+            for pair in by_own:
+                run([pair])
+                filled(pair[1])
     for index, item in (*by_author, *following):
         if digests is not None and item.info.name not in digests and not item.info.parameter.is_meta:
             digests[item.info.name] = digest(item.info.parameter)
@@ -125,8 +138,7 @@ def _fill_part(item: Assignment, draft: Tensor, drawing: torch.Generator | None)
     for rows, fans in [(block.rows, block.fans) for block in item.blocks] or [(None, None)]:
         part = draft if rows is None else draft[rows]
         if call.function is not None:
-            takes = inspect.signature(call.function).parameters
-            call.function(part, **call.args, **({"generator": drawing} if "generator" in takes else {}))
+            call_own(item, call.function, part, drawing)
         elif call.scheme is not None:
             extra = {"fans": fans} if call.scheme.uses_fans and fans is not None else {}
             call.scheme.fill(part, **item.args, **extra, **({"generator": drawing} if call.scheme.random else {}))
