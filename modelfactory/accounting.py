@@ -181,3 +181,17 @@ def plan_warnings(assignments: Sequence[Assignment], rules: Sequence[Rule]) -> I
             f"({len(thumb)} parameters here); the usual rule is fan_in_uniform",
             f"{path}.scheme=fan_in_uniform" if ".rules." in path else f"{path}=fan_in_uniform",
         )
+
+
+def frozen_untrained(plans: Account, spec: ModelSpec) -> Iterable[Advice]:
+    """Weights that are frozen at what was drawn; of a backbone that is an error unless it is allowed."""
+    drawn = [
+        item.info.name
+        for item in plans.assignments
+        if plans.frozen.get(id(item.info.parameter), 0) is None and not item.call.pretrained and "weight" in item.info.roles
+    ]
+    if drawn and (spec.backbone is None or not spec.backbone.allow_random):
+        yield Advice(
+            f"freeze: {some_names(drawn, 3)} {'is' if len(drawn) == 1 else 'are'} frozen at values that nothing ever trained; "
+            "if that is not meant, leave them out of freeze, thaw them with until: {epoch: N}, or load a backbone's weights"
+        )

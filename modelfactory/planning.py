@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelfactory.accounting import Account, account, ledger_rows, look_for_acting, plan_warnings
+from modelfactory.accounting import Account, account, frozen_untrained, ledger_rows, look_for_acting, plan_warnings
+from modelfactory.advice import Advice
 from modelfactory.errors import ConfigError, Problem, Problems, SchemeError
 from modelfactory.freezing import apply_frozen, thaw
 from modelfactory.init.apply import fill, measure
@@ -84,7 +85,7 @@ class Plan:
         problems.raise_if_any()
         self._ledger = Ledger((*ledger_rows(plans, self._spec, None), *_buffers(draft.module, plans, pretrained, measured=False)))
         self.pretrained = None if pretrained is None else pretrained.closed()
-        self.warnings = tuple(plan_warnings(plans.assignments, self._spec.init.rules))
+        self.warnings = tuple(self._advice(plans))
         self.thaws = plans.thaws
         apply_frozen(draft.module, plans.frozen, self._spec.freeze.dropout)
         self._looked_at = draft, plans
@@ -189,8 +190,12 @@ class Plan:
             problems.raise_if_any()
             self.pretrained = None if pretrained is None else pretrained.closed()
             symmetric = find_symmetric(plans.infos, [spread for _, spread in stats])
-            self.warnings = (*plan_warnings(plans.assignments, self._spec.init.rules), *symmetric)
+            self.warnings = (*self._advice(plans), *symmetric)
         return draft.module if device is None else draft.module.to(device)
+
+    def _advice(self, plans: Account) -> Iterable[Advice]:
+        yield from plan_warnings(plans.assignments, self._spec.init.rules)
+        yield from frozen_untrained(plans, self._spec)
 
     def against(self, other: Plan) -> Difference:
         """What tells `other` from this plan: layers, sizes, FLOPs, schemes, gains, standard deviations, groups.

@@ -394,3 +394,18 @@ def test_a_model_is_built_in_the_default_dtype():
     for name, parameter in double.named_parameters():
         assert parameter.dtype == torch.float64
         assert torch.equal(parameter.float(), single.get_parameter(name))
+
+
+@pytest.mark.parametrize(
+    ("freeze", "warned"),
+    [
+        ({"match": "fc1.*"}, True),
+        ({"match": "fc1.*", "until": {"epoch": 2}}, False),
+        ({"match": "*.bias"}, False),
+    ],
+)
+def test_weights_frozen_at_what_was_drawn_are_told(freeze, warned):
+    plan = mf.plan({**mlp(), "init": "kaiming_normal", "freeze": {"rules": {"body": freeze}}})
+    assert any("fc1.weight is frozen at values that nothing ever trained" in warning for warning in plan.warnings) == warned
+    plan.build()
+    assert any("fc1.weight is frozen at values that nothing ever trained" in warning for warning in plan.warnings) == warned
