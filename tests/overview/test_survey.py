@@ -228,5 +228,5 @@ def test_a_signal_that_vanishes_is_told_with_an_init_by_which_it_does_not():
 def test_where_no_gain_is_given_another_init_is_named_that_is_predicted_to_mend():
     words = ("model=deep_mlp", "model.depth=30", "model.width=64")
     (warning,) = mf.plan(mf.compose(*words, "init=normal")).overview.warnings
-    assert warning.mend == "init=kaiming_normal"
+    assert warning.mend == "init=auto"
     assert not mf.plan(mf.compose(*words, warning.mend)).overview.warnings
