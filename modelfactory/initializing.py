@@ -60,10 +60,9 @@ def initialize(model: nn.Module, rules: Any, seed: int = 0, example: torch.Tenso
     for warning in plan_warnings(assignments, read):
         warnings.warn(warning, UserWarning, stacklevel=2)
     digests: dict[str, str] = {}
-    others = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     risky = any(item.call.is_default or is_own(item) for item in assignments)  # code that is not of this package is called
-    with as_it_was(others.values() if risky else ()):
-        stats = fill(assignments, seed, {}, fresh=False, digests=digests, others=others)
+    with as_it_was((*model.parameters(), *model.buffers()) if risky else ()):
+        stats = fill(assignments, seed, {}, fresh=False, digests=digests, model=model)
     rows = (ledger_row(item, numbers, "", item.info.parameter.requires_grad) for item, numbers in zip(assignments, stats, strict=True))
     return Ledger(rows, digests)
 

@@ -168,10 +168,8 @@ class Plan:
             plans = account(draft, self._spec, problems, _schemes(pretrained), shares)
             problems.raise_if_any()
             digests: dict[str, str] | None = {} if accounted else None
-            buffers = dict(draft.module.named_buffers())
-            stats = fill(
-                plans.assignments, self._spec.seed, draft.recordings, fresh=True, measured=accounted, digests=digests, others=buffers
-            )
+            seed, items, whole = self._spec.seed, plans.assignments, draft.module
+            stats = fill(items, seed, draft.recordings, fresh=True, measured=accounted, digests=digests, model=whole)
             if pretrained is not None:  # after what is drawn: a layer's own init of one parameter may touch its others
                 load_pretrained(pretrained, loaded_names(draft.module, pretrained, _drawn(plans)))
             self.thaws = plans.thaws

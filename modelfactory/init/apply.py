@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +32,7 @@ def fill(
     threads: int | None = None,
     measured: bool = True,
     digests: dict[str, str] | None = None,
-    others: Mapping[str, Tensor] = MappingProxyType({}),
+    model: nn.Module | None = None,
 ) -> list[tuple[float, float]]:
     """Gives every assigned parameter its values; returns the mean and std of each, as drawn.
 
@@ -45,7 +44,7 @@ def fill(
         threads: how many fill at once; None takes one a core.
         measured: False leaves mean and std at NaN, and saves a look at every number.
         digests: takes a hash of each parameter's values, as drawn (in float32, before they are cast).
-        others: tensors of the model that are not assigned, by name; schemes of the user's own must leave them alone.
+        model: whose other parameters and buffers schemes of the user's own must leave alone.
 
     What is pretrained is left alone, and not measured.
 
@@ -76,8 +75,7 @@ def fill(
         for share in running:
             share.result()
     if by_own:
-        own = [item for _, item in by_own]
-        with nothing_else_changes(own, {**others, **{item.info.name: item.info.parameter for item in assignments}}) as filled:
+        with nothing_else_changes([item for _, item in by_own], model) as filled:
             for pair in by_own:
                 run([pair])
                 filled(pair[1])

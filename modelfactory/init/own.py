@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modelfactory.errors import ConfigError, Problem, first_line
 from modelfactory.init.assigning import Assignment
@@ -41,7 +41,7 @@ def call_own(item: Assignment, function: Callable[..., Any], part: Tensor, drawi
 
 
 @contextmanager
-def nothing_else_changes(own: Sequence[Assignment], others: Mapping[str, Tensor]) -> Iterator[Callable[[Assignment], None]]:
+def nothing_else_changes(own: Sequence[Assignment], model: nn.Module | None) -> Iterator[Callable[[Assignment], None]]:
     """Compares what functions of one's own must leave alone before and after; gives what is to be called after each fill.
 
     Contents are compared, since a write to `.data` leaves no other trace.
@@ -50,15 +50,16 @@ def nothing_else_changes(own: Sequence[Assignment], others: Mapping[str, Tensor]
         ConfigError: another parameter or buffer changed, or one of their own after it was filled.
     """
     mine = {id(item.info.parameter) for item in own}
-    watched = {name: tensor for name, tensor in others.items() if id(tensor) not in mine and not tensor.is_meta}
+    named = [] if model is None else [*model.named_parameters(), *model.named_buffers()]
+    watched = {name: tensor for name, tensor in named if id(tensor) not in mine and not tensor.is_meta}
     before = {name: digest(tensor) for name, tensor in watched.items()}
 
     def filled(item: Assignment) -> None:
         watched[item.info.name] = item.info.parameter
-        before[item.info.name] = digest(item.info.parameter)
+        before[item.info.name] = "" if item.info.parameter.is_meta else digest(item.info.parameter)
 
     yield filled
-    changed = [name for name, tensor in watched.items() if digest(tensor) != before[name]]
+    changed = [name for name, tensor in watched.items() if not tensor.is_meta and digest(tensor) != before[name]]
     if changed:
         names = ", ".join(dict.fromkeys(item.call.name for item in own))
         shown = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
