@@ -19,6 +19,7 @@ FROZEN = (
     "model=cnn",
     "trainer.device=cpu",
     "trainer.progress=none",
+    "trainer.signal=none",
     "trainer.max_epochs=3",
     "+freeze.rules.body={before: head}",
     "scheduler=cosine",

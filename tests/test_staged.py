@@ -16,6 +16,7 @@ STAGED = (
     "trainer.max_epochs=4",
     "trainer.device=cpu",
     "trainer.progress=none",
+    "trainer.signal=none",
     "trainer.limit_batches=4",
     "+freeze.rules.body={before: head}",
     "+freeze.rules.top={after: act1, before: head, until: {epoch: 3}}",
