@@ -158,17 +158,20 @@ def _end_sweep(folder: Path, status: int) -> int:
         print(f"error: {jobs} did not end; the same command goes on with {them}", file=sys.stderr)
     if left:
         return FAILED if status == DONE else status
-    _conclude(folder)
-    return status
+    return _conclude(folder) if status == DONE else status
 
 
-def _conclude(folder: Path) -> None:
+def _conclude(folder: Path) -> int:
     """Draws and prints what an experiment is about, when all of its runs are done; nothing of a sweep that is about nothing."""
     from modelfactory.experiment import FILES, conclude
 
-    outcome = conclude(folder)
+    try:
+        outcome = conclude(folder)
+    except ModelFactoryError as error:
+        return _tell(error)
     if outcome is not None:
         print(f"\n{outcome}\n\n{', '.join(FILES)}: in {folder}")
+    return DONE
 
 
 def _check(cfg: Any) -> None:
@@ -265,7 +268,7 @@ def report(arguments: Sequence[str]) -> int:
     else:
         print(f"{made}\n\n{', '.join(FILES)}: in {given.folder}")
         if all(job.status == "completed" for job in made.sweep.jobs):
-            _conclude(Path(given.folder))
+            return _conclude(Path(given.folder))
     return DONE
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelfactory.experiment.outcome import Finding, Outcome, chosen, completed, dress, grouped, new_figure, read_metrics
+from modelfactory.experiment.outcome import Finding, Outcome, at, chosen, completed, dress, grouped, new_figure, read_metrics
 from modelfactory.reporting.palette import LIGHT
 from modelfactory.sweep import Sweep
 
@@ -17,7 +17,7 @@ def draw(sweep: Sweep) -> Outcome:
     left, right = figure.subplots(1, 2)
     depths = sorted(depth for (depth,) in grouped(jobs, "model.depth"))
     for job in jobs:
-        name, depth = chosen(job, "init"), job.config["model"]["depth"]
+        name, depth = chosen(job, "init"), at(job.config, "model.depth")
         by_init.setdefault(name, {})[depth] = job.best["val_accuracy"]
         index, rows = list(by_init).index(name), read_metrics(job)
         shade = 0.25 + 0.75 * (depths.index(depth) + 1) / len(depths)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from modelfactory.checkpoint import WEIGHTS, read_weights
 from modelfactory.data import build_data
-from modelfactory.experiment.outcome import Finding, Outcome, chosen, completed, dress, new_figure
+from modelfactory.experiment.outcome import Finding, Outcome, at, chosen, completed, dress, new_figure
 from modelfactory.planning import make_plan
 from modelfactory.reporting.palette import LIGHT
 from modelfactory.sweep import Job, Sweep
@@ -75,9 +75,9 @@ TITLES = {
 def draw(sweep: Sweep) -> Outcome:
     """The change of each layer's output against the width, a panel for each pair of initialisation and optimizer."""
     panels: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
-    for job in sorted(completed(sweep), key=lambda job: job.config["model"]["width"]):
+    for job in sorted(completed(sweep), key=lambda job: at(job.config, "model.width")):
         kind = chosen(job, "init"), chosen(job, "optimizer")
-        panels.setdefault(kind, {})[job.config["model"]["width"]] = measure_changes(job)
+        panels.setdefault(kind, {})[at(job.config, "model.width")] = measure_changes(job)
     order = [kind for kind in TITLES if kind in panels] + [kind for kind in panels if kind not in TITLES]
     from matplotlib.ticker import FormatStrFormatter, LogLocator
 

@@ -100,12 +100,17 @@ def grouped(jobs: Iterable[Job], *paths: str) -> dict[tuple[Any, ...], list[Job]
 def at(config: Mapping[str, Any], path: str) -> Any:
     """What a config has at a dotted path.
 
+    Raises:
+        TrainingError: nothing, so that the figure is not for such a config.
+
     Example:
         >>> at({"model": {"depth": 3}}, "model.depth")
         3
     """
     value: Any = config
     for key in path.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            raise TrainingError(f"the experiment's figure tells runs apart by {path}, which a run's config does not have")
         value = value[key]
     return value
 

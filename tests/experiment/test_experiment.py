@@ -107,5 +107,13 @@ def test_runs_that_are_not_all_there_are_not_compared(tmp_path):
         conclude(tmp_path)
 
 
+def test_a_figure_that_is_not_for_such_runs_says_why(tmp_path, capsys):
+    cfg = mf.compose("trainer=debug", "trainer.device=cpu", "trainer.progress=none", "model=mlp", "+experiment.figure=he2015")
+    mf.train(cfg, run_dir=tmp_path)
+    assert main(["report", str(tmp_path)]) == 1
+    assert "tells runs apart by model.depth, which a run's config does not have" in capsys.readouterr().err
+    assert not (tmp_path / "paper.png").exists()
+
+
 def test_what_is_never_reached_says_so():
     assert Finding("steps", "12", None).cell == "never" and Finding("steps", "12", 0.0).cell == "0"
