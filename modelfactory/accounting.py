@@ -181,6 +181,15 @@ def plan_warnings(assignments: Sequence[Assignment], rules: Sequence[Rule]) -> I
             f"({len(thumb)} parameters here); the usual rule is fan_in_uniform",
             f"{path}.scheme=fan_in_uniform" if ".rules." in path else f"{path}=fan_in_uniform",
         )
+    fixup = [item for item in assignments if item.call.name == "fixup"]
+    norms = [item.info.module_name for item in assignments if "norm" in item.info.roles]
+    if fixup and norms:
+        count = len(set(norms))
+        yield Advice(
+            f"{fixup[0].choice.path}: fixup is for nets without norm layers, and there {'is' if count == 1 else 'are'} {count} "
+            f"({norms[0]}{', ...' if count > 1 else ''})",
+            "init=zero_residual",
+        )
 
 
 def frozen_untrained(plans: Account, spec: ModelSpec) -> Iterable[Advice]:

@@ -99,6 +99,8 @@ class Plan:
             draft, _ = self._look_once()
             spec = self._spec
             notes = [] if self.pretrained is None else [str(self.pretrained)]
+            if spec.init.calibrate is not None:
+                notes.append(f"{spec.init.calibrate.method} scales the weights on the data's first batch; this is how they are before it")
             signal = predicted(draft.module, ledger.rows, spec.incoming)
             warnings = (*self.warnings, *mended(signal, spec.init, self._predict_with))
             seen = survey(draft.module, ledger.rows, spec.init.rules, spec.incoming, spec.optimizer, notes, signal, warnings)
