@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-PRELOAD = ("modelfactory.job", "sklearn.datasets")
+PRELOAD = ("modelfactory.job", "sklearn.datasets", "matplotlib.figure", "matplotlib.backends.backend_agg")
 
 
 def serve(requests: int, answers: int, fork: bool) -> None:

@@ -109,6 +109,7 @@ def test_a_sweep_that_runs_is_not_gone_on_with_by_another(start, tmp_path: Path)
     assert f"sweep.resume: the sweep in {tmp_path / 'sweep'} runs: process {parent.pid} on " in err
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_takes_its_job_with_it_and_harms_no_other(start, tmp_path: Path):
     parent = start("-m", "seed=0,1", *LONG)
     wait_for((tmp_path / "sweep" / "0" / "checkpoint" / "last.safetensors").is_file)

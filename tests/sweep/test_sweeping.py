@@ -93,6 +93,7 @@ def test_a_wrong_sweep_is_an_error_that_leaves_nothing(sweep, tmp_path: Path, ar
     assert message in err
 
 
+@pytest.mark.slow
 def test_batches_of_a_sweeper_go_on_after_one_that_failed(sweep):
     status, _, _ = sweep("+data.how=raise,none", "seed=0,1", *TROUBLE, *QUICK, "hydra.sweeper.max_batch_size=1")
     assert (status, statuses(Path("sweep"))) == (1, ["failed", "failed", "completed", "completed"])
@@ -126,6 +127,7 @@ def test_a_sweep_that_grows_keeps_what_it_has_and_numbers_the_rest_anew(sweep, t
     assert [job.folder.name for job in read_sweep("sweep").jobs] == ["0", "1", "2", "3"]
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_with_a_sweep_that_was_interrupted_where_ever_it_is(sweep, tmp_path: Path):
     where = "hydra.sweep.dir='runs/${now:%H-%M-%S-%f}'"
     arguments = ("seed=0,1", *QUICK[:-1], where)
@@ -143,6 +145,7 @@ def test_the_same_command_goes_on_with_a_sweep_that_was_interrupted_where_ever_i
     assert len(list((tmp_path / "runs").iterdir())) == 4
 
 
+@pytest.mark.slow
 def test_beginning_anew_in_an_old_folder_counts_nothing_that_was_there(sweep, tmp_path: Path):
     sweep("seed=0,1", *QUICK)
     first = results(tmp_path / "sweep")
