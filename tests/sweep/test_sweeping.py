@@ -18,6 +18,7 @@ def statuses(root: Path) -> list[str]:
 
 def test_a_job_harms_no_other_however_it_ends(sweep, tmp_path: Path):
     status, _, err = sweep("+data.how=raise,kill,none,exit,memory", *TROUBLE, *QUICK, "optimizer=sgd", "optimizer.lr=0.1,1e30")
+    assert status == 1, err
     expected = {"raise": "failed", "kill": "killed", "none": None, "exit": "failed", "memory": "out_of_memory"}
     reasons = {
         "raise": "OSError: the disk is on fire",
@@ -25,7 +26,6 @@ def test_a_job_harms_no_other_however_it_ends(sweep, tmp_path: Path):
         "exit": "its process ended with status 0",
         "memory": "MemoryError: no room",
     }
-    assert status == 1
     jobs = read_sweep("sweep").jobs
     assert len(jobs) == 10
     for job in jobs:

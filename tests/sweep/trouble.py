@@ -6,7 +6,7 @@ import signal
 from modelfactory.data import digits
 
 
-def trouble(how: str = "none", once: str | None = None, note: str | None = None):
+def trouble(how: str = "none", once: str | None = None, note: str | None = None, transforms: None = None):
     """Digits, after what `how` says; only if the file `once`, which is then made, is not there yet."""
     if note is not None:
         with open(note, "a") as file:
