@@ -32,7 +32,7 @@ def make_data() -> Data:
 
 def make_model() -> nn.Module:
     body = torchvision.models.resnet18()
-    body.fc = nn.Identity()
+    body.fc = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
     model = nn.Sequential(OrderedDict(backbone=body, fc=nn.Linear(512, 256), act=nn.ReLU(), head=nn.Linear(256, CLASSES)))
     mf.freeze(model, ["backbone.*"])
     return model

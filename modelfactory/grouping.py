@@ -1,7 +1,7 @@
 """Which group of the optimizer each parameter is in, and by how much its learning rate is scaled.
 
-Four things say it: the named `groups`, `layer_decay`, `no_decay`, and the model's own scales (`lr_scales`, by name). Their
-factors multiply; parameters of the same group and factors are one group of the optimizer.
+Three things say it: the named `groups` (with `lr_scale`, or `base_width` for a scale by each parameter's width), `layer_decay` and
+`no_decay`. Factors multiply; parameters of the same group and factors are one group of the optimizer.
 """
 
 from __future__ import annotations
@@ -125,7 +125,6 @@ def place_parameters(
     model: nn.Module,
     infos: Sequence[ParamInfo],
     grouping: Grouping,
-    lr_scales: Mapping[str, float] | None = None,
     thaws: Mapping[str, int] | None = None,
 ) -> list[Place]:
     """Where each of `infos`, parameters of `model`, goes.
@@ -135,7 +134,6 @@ def place_parameters(
     al. 2022, from ELECTRA, Clark et al. 2020).
 
     Args:
-        lr_scales: factors of the model's own, by parameter name.
         thaws: names of parameters frozen at first, with the epoch that thaws each. They are groups of their own, since
             torch's fused SGD takes either all or none of a group to have momentum.
 
@@ -159,9 +157,6 @@ def place_parameters(
         if grouping.layer_decay is not None:
             layer = layers[info.name]
             name, scale = f"{name}.layer{layer}", scale * grouping.layer_decay ** (last - layer)
-        factor = 1.0 if lr_scales is None else next((lr_scales[own] for own in info.names if own in lr_scales), 1.0)
-        if factor != 1.0:
-            name, scale = f"{name}.x{factor:g}", scale * factor
         if set(grouping.no_decay).intersection(info.roles):
             name, options = f"{name}.no_decay", options | {"weight_decay": 0.0}
         thawed = None if thaws is None else next((thaws[own] for own in info.names if own in thaws), None)
@@ -182,5 +177,5 @@ def input_width(info: ParamInfo) -> int | None:
     shape = info.parameter.shape
     if len(shape) < 2:
         return None
-    width = shape[0] // info.module.groups if getattr(info.module, "transposed", False) else shape[1]  # pyright: ignore
+    width: int = shape[0] // info.module.groups if getattr(info.module, "transposed", False) else shape[1]  # pyright: ignore
     return width if width > 1 or getattr(info.module, "groups", 1) == 1 else None

@@ -124,20 +124,18 @@ def build_optimizer(
     model: nn.Module,
     *,
     thawed_later: Mapping[str, int] | None = None,
-    lr_scales: Mapping[str, float] | None = None,
     path: str = "optimizer",
 ) -> Optimizer:
     """A torch optimizer over the trainable parameters of `model`, with the groups of the config.
 
     A parameter is in one group: the last that picks it, else the default one, which has the optimizer's own options;
-    `layer_decay`, `no_decay` and `lr_scales` divide groups further. Frozen parameters are in none, but for those of
+    `layer_decay`, `no_decay` and `base_width` divide groups further. Frozen parameters are in none, but for those of
     `thawed_later`, which have no gradient and so are passed over until then: no step, no weight decay, no state.
     Each group carries its `name`, `lr_scale` and `unscaled_lr`. Where neither `fused` nor `foreach` is given, the fused
     kernel is used where the optimizer has one for the device, and the one of lists of tensors elsewhere.
 
     Args:
         thawed_later: names of parameters that are frozen at first, with the epoch that thaws each.
-        lr_scales: factors of learning rates that are the model's own, by parameter name.
 
     Raises:
         ConfigError: what `check_optimizer` says, a group that picks nothing, or nothing to train.
@@ -164,7 +162,7 @@ def build_optimizer(
     lr_argument = inspect.signature(spec.kind).parameters.get("lr")
     base_lr = spec.arguments.get("lr", None if lr_argument is None else lr_argument.default)
     groups: dict[tuple[int, str], dict[str, Any]] = {}
-    places = place_parameters(model, trainable, spec.grouping, lr_scales, thawed_later)
+    places = place_parameters(model, trainable, spec.grouping, thawed_later)
     for info, place in zip(trainable, places, strict=True):
         lr = place.options.get("lr", base_lr)
         lrs = {"lr": lr * place.lr_scale, "unscaled_lr": lr} if isinstance(lr, (int, float)) else {}
