@@ -153,7 +153,7 @@ def test_packed_projections_of_timm_are_three_squares():
 def test_critical_weights_and_biases_keep_the_variance_of_pre_activations():
     cfg = mf.compose("init=critical", "model=deep_mlp", "model.depth=20", "model.width=400", "activation=tanh")
     model, seen = mf.build(cfg), []
-    for layer in model.hidden:
+    for layer in model.hidden.children():
         layer.fc.register_forward_hook(lambda _m, _i, out: seen.append(out.var(correction=0).item()))
     model(torch.randn(200, 1, 8, 8, generator=generator(0, "x")))
     assert seen[-1] == pytest.approx(1.0, rel=0.15)
