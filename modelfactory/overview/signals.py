@@ -22,6 +22,7 @@ from modelfactory.signalling.table import Row as SignalRow
 from modelfactory.signalling.verdict import is_fatal, summary, worst
 
 _SHOWN = 24  # rows of the table, unless all are asked for
+_MENDED = 400  # rows up to which mends are tried: each try predicts the whole net again
 _MENDS = ("auto", "kaiming_normal", "xavier_normal", "lecun_normal", "orthogonal")
 
 
@@ -95,7 +96,7 @@ def mended(prediction: Prediction, init: InitSpec, predict_with: Callable[[InitS
     if not prediction.said:
         return []
     mend = None
-    for override, other in _candidates(init) if prediction.fatal else ():
+    for override, other in _candidates(init) if prediction.fatal and len(prediction.rows) <= _MENDED else ():
         if not predict_with(other).fatal:
             mend = override
             break
