@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from modelfactory.activation import Activation, moments
 from modelfactory.errors import SchemeError
@@ -31,6 +32,7 @@ def resolve_auto(choices: Sequence[Choice], acting: Mapping[int, Acting]) -> lis
       that begins there.
     - the last layer of a residual branch that no norm ends: gain times `1/sqrt(branches)`, so that the sum grows by e at most.
     - the head: half of its gain, so that the first loss is within a tenth of ln C and the gradient gets through.
+    - a layer behind an LSTM or a GRU: gain `1/rms` of the state that its gates settle at.
     - recurrent weights: orthogonal. Tied embeddings: std `1/sqrt(width)`. Biases: 0, of an LSTM's forget gate 1.
 
     Args:
@@ -69,6 +71,9 @@ def _gain(acting: Acting, level: float) -> tuple[float, str]:
     if acting.activation is None:
         if acting.source == "the input":
             return math.sqrt(level), "its input is the data" + ("" if level == 1 else f", which is to have the variance {level:g}")
+        gated = _gated_rms(acting.source)
+        if gated is not None:
+            return 1 / gated, f"its input is a gated state, which settles at an rms of {gated:.2g}: it comes from {acting.source}"
         return 1.0, f"no activation acts on its input: it comes from {acting.source}"
     found = _critical(acting.activation, level) if level != 1 else None
     if found is not None:
@@ -80,6 +85,26 @@ def _gain(acting: Acting, level: float) -> tuple[float, str]:
         return 1 / math.sqrt(moments(acting.activation).second), f"{acting.source} acts on its input: 1/sqrt(E f^2)"
     except (SchemeError, ZeroDivisionError) as error:
         return 1.0, f"{acting.source} acts on its input and has no gain ({error})"
+
+
+def _gated_rms(source: str) -> float | None:
+    """The rms of what leaves an LSTM (whose forget gate begins open) or GRU whose gates see N(0, 1); None of other layers.
+
+    With independent gates E c^2 = E s(z)^2 E tanh(z)^2 / (1 - E s(z + 1)^2) and E h^2 = E s(z)^2 E tanh(c)^2 for an LSTM, and
+    E h^2 = E s(z)^2 E tanh(z)^2 / (1 - E s(z)^2) for a GRU, s being the sigmoid.
+    """
+    kind = source.rpartition("(")[2].rstrip(")")
+    if kind not in ("LSTM", "GRU"):
+        return None
+    gate, opened = moments(torch.sigmoid).second, moments(_opened_gate).second
+    came_in = gate * moments(torch.tanh).second
+    if kind == "GRU":
+        return math.sqrt(came_in / (1 - gate))
+    return math.sqrt(gate * moments(torch.tanh, came_in / (1 - opened)).second)
+
+
+def _opened_gate(z: Tensor) -> Tensor:
+    return torch.sigmoid(z + 1)
 
 
 def _bias(choice: Choice, acting: Acting | None, level: float) -> Choice:

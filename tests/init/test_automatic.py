@@ -94,3 +94,20 @@ def test_the_reason_is_told():
     assert reasons[0] == "its input is the data" and reasons[2] == "1 (ReLU) acts on its input: 1/sqrt(E f^2)"
     unknown = {id(infos[0].parameter): Acting(None, "not known: hidden", None, False)}
     assert resolve_auto(choices[:1], unknown)[0].reason == "as its author wrote it: not known: hidden"
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_what_stands_behind_a_gated_layer_has_the_gain_of_the_state_it_settles_at(kind):
+    width, came_in = 256, 64
+    layers = {
+        "rnn": {"_target_": f"torch.nn.{kind}", "hidden_size": width, "batch_first": True, "output": 0},
+        "fc": {"_target_": "torch.nn.Linear", "out_features": width},
+        "act": {"_target_": "torch.nn.Tanh"},
+        "head": {"_target_": "torch.nn.Linear", "out_features": 3},
+    }
+    model = mf.build({"model": {"layers": layers}, "data": {"input_shape": [24, came_in]}, "init": "auto", "seed": 0})
+    x = torch.randn(256, 24, came_in, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        after = model.fc(model.rnn(x)[0][:, -1])
+    # gates that depend on the state they made are not quite independent, which is what the formula takes them for
+    assert after.square().mean().sqrt().item() == pytest.approx(1, abs=0.1)
