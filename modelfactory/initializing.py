@@ -25,7 +25,8 @@ from modelfactory.spec import check_value
 
 
 def initialize(model: nn.Module, rules: Any, seed: int = 0, example: torch.Tensor | None = None, fans: str = "effective") -> Ledger:
-    """Initialises a part of an existing model, in place; every other parameter stays as it is.
+    """Initialises a part of an existing model, in place; every other parameter stays as it is, and so does every row of a
+    packed one (query, key, value; gates) that no rule picks.
 
     Args:
         rules: one rule, `{"match": "fc2.*", "scheme": "xavier_normal"}`; several by name, `{"head": {...}, ...}`; a list of
@@ -52,15 +53,17 @@ def initialize(model: nn.Module, rules: Any, seed: int = 0, example: torch.Tenso
     read, choices, assignments = _decide(model, rules, shape, dtype, fans, problems)
     for choice in choices:
         what = f"default: {type(choice.info.module).__name__}, which owns {choice.info.name}, "
-        if choice.call.is_default and choice.info.computed is not None:
-            problems.add(choice.path, f"{what}computes {choice.info.computed.name}, which reset_parameters cannot set; give a scheme")
-        elif choice.call.is_default and reset_of(choice.info.module) is None:
-            problems.add(choice.path, f"{what}has no reset_parameters; give a scheme")
+        default = next((part for part in choice.parts or (choice,) if part.call.is_default), None)
+        if default is not None and choice.info.computed is not None:
+            problems.add(default.path, f"{what}computes {choice.info.computed.name}, which reset_parameters cannot set; give a scheme")
+        elif default is not None and reset_of(choice.info.module) is None:
+            problems.add(default.path, f"{what}has no reset_parameters; give a scheme")
     problems.raise_if_any()
     for warning in plan_warnings(assignments, read):
         warnings.warn(warning, UserWarning, stacklevel=2)
     digests: dict[str, str] = {}
-    risky = any(item.call.is_default or is_own(item) for item in assignments)  # code that is not of this package is called
+    single = [part for item in assignments for part in item.parts or (item,)]
+    risky = any(part.call.is_default or is_own(part) for part in single)  # code that is not of this package is called
     with as_it_was((*model.parameters(), *model.buffers()) if risky else ()):
         stats = fill(assignments, seed, {}, fresh=False, digests=digests, model=model)
     rows = (ledger_row(item, numbers, "", item.info.parameter.requires_grad) for item, numbers in zip(assignments, stats, strict=True))

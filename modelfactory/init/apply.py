@@ -53,7 +53,10 @@ def fill(
     """
     stats: list[tuple[float, float]] = [(math.nan, math.nan)] * len(assignments)
     by_author = [(index, item) for index, item in enumerate(assignments) if _has_default(item)]
+    kept = [(rows, rows.clone()) for _, item in by_author for rows in _kept_rows(item)]
     Author(seed, recordings, fresh).fill([item for _, item in by_author])
+    for rows, values in kept:  # an author fills a parameter whole
+        rows.copy_(values)
     work = [(index, item) for index, item in enumerate(assignments) if not item.call.is_default and not item.call.pretrained]
     following = [(index, item) for index, item in work if item.choice.follows]
     by_own = [(index, item) for index, item in work if not item.choice.follows and is_own(item)]
@@ -107,12 +110,13 @@ def _fill_one(item: Assignment, seed: int) -> Tensor | None:
     computed = item.info.computed if item.info.computed is not None and item.info.computed.leads else None
     direct = computed is None and parameter.device.type == "cpu" and parameter.dtype is torch.float32 and parameter.is_contiguous()
     draft = parameter.detach() if direct else torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
-    if not direct and _has_default(item):  # its other blocks keep what their author wrote
+    keeps = any(part.call.is_default or part.call.kept for part in item.parts)
+    if not direct and keeps:  # its other blocks keep what their author wrote, or what they had
         draft.copy_(parameter)
     drawing: torch.Generator | None = None
     for part in item.parts or (item,):
         call = part.call
-        if call.is_default:
+        if call.is_default or call.kept:
             continue
         if drawing is None and (call.scheme is None or call.scheme.random):
             drawing = rng.generator(seed, item.info.key if computed is not None else item.info.name)
@@ -121,9 +125,19 @@ def _fill_one(item: Assignment, seed: int) -> Tensor | None:
         draft[item.info.module.padding_idx].zero_()
     if computed is not None:
         computed.put(draft)
+    elif not direct and keeps:  # bit for bit: a draft is float32
+        for block, part in zip(item.blocks, item.parts, strict=True):
+            if not (part.call.is_default or part.call.kept):
+                parameter[block.rows].copy_(draft[block.rows])
     elif not direct:
         parameter.copy_(draft)
     return draft
+
+
+def _kept_rows(item: Assignment) -> list[Tensor]:
+    """Views of the blocks that no rule sets."""
+    pairs = zip(item.blocks, item.parts, strict=True) if item.parts else ()
+    return [item.info.parameter.detach()[block.rows] for block, part in pairs if part.call.kept]
 
 
 def _has_default(item: Assignment) -> bool:

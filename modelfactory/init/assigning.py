@@ -110,7 +110,7 @@ def _assign(choice: Choice, acting: Acting | None, fans: str, problems: Problems
         return Assignment(choice)
     if call.is_default:
         return Assignment(choice, acting=acting, expected=authored_moments(choice.info.module, choice.info.attr))
-    if call.scheme is None:
+    if call.scheme is None:  # a function of one's own, or a block that is kept: what it has is no promise of a rule
         return Assignment(choice, acting=acting, args=call.args)
     if not call.scheme.min_dims <= parameter.ndim <= call.scheme.max_dims:
         least, most = call.scheme.min_dims, call.scheme.max_dims
@@ -146,7 +146,8 @@ def _assign_parts(choice: Choice, acting: Acting | None, fans: str, problems: Pr
     mean = math.fsum(part.expected[0] for part in parts) / len(parts)
     square = math.fsum(part.expected[0] ** 2 + part.expected[1] ** 2 for part in parts) / len(parts)
     std = math.sqrt(max(square - mean * mean, 0.0)) if math.isfinite(square) else math.nan
-    return Assignment(choice, tuple(blocks), parts[0].fans, None, acting, (mean, std), {}, tuple(parts))
+    first = next(part for part in parts if not part.call.kept)
+    return Assignment(choice, tuple(blocks), first.fans, None, acting, (mean, std), {}, tuple(parts))
 
 
 def _gain(choice: Choice, acting: Acting | None, problems: Problems) -> float | None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from modelfactory.activation import Activation, moments
 from modelfactory.errors import SchemeError
 from modelfactory.init.acting import Acting
-from modelfactory.init.choosing import Choice
+from modelfactory.init.choosing import Choice, in_blocks
 from modelfactory.init.rules import SchemeCall
 from modelfactory.init.schemes import SCHEMES
 
@@ -38,15 +38,27 @@ def resolve_auto(choices: Sequence[Choice], acting: Mapping[int, Acting]) -> lis
     Args:
         acting: what acts on the input of each parameter's layer, by its `id`.
     """
-    if not any(choice.call.name == "auto" for choice in choices):
+    if not needs_acting(choices):
         return list(choices)
     normed = any(isinstance(choice.info.module, _NORMS) for choice in choices)
     level = 1.0 if normed else _common_level([found.activation for found in acting.values() if found.activation is not None])
-    return [_resolved(choice, acting.get(id(choice.info.parameter)), level) if choice.call.name == "auto" else choice for choice in choices]
+    return [_resolved_whole(choice, acting.get(id(choice.info.parameter)), level) for choice in choices]
 
 
-def _resolved(choice: Choice, acting: Acting | None, level: float) -> Choice:
+def _resolved_whole(choice: Choice, acting: Acting | None, level: float) -> Choice:
+    """A choice with what `auto` stands for, in its blocks where they have one each."""
+    if not any(part.call.automatic for part in choice.parts):
+        return _resolved(choice, acting, level) if choice.call.automatic else choice
+    parts = [_resolved(part, acting, level, block=True) if part.call.automatic else part for part in choice.parts]
+    return in_blocks(choice.info, parts)
+
+
+def _resolved(choice: Choice, acting: Acting | None, level: float, block: bool = False) -> Choice:
     info = choice.info
+    if block and "bias" in info.roles and isinstance(info.module, (nn.LSTM, nn.LSTMCell)):
+        opens = "forget_gate" in info.roles and info.attr.startswith("bias_ih")
+        why = "the forget gate begins open: 1 in the sum of its two biases" if opens else "biases begin at 0"
+        return _with(choice, "ones" if opens else "zeros", None, why)
     if "bias" in info.roles:
         return _bias(choice, acting, level)
     if "tied" in info.roles and "embedding" in info.roles:
@@ -171,4 +183,4 @@ def _growth(activation: Activation, q: float) -> float:
 
 def needs_acting(choices: Sequence[Choice]) -> bool:
     """Whether any choice is left to `auto`."""
-    return any(choice.call.name == "auto" for choice in choices)
+    return any(part.call.automatic for choice in choices for part in choice.parts or (choice,))

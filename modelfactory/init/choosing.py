@@ -2,7 +2,8 @@
 
 A later rule wins over an earlier one. A rule beside a layer ("at definition") wins over those that pick by role or module
 alone, and yields to one that names its parameter by `match`. Where a rule picks a block by its role (query, key, value, a
-gate), the blocks of a packed parameter are chosen for one by one.
+gate), the blocks of a packed parameter are chosen for one by one; where a model exists already, blocks that no rule
+picks stay as they are.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Choice:
     follows: bool = False
 
 
+_KEPT = SchemeCall("as it was", kept=True)
 _BIASES = Rule("biases", "init.rules.biases", Selector(role=("bias",)), SchemeCall("zeros", SCHEMES["zeros"]))
 
 
@@ -68,7 +70,7 @@ class Chooser:
     def choose(
         self, infos: Sequence[ParamInfo], whole: bool = True, pretrained: Mapping[str, str] = MappingProxyType({})
     ) -> list[Choice]:
-        """A choice for each parameter; with `whole`, one that no rule picks is a problem.
+        """A choice for each parameter; with `whole`, one that no rule picks is a problem, and so is a block of one.
 
         Args:
             pretrained: parameter -> the file and tensor that its values come from. Rules leave it alone, unless one that
@@ -89,7 +91,7 @@ class Chooser:
                 lead = self._choose(leading[info.key])
                 choice = None if lead is None else replace(lead, info=info, follows=True)
             else:
-                choice = self._choose(info) if not (self._by_block and info.packed) else self._choose_blocks(info)
+                choice = self._choose(info) if not (self._by_block and info.packed) else self._choose_blocks(info, whole)
             if choice is not None:
                 choices.append(choice)
             elif whole:
@@ -110,17 +112,21 @@ class Chooser:
             rule = beside
         return None if rule is None else Choice(info, rule.name, rule.path, rule.call)
 
-    def _choose_blocks(self, info: ParamInfo) -> Choice | None:
-        """One choice for all blocks, or one that holds a choice for each."""
-        parts = [self._choose(block) for block in info.blocks()]
-        chosen = [part for part in parts if part is not None]
-        if len(chosen) < len(parts):
+    def _choose_blocks(self, info: ParamInfo, whole: bool) -> Choice | None:
+        """One choice for all blocks, or one that holds a choice for each; without `whole` those that no rule picks are kept."""
+        blocks = info.blocks()
+        found = [self._choose(block) for block in blocks]
+        chosen = [part for part in found if part is not None]
+        if not chosen or (whole and len(chosen) < len(found)):
             return None
-        if all(part.path == chosen[0].path for part in chosen):
+        if len(chosen) == len(found) and all(part.path == chosen[0].path for part in chosen):
             return Choice(info, chosen[0].rule, chosen[0].path, chosen[0].call)
-        names = _by_blocks(info.packed, [part.call.name for part in chosen])
-        rules = _by_blocks(info.packed, [part.rule for part in chosen])
-        return Choice(info, rules, chosen[0].path, SchemeCall(names, None, _filled_by_parts), tuple(chosen))
+        if len(chosen) < len(found) and info.computed is not None:
+            what = f"{info.computed.name} is computed from other parameters, so that some of its blocks cannot be set and the rest kept"
+            self._problems.add(chosen[0].path, f"{what}; add a rule for all of it before this one")
+            return None
+        parts = [Choice(block, "", "", _KEPT) if part is None else part for block, part in zip(blocks, found, strict=True)]
+        return in_blocks(info, parts)
 
     def _last(self, info: ParamInfo) -> Rule | None:
         if self._by_place:
@@ -187,6 +193,14 @@ def _uncovered(info: ParamInfo) -> str:
 def uses_auto_gain(choices: Iterable[Choice]) -> bool:
     """Whether any choice asks for the gain of the activation that acts on its layer."""
     return any(part.call.gain == "auto" for choice in choices for part in choice.parts or (choice,))
+
+
+def in_blocks(info: ParamInfo, parts: Sequence[Choice]) -> Choice:
+    """The choice of a packed parameter whose blocks have one each, named by all of them."""
+    scheme = _by_blocks(info.packed, [part.call.name for part in parts])
+    set_here = [(block, part) for block, part in zip(info.packed, parts, strict=True) if not part.call.kept]
+    rule = _by_blocks([block for block, _ in set_here], [part.rule for _, part in set_here])
+    return Choice(info, rule, set_here[0][1].path, SchemeCall(scheme, None, _filled_by_parts), tuple(parts))
 
 
 def _by_blocks(blocks: Sequence[str], names: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from inspect import Parameter, signature
 from typing import Any
 
 from modelfactory.activation import gain as computed_gain
@@ -37,6 +38,7 @@ class SchemeCall:
         gain: a number, "auto", or None when the scheme has none or it is left at the scheme's own.
         automatic: `auto`, which the model is still to be asked about.
         pretrained: nothing is drawn; `name` is the file and the tensor in it that the values come from.
+        kept: nothing is drawn: no rule picks this block of a packed parameter, whose numbers stay as they are.
     """
 
     name: str
@@ -46,10 +48,11 @@ class SchemeCall:
     gain: float | str | None = None
     pretrained: bool = False
     automatic: bool = False
+    kept: bool = False
 
     @property
     def is_default(self) -> bool:
-        return self.scheme is None and self.function is None and not self.pretrained and not self.automatic
+        return self.scheme is None and self.function is None and not (self.pretrained or self.automatic or self.kept)
 
 
 @dataclass(frozen=True)
@@ -206,8 +209,22 @@ def _own_scheme(
     function = resolve(target, join(path, "scheme._target_" if inside else "scheme"), problems, "scheme")
     if function is None:
         return None
-    checked = check_arguments(function, {**given, **inside}, path, problems, inferred=("tensor", "generator"))
+    first = _tensor_of(function)
+    args = {**given, **inside}
+    if first is None:
+        problems.add(path, f"{target} takes no tensor to fill: its first parameter has to be that, by position")
+        return None
+    for name in {first, "generator"}.intersection(args):
+        problems.add(join(path, name), f"given by the factory, and not by a rule; {target} is called with what it is to fill")
+        return None
+    checked = check_arguments(function, args, path, problems, inferred=(first, "generator"))
     return None if checked is None else SchemeCall(str(target), None, function, checked)
+
+
+def _tensor_of(function: Callable[..., Any]) -> str | None:
+    """The name that a function gives to what it is to fill: its first parameter by position; None where it has none."""
+    kinds = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.VAR_POSITIONAL)
+    return next((name for name, each in signature(function).parameters.items() if each.kind in kinds), None)
 
 
 def _named(name: str | None, path: str, problems: Problems) -> dict[str, Any]:

@@ -18,6 +18,26 @@ def halves_(tensor, generator=None):
     return tensor.uniform_(-0.5, 0.5, generator=generator)
 
 
+def fills_what_it_calls_t_(t, to=1.0, *, generator):
+    t.normal_(generator=generator).clamp_(0, 1).add_(to)
+
+
+def fills_a_positional_(weights, /):
+    weights.fill_(2)
+
+
+def fills_any_(*tensors):
+    tensors[0].fill_(2)
+
+
+def takes_nothing():
+    pass
+
+
+def takes_one_more_(t, tensor):
+    t.fill_(tensor)
+
+
 def raises_(tensor):
     tensor.zero_()
     raise RuntimeError("there is no such matrix")
@@ -91,3 +111,24 @@ def test_a_build_tells_the_same(name: str):
     layers = {"fc": {"_target_": "torch.nn.Linear", "out_features": 2}}
     with pytest.raises(ConfigError, match="init.rules.mine: tests.init.test_own"):
         mf.build({"model": {"layers": layers}, "data": {"input_shape": [3]}, "init": {"rules": rules}})
+
+
+@pytest.mark.parametrize(("name", "least"), [("fills_what_it_calls_t_", 5), ("fills_a_positional_", 2), ("fills_any_", 2)])
+def test_the_tensor_comes_by_position_whatever_its_name_is(model: nn.Module, name: str, least: int):
+    mf.initialize(model, rule(name) | ({"to": 5.0} if least == 5 else {}), seed=2)
+    assert model.state_dict()["2.weight"].min() >= least
+
+
+REFUSED = {
+    ("fills_what_it_calls_t_", "t"): "rules.rule.t: given by the factory, and not by a rule",
+    ("halves_", "generator"): "rules.rule.generator: given by the factory, and not by a rule",
+    ("takes_nothing", ""): "takes_nothing takes no tensor to fill",
+    ("takes_one_more_", ""): "rules.rule.tensor: missing; takes_one_more_ needs it",
+}
+
+
+@pytest.mark.parametrize(("name", "argument"), REFUSED)
+def test_a_function_that_cannot_be_called_so_is_told(model: nn.Module, name: str, argument: str):
+    with pytest.raises(ConfigError) as caught:
+        mf.initialize(model, rule(name) | ({argument: 3} if argument else {}))
+    assert REFUSED[name, argument] in str(caught.value)
