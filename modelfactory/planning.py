@@ -78,7 +78,10 @@ class Plan:
         with torch.device("meta"):
             draft = assemble(self._spec.node, self._spec.seed)
         if isinstance(self._spec.node, Leaf) and self._spec.incoming is not None:
+            modes = [(module, module.training) for module in draft.module.modules()]
             Inference(problems).forward(draft.module, "model", self._spec.incoming)
+            for module, training in modes:
+                module.training = training
         pretrained = find_pretrained(draft.module, self._spec.backbone, problems, fetch=False)
         problems.raise_if_any()
         plans = account(draft, self._spec, problems, _schemes(pretrained))

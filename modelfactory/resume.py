@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from modelfactory.errors import ConfigError, Problem
 from modelfactory.files import write_atomic
 from modelfactory.records import SCORES, Result, write_metrics
 from modelfactory.setup import Run
+
+log = logging.getLogger(__name__)
 
 
 def save_epoch(run: Run, model: nn.Module, result: Result, stale: int, is_best: bool, config: Any) -> None:
@@ -67,4 +70,9 @@ def resume(source: Path, run: Run, model: nn.Module, result: Result) -> tuple[in
         raise ConfigError([Problem(path, message)])
     if result.run_dir is not None and result.run_dir.resolve() != source.resolve():
         write_atomic(result.run_dir / WEIGHTS, lambda file: shutil.copyfile(source / WEIGHTS, file))
+    if last["epoch"] >= run.spec.max_epochs or last["step"] >= run.max_steps:
+        result.warnings.append(f"nothing is left to train: {source} has {last['epoch']} epochs already; give a larger trainer.max_epochs")
+        log.warning(result.warnings[-1])
+    else:
+        log.info("goes on from %s after epoch %d", source, last["epoch"])
     return last["step"], last["epoch"], state["stale"]

@@ -116,12 +116,20 @@ def test_every_classification_model_of_torchvision_has_a_config():
         assert yaml.safe_load((CONF / "backbone" / f"{name}.yaml").read_text())["name"] == name
 
 
-@pytest.mark.parametrize("name", names("model"))
+MODELS = [name for name in names("model") if name != "own"]
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_every_model_trains_a_step(name: str):
     one_step(f"model={name}", *SMALL.get(name, ()))
 
 
-@pytest.mark.parametrize("model", names("model"))
+def test_a_builder_named_on_the_command_line_trains_a_step():
+    own = ("model=own", "model._target_=torchvision.models.shufflenet_v2_x0_5", "+model.num_classes=10")
+    one_step("data=fake", "data.input_shape=[3,32,32]", "optimizer.lr=0.0001", *own)
+
+
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("init", names("init"))
 def test_every_init_fills_every_model_it_suits(init: str, model: str):
     """One step of the smallest, and every parameter of the others."""

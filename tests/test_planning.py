@@ -96,7 +96,9 @@ def test_schemes_share_their_draws_at_equal_seeds():
 def test_a_name_in_a_plain_dict_means_what_the_config_of_that_name_says(name):
     config = yaml.safe_load((config_folder() / "init" / f"{name}.yaml").read_text())
     written, short = (read_init(value, "init", Problems()) for value in (config, name))
-    assert written is not None and short is not None and config["calibrate"] == recipe(name)["calibrate"]
+    assert written is not None and short is not None
+    told = recipe(name)
+    assert told is not None and config["calibrate"] == told["calibrate"]
     assert [(rule.name, rule.selector, rule.call) for rule in written.rules] == [
         (rule.name, rule.selector, rule.call) for rule in short.rules
     ]

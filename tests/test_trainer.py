@@ -493,8 +493,10 @@ def test_a_finished_run_may_go_on_for_longer(digits, tmp_path):
     fresh = net(seed=9)
     result = train(fresh, digits, trainer={"max_epochs": 3, "resume": str(tmp_path)})
     assert same(fresh, straight) and result.final["epoch"] == 3 and len(result.history) == 3
+    assert not any("nothing is left to train" in warning for warning in result.warnings)
     again = train(net(), digits, trainer={"max_epochs": 2, "resume": str(tmp_path)})
     assert again.status == "completed" and len(again.history) == 2
+    assert any("nothing is left to train" in warning and "2 epochs already" in warning for warning in again.warnings)
 
 
 def test_patience_goes_on_where_it_was(digits, tmp_path):

@@ -37,7 +37,7 @@ def check_covered(config) -> None:
         assert not left.any(), f"{name} has {int(left.sum())} numbers that nothing wrote"
 
 
-@pytest.mark.parametrize("model", names("model"))
+@pytest.mark.parametrize("model", [name for name in names("model") if name != "own"])
 @pytest.mark.parametrize("init", ["default", "kaiming_normal", "orthogonal", "uniform", "auto", "zeros"])
 def test_every_number_of_our_models_is_written(model: str, init: str):
     check_covered(mf.compose(f"model={model}", f"init={init}", *SMALL.get(model, ())))

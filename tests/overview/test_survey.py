@@ -230,3 +230,11 @@ def test_where_no_gain_is_given_another_init_is_named_that_is_predicted_to_mend(
     (warning,) = mf.plan(mf.compose(*words, "init=normal")).overview.warnings
     assert warning.mend == "init=auto"
     assert not mf.plan(mf.compose(*words, warning.mend)).overview.warnings
+
+
+def test_a_builders_norms_are_predicted_in_the_mode_that_they_train_in():
+    config = {"model": {"_target_": "torchvision.models.resnet18"}, "data": {"input_shape": [3, 64, 64]}, "init": "kaiming_normal"}
+    plan = mf.plan(config)
+    norms = [row for row in plan.overview.signal.rows if row.label == "BatchNorm2d"]
+    assert len(norms) == 20
+    assert all(row.predicted.forward == pytest.approx(1, rel=1e-3) for row in norms)
