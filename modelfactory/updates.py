@@ -105,7 +105,8 @@ class UpdateWatch:
 
 
 def _norms(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.stack([torch.linalg.vector_norm(tensor, dtype=torch.float32) for tensor in tensors])
+    norms = (torch.linalg.vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors)
+    return torch.stack([norm.float() for norm in norms])
 
 
 def _choose(model: nn.Module) -> Sequence[tuple[str, nn.Parameter]]:

@@ -16,12 +16,18 @@ import torch
 from omegaconf import OmegaConf
 
 import modelfactory as mf
-from modelfactory import cli
+from modelfactory import cli, target
 from modelfactory.errors import ConfigError
 from modelfactory.run import check
 
 ROOT = Path(__file__).resolve().parent.parent
 NAN, INF = float("nan"), float("inf")
+
+
+@pytest.fixture(autouse=True)
+def nothing_trusted(monkeypatch):
+    monkeypatch.setattr(target, "_TRUSTED", set())
+    monkeypatch.delenv("MODELFACTORY_TRUST", raising=False)
 
 
 def layer(name: str, **arguments: Any) -> dict[str, Any]:
@@ -77,7 +83,7 @@ WRONG: list[tuple[str, str, dict[str, Any], str]] = [
         {"experiment": {"figur": "saxe2014"}},
         "experiment.figur: not a key of experiment; did you mean 'figure'?",
     ),
-    ("experiment: a name", "mlp", {"experiment": "saxe2014"}, "experiment: 'saxe2014' is not a mapping; give its keys: figure"),
+    ("experiment: a name", "mlp", {"experiment": "saxe2014"}, "experiment: 'saxe2014' is not a mapping; give its keys: figure, arm, arms"),
     ("root: seed a text", "mlp", {"seed": "1"}, "seed: '1' is a text; give a whole number >= 0 (leave the quotes out: 1)"),
     ("root: seed negative", "mlp", {"seed": -1, "data.seed": 0}, "seed: -1 is too small; give a whole number >= 0"),
     (

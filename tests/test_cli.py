@@ -209,7 +209,7 @@ def test_globs_see_every_option_of_a_group(tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--help"], "model: cnn, deep_mlp"),
+        (["--help"], "model: cnn, deep_cnn, deep_mlp"),
         (["--cfg", "job"], "_target_: modelfactory.data.digits"),
         (["--cfg", "job", "+experiment=digits_cnn"], "warmup_epochs: 1"),
         (["--info"], "Defaults Tree"),
@@ -245,10 +245,10 @@ def test_what_trains_nothing_imports_no_torch(tmp_path: Path, arguments: list[st
         ("modelfactory pl", ["plan"]),
         ("modelfactory ", ["train", "plan", "explain", "report"]),
         ("modelfactory plan --j", ["--json"]),
-        ("modelfactory plan --json model=deep", ["model=deep_mlp"]),
-        ("modelfactory plan model=cnn --against model=deep", ["model=deep_mlp"]),
-        ("modelfactory explain head.weight model=deep", ["model=deep_mlp"]),
-        ("modelfactory train model=deep", ["model=deep_mlp"]),
+        ("modelfactory plan --json model=deep_m", ["model=deep_mlp"]),
+        ("modelfactory plan model=cnn --against model=deep_m", ["model=deep_mlp"]),
+        ("modelfactory explain head.weight model=deep_m", ["model=deep_mlp"]),
+        ("modelfactory train model=deep_m", ["model=deep_mlp"]),
         ("modelfactory train optimizer.lr", ["optimizer.lr="]),
     ],
 )

@@ -136,7 +136,7 @@ class _Collector:
         number = node.index
         over = 1 if values.ndim > 1 and values.shape[0] != self._batch and values.shape[1] == self._batch else 0
         together = values.sum(over, dtype=torch.float32) if values.ndim else values
-        self._scalars["norm", number] = torch.linalg.vector_norm(values, dtype=torch.float32)
+        self._scalars["norm", number] = _norm(values)
         self._scalars["together", number] = torch.linalg.vector_norm(together)
         self._scalars["sum", number] = together.sum()
         self._sizes[number] = values.numel()
@@ -153,7 +153,7 @@ class _Collector:
 
     def _gradient_of(self, number: int) -> Any:
         def look(gradient: Tensor) -> None:
-            self._scalars["gradient", number] = torch.linalg.vector_norm(gradient, dtype=torch.float32)
+            self._scalars["gradient", number] = _norm(gradient)
             if self._histograms and number in self._found.parts:
                 self._found.samples[number] = (self._found.parts[number], gradient[:_SAMPLED].detach().clone())
 
@@ -237,3 +237,8 @@ def describe_input(values: Tensor) -> Input:
     scale = 1 / second if second > 0 else 0.0
     pairs = {kind: value * scale for kind, value in zip(KINDS, state.pairs.tolist(), strict=True)}
     return Input(mean=state.mean, second=second if math.isfinite(second) else 1.0, power=power, **pairs)
+
+
+def _norm(values: Tensor) -> Tensor:
+    """The norm, summed in float32 at least."""
+    return torch.linalg.vector_norm(values, dtype=torch.promote_types(values.dtype, torch.float32)).float()

@@ -188,7 +188,7 @@ def test_what_a_model_lacks_is_told():
 
 
 def test_fixup_on_a_net_with_norms_and_a_calibration_to_come_are_told():
-    text = str(mf.plan(mf.compose("init=fixup", "model=resnet", "model.blocks=1")))
+    text = " ".join(str(mf.plan(mf.compose("init=fixup", "model=resnet", "model.blocks=1"))).split())
     assert "fixup is for nets without norm layers, and there are 8 (norm, ...)" in text
-    text = str(mf.plan(mf.compose("init=lsuv", "model=deep_mlp", "model.depth=2")))
+    text = " ".join(str(mf.plan(mf.compose("init=lsuv", "model=deep_mlp", "model.depth=2"))).split())
     assert "lsuv scales the weights on the data's first batch; this is how they are before it" in text

@@ -5,8 +5,14 @@ from __future__ import annotations
 import modelfactory as mf
 
 
+def compose(*overrides: str):
+    """A config with kaiming_normal where no initialisation is named."""
+    named = any(override.startswith("init=") for override in overrides)
+    return mf.compose(*([] if named else ["init=kaiming_normal"]), *overrides)
+
+
 def plans(first: str, second: str):
-    return [mf.plan(mf.compose(*words.split())) for words in (first, second)]
+    return [mf.plan(compose(*words.split())) for words in (first, second)]
 
 
 def test_equal_plans_do_not_differ():

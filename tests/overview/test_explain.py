@@ -11,12 +11,18 @@ import modelfactory as mf
 from modelfactory.errors import ConfigError
 
 
+def compose(*overrides: str):
+    """A config with kaiming_normal where no initialisation is named."""
+    named = any(override.startswith("init=") for override in overrides)
+    return mf.compose(*([] if named else ["init=kaiming_normal"]), *overrides)
+
+
 def layer(name: str, **arguments) -> dict:
     return {"_target_": f"torch.nn.{name}", **arguments}
 
 
 def explained(name: str, *overrides: str):
-    (explanation,) = mf.plan(mf.compose(*overrides)).explain(name)
+    (explanation,) = mf.plan(compose(*overrides)).explain(name)
     return explanation
 
 
@@ -54,7 +60,7 @@ def test_a_rule_that_cannot_fill_loses_and_says_so():
 @pytest.mark.parametrize("model", ["mlp", "cnn", "resnet", "vit", "lstm"])
 @pytest.mark.parametrize("init", ["default", "xavier_normal"])
 def test_one_rule_wins_for_every_parameter_and_it_is_that_of_the_ledger(model: str, init: str):
-    plan = mf.plan(mf.compose(f"model={model}", f"init={init}"))
+    plan = mf.plan(compose(f"model={model}", f"init={init}"))
     found = plan.explain("*")
     assert [one.row.name for one in found] == [row.name for row in plan.ledger]
     for explanation in found:
@@ -66,7 +72,7 @@ def test_one_rule_wins_for_every_parameter_and_it_is_that_of_the_ledger(model: s
 def test_the_seed_told_is_the_one_that_draws():
     found = explained("fc1.weight", "model.width=8", "seed=4", "init=normal")
     drawn = torch.empty(8, 64).normal_(0, 0.02, generator=torch.Generator().manual_seed(found.seed))
-    assert torch.equal(drawn, mf.build(mf.compose("model.width=8", "seed=4", "init=normal")).fc1.weight)
+    assert torch.equal(drawn, mf.build(compose("model.width=8", "seed=4", "init=normal")).fc1.weight)
     assert str(found.seed) in found.draws
     assert explained("fc1.bias").seed is None
 
@@ -107,4 +113,4 @@ def test_freezing_is_told_with_its_rule():
 
 def test_a_name_that_there_is_not_is_told_with_the_nearest():
     with pytest.raises(ConfigError, match="'hed.weight' is no parameter of the model; did you mean 'head.weight'"):
-        mf.plan(mf.compose()).explain("hed.weight")
+        mf.plan(compose()).explain("hed.weight")

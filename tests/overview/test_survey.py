@@ -15,6 +15,12 @@ import modelfactory as mf
 from modelfactory.optimizer import build_optimizer
 
 
+def compose(*overrides: str):
+    """A config with kaiming_normal where no initialisation is named."""
+    named = any(override.startswith("init=") for override in overrides)
+    return mf.compose(*([] if named else ["init=kaiming_normal"]), *overrides)
+
+
 def layer(name: str, **arguments) -> dict:
     return {"_target_": name if "." in name else f"torch.nn.{name}", **arguments}
 
@@ -25,7 +31,7 @@ def torchvision(name: str, **more) -> dict:
 
 @pytest.mark.parametrize("overrides", [("model=cnn",), ("model=vit", "model.depth=2"), ("model=lstm",), ("model=resnet",)], ids=str)
 def test_the_sums_are_those_of_the_model_built(overrides: tuple[str, ...]):
-    plan = mf.plan(mf.compose(*overrides))
+    plan = mf.plan(compose(*overrides))
     totals, model = plan.overview.totals, plan.build()
     assert totals.parameters == totals.trainable == sum(parameter.numel() for parameter in model.parameters())
     assert totals.weights == totals.gradients == sum(parameter.nbytes for parameter in model.parameters())
@@ -36,7 +42,7 @@ def test_the_sums_are_those_of_the_model_built(overrides: tuple[str, ...]):
 
 
 def test_output_shapes_are_those_of_a_real_forward():
-    config = mf.compose("model=resnet", "model.blocks=1")
+    config = compose("model=resnet", "model.blocks=1")
     plan, shapes = mf.plan(config), {}
     model = plan.build()
     for name, module in model.named_modules():
@@ -59,7 +65,7 @@ def test_the_optimizers_state_is_what_it_has_after_a_step(name: str):
     groups = {"plain": {"match": "conv1.*", "weight_decay": 0.1}, "still": {"match": "conv2.weight", "lr_scale": 0.0}}
     optimizer = {"_target_": f"torch.optim.{name}", **OPTIMIZERS[name], "groups": groups}
     frozen = {"rules": {"a": {"match": "norm1.*"}}}
-    config = {**mf.compose("model=cnn"), "init": "default", "freeze": frozen, "optimizer": optimizer}
+    config = {**compose("model=cnn"), "init": "default", "freeze": frozen, "optimizer": optimizer}
     plan = mf.plan(config)
     model = plan.build()
     real = build_optimizer(optimizer, model)
@@ -74,7 +80,7 @@ def test_the_optimizers_state_is_what_it_has_after_a_step(name: str):
 @pytest.mark.parametrize("width", [80, 120, 200])
 @pytest.mark.parametrize("overrides", [("model=vit",), ("model=resnet",), ("model=lstm", "init=sparse")], ids=str)
 def test_no_line_is_wider_than_the_page(overrides: tuple[str, ...], width: int):
-    text = mf.plan(mf.compose(*overrides, "+init.rules.rest={match: '*', scheme: default}")).overview.text(width=width)
+    text = mf.plan(compose(*overrides, "+init.rules.rest={match: '*', scheme: default}")).overview.text(width=width)
     assert max(map(len, text.splitlines())) <= width or width < 110  # the sums are sentences, of at most 110 columns
     assert max(len(line) for block in text.split("\n\n")[:1] for line in block.splitlines()) <= width
 
@@ -151,7 +157,7 @@ def test_attention_is_one_layer_with_all_of_its_projections():
 
 
 def test_the_json_has_what_is_documented_and_every_parameter():
-    plan = mf.plan(mf.compose("model=cnn"))
+    plan = mf.plan(compose("model=cnn"))
     text = json.dumps(plan.to_dict(), allow_nan=False)
     found = json.loads(text)
     assert list(found) == ["schema", "layers", "parameters", "rules", "totals", "signal", "signal_verdict", "unknown", "notes", "warnings"]
@@ -161,7 +167,7 @@ def test_the_json_has_what_is_documented_and_every_parameter():
 
 
 def test_after_a_build_what_was_drawn_is_shown():
-    plan = mf.plan(mf.compose("model.width=8"))
+    plan = mf.plan(compose("model.width=8"))
     assert "drawn std" not in str(plan)
     plan.build()
     assert "drawn std" in str(plan)
@@ -201,23 +207,23 @@ def test_a_plan_of_seven_billion_parameters_stays_under_a_gibibyte():
 
 
 def test_a_rule_that_later_ones_take_everything_from_is_named_with_them():
-    plan = mf.plan(mf.compose("+init.rules.late={match: ['fc*.weight', head.weight], scheme: orthogonal}"))
+    plan = mf.plan(compose("+init.rules.late={match: ['fc*.weight', head.weight], scheme: orthogonal}"))
     (warning,) = plan.overview.warnings
     assert "init.rules.weights sets nothing: init.rules.late wins over it for all that it picks (fc1.weight and 2 more)" in warning
     assert warning.mend == "~init.rules.weights" and warning.mend in str(plan)
-    mended = mf.plan(mf.compose("+init.rules.late={match: ['fc*.weight', head.weight], scheme: orthogonal}", warning.mend))
+    mended = mf.plan(compose("+init.rules.late={match: ['fc*.weight', head.weight], scheme: orthogonal}", warning.mend))
     assert not mended.overview.warnings
-    assert not mf.plan(mf.compose()).overview.warnings  # `author` is optional: it may set nothing
+    assert not mf.plan(compose()).overview.warnings  # `author` is optional: it may set nothing
 
 
 def test_a_signal_that_vanishes_is_told_with_an_init_by_which_it_does_not():
     words = ("model=deep_mlp", "model.depth=30", "model.width=64")
-    plan = mf.plan(mf.compose(*words, "init=xavier_normal", "init.rules.weights.gain=1"))
+    plan = mf.plan(compose(*words, "init=xavier_normal", "init.rules.weights.gain=1"))
     assert plan.overview.signal.verdict == "vanishing"
     (warning,) = plan.overview.warnings
     assert "the signal vanishes" in warning
     assert warning.mend == "init.rules.weights.gain=auto"
-    mended = mf.plan(mf.compose(*words, "init=xavier_normal", warning.mend))
+    mended = mf.plan(compose(*words, "init=xavier_normal", warning.mend))
     assert mended.overview.signal.verdict not in ("vanishing", "exploding") and not mended.overview.warnings
     rows = {row["layer"]: row for row in plan.to_dict()["signal"]}
     assert rows["hidden.20.fc"]["forward"] < 1e-2 < rows["hidden.0.fc"]["forward"]
@@ -227,9 +233,9 @@ def test_a_signal_that_vanishes_is_told_with_an_init_by_which_it_does_not():
 
 def test_where_no_gain_is_given_another_init_is_named_that_is_predicted_to_mend():
     words = ("model=deep_mlp", "model.depth=30", "model.width=64")
-    (warning,) = mf.plan(mf.compose(*words, "init=normal")).overview.warnings
+    (warning,) = mf.plan(compose(*words, "init=normal")).overview.warnings
     assert warning.mend == "init=auto"
-    assert not mf.plan(mf.compose(*words, warning.mend)).overview.warnings
+    assert not mf.plan(compose(*words, warning.mend)).overview.warnings
 
 
 def test_a_builders_norms_are_predicted_in_the_mode_that_they_train_in():

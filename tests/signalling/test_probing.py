@@ -143,3 +143,10 @@ def test_what_mends_a_module_is_named_and_mends():
     assert "the gradient vanishes" in said and said.endswith("mf.initialize(model, 'auto', example=batch) mends it by prediction")
     mf.initialize(model, "auto", example=batch)
     assert mf.signal(model, batch).warnings == ()
+
+
+def test_a_model_of_doubles_is_measured():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    table = mf.signal(model, torch.randn(64, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+    expected = model[0].weight.square().sum(1).add(model[0].bias.square()).mean().sqrt().item()
+    assert table["0"].measured.forward == pytest.approx(expected, rel=0.3)
