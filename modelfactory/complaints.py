@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from modelfactory.errors import Problem, did_you_mean
 
-_NO_OPTION = re.compile(r"Could not find '([^']+)/([^'/]+)'")
+NO_OPTION = re.compile(r"Could not find '([^']+)/([^'/]+)'")
 _NO_CONFIG = re.compile(r"Cannot find primary config '([^']+)'")
 _NO_KEY = re.compile(r"Could not (override|append|delete)[^']*'([^']+)'")
 
@@ -22,7 +23,7 @@ def complaint(error: Exception) -> Problem:
     """
     text = str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if found := _NO_OPTION.search(text):
+    if found := NO_OPTION.search(text):
         group, name = found.groups()
         options = lines[_index(lines, "Available options") + 1 :]
         choices = [line for line in options if re.fullmatch(r"[\w\-]+", line)]
@@ -36,6 +37,22 @@ def complaint(error: Exception) -> Problem:
         return Problem("", "a group is given null or a number; give the name of one of its configs, such as data=digits")
     path = str(getattr(error, "full_key", None) or "")
     return Problem(path, "; ".join(line for line in lines[:3] if "https://" not in line) or type(error).__name__)
+
+
+def mapping_for_group(group: str, options: Sequence[str]) -> Problem:
+    """The problem of a group that is given a mapping with a key that its config has not.
+
+    Example:
+        >>> print(mapping_for_group("optimizer", ["adam", "sgd"]))
+        optimizer: is a group, and the mapping has a key that its config has not; give the name of a config of it (adam, sgd), or \
+single keys, such as optimizer.KEY=VALUE
+    """
+    names = ", ".join(options[:12]) + (", ..." if len(options) > 12 else "")
+    own = ""
+    if group == "model":
+        own = "for a class of your own, write model=own model._target_=my_pkg.MyNet +model.ARGUMENT=VALUE; else "
+    what = "is a group, and the mapping has a key that its config has not"
+    return Problem(group, f"{what}; {own}give the name of a config of it ({names}), or single keys, such as {group}.KEY=VALUE")
 
 
 def _index(lines: list[str], start: str) -> int:

@@ -78,15 +78,22 @@ def explain(arguments: Sequence[str]) -> str:
 
 
 def _look(given: argparse.Namespace, overrides: Sequence[str], which: str = "") -> Any:
-    from modelfactory.config import compose
+    from modelfactory.config import compose, with_the_rest
 
     try:
-        cfg = compose(*overrides, config_dir=given.config_dir, config_name=given.config_name or "config")
-        from modelfactory.run import check  # torch comes with it: after the errors that need no torch
-
-        return check(cfg)
+        try:
+            cfg = compose(*overrides, config_dir=given.config_dir, config_name=given.config_name or "config")
+        except ConfigError as error:
+            raise with_the_rest(error, _check) from error
+        return _check(cfg)
     except ConfigError as error:
         raise ConfigError(Problem(f"{which}{problem.path}", problem.message) for problem in error.problems) from error
+
+
+def _check(cfg: Any) -> Any:
+    from modelfactory.run import check  # torch comes with it: after the errors that need no torch
+
+    return check(cfg)
 
 
 def _json(value: Any) -> str:

@@ -124,6 +124,25 @@ def test_all_problems_are_told_at_once(tmp_path: Path):
         assert f"\n  {path}: " in done.stderr
 
 
+REFUSED = ["model=cn", "init=kaimign_normal", "trainer.max_epoch=3", "optimizer.lrr=1", "optimizer.lr=nan"]
+TOLD = """error: the configuration is wrong
+  model: 'cn' is not a config of model; did you mean 'cnn'?
+  init: 'kaimign_normal' is not a config of init; did you mean 'kaiming_normal'?
+  trainer.max_epoch: there is no such key; did you mean 'max_epochs'?
+  optimizer.lrr: there is no such key; did you mean 'lr'?
+  optimizer.lr: nan is not finite; give a number >= 0
+"""
+
+
+@pytest.mark.parametrize("start", [["train"], ["train", "-m", "seed=0,1"], ["plan"], ["explain", "head.weight"]], ids=" ".join)
+def test_every_override_that_is_refused_is_told_with_what_is_wrong_besides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], start: list[str]
+):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*start, *REFUSED]) == 2
+    assert (capsys.readouterr().err, left(tmp_path)) == (TOLD, [])
+
+
 FAILING = "import modelfactory.run as run, sys\n{}\nfrom modelfactory.cli import train\nsys.exit(train())"
 RAISES = "def fail(cfg, run_dir=None): raise {}\nrun.train = fail"
 WRONG_LATE = RAISES.format("run.ConfigError([run.Problem('data.root', 'is empty')])")

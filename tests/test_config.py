@@ -107,6 +107,29 @@ def test_a_wrong_override_is_an_error_with_path_value_and_what_would_do(override
         compose(*overrides)
 
 
+ALL_REFUSED = [
+    (["a b", "seed=[", "optimizer.lrr=1"], ["", "seed", "optimizer.lrr"]),
+    (["optimizer=adamm", "init=null", "~foo", "+optimizer.lr=3", "+model=cnn"], ["optimizer", "init", "foo", "optimizer.lr", "model"]),
+    (["model=qqqq", "model.layers.conv1.bias=true", "trainer.max_epoch=1"], ["model", "trainer.max_epoch"]),  # conv1: of what model?
+    (["model=cn", "model.layers.conv1.bias=true", "model.layers.conv1.bais=true"], ["model", "model.layers.conv1.bais"]),
+    (["optimizer.lrr=1", "optimizer.lrr=2"], ["optimizer.lrr"]),
+    (["+experiment=digits_cn", "optimizer.lrr=1"], ["experiment", "optimizer.lrr"]),
+    (["model=mlp,cnn", "init=zeros,ones", "optimizer.lrr=1"], ["model", "init", "optimizer.lrr"]),
+]
+
+
+@pytest.mark.parametrize(("overrides", "paths"), ALL_REFUSED, ids=[" ".join(overrides) for overrides, _ in ALL_REFUSED])
+def test_every_refused_override_is_told_and_no_other(overrides: list[str], paths: list[str]):
+    with pytest.raises(mf.ConfigError) as caught:
+        mf.compose(*overrides)
+    assert [problem.path for problem in caught.value.problems] == paths
+
+
+def test_a_group_given_a_mapping_says_how_a_model_of_ones_own_is_named():
+    with pytest.raises(mf.ConfigError, match=r"^model: is a group, .* write model=own model\._target_=my_pkg\.MyNet \+model\."):
+        mf.compose("model={_target_: my_pkg.MyNet, width: 64}")
+
+
 def test_a_missing_folder_and_a_missing_primary_config_are_named(tmp_path: Path):
     with pytest.raises(mf.ConfigError, match="config_dir: '.*nowhere' is not a folder"):
         compose(config_dir=tmp_path / "nowhere")

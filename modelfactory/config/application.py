@@ -18,11 +18,12 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
-from hydra.types import HydraContext
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from modelfactory.config.composing import config_folder, register_plugins, with_experiment
+from modelfactory.config.refusals import Refused, telling_all, with_the_rest
 from modelfactory.config.sweeping import SweepLauncher, move_sweep, read_sweep_spec
 from modelfactory.errors import ConfigError, Problem, Problems
 from modelfactory.guard import check_hydra
@@ -42,12 +43,27 @@ class _Session:
         started: Hydra has composed the config, so that an error from there on is no error of usage.
         folders: those that there were not before the run, innermost first.
         launcher: that of a sweep.
+        refused: what of the overrides of a sweep Hydra refuses, which is told with what is wrong in its jobs.
     """
 
     check: Callable[[Any], object]
     started: bool = False
     folders: list[Path] = field(default_factory=list)
     launcher: SweepLauncher | None = None
+    refused: tuple[Problem, ...] = ()
+
+    def check_run(self, config: DictConfig) -> None:
+        """Checks the config of a run, whose folder is the one to clean up from here on."""
+        kept = HydraConfig.instance().cfg
+        HydraConfig.instance().set_config(config)
+        try:  # configs may use ${hydra:runtime.output_dir}, which Hydra sets in the same way when it makes the directory
+            folder = Path(config.hydra.run.dir).absolute()
+            with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
+                config.hydra.runtime.output_dir = str(folder)
+            self.begin(folder)
+            self.check(config)
+        finally:
+            HydraConfig.instance().cfg = kept
 
     def begin(self, folder: Path) -> None:
         self.started = True
@@ -82,18 +98,10 @@ class CheckBeforeRun(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         if _session is None:
             return
-        kept = HydraConfig.instance().cfg
-        HydraConfig.instance().set_config(config)
-        try:  # configs may use ${hydra:runtime.output_dir}, which Hydra sets in the same way when it makes the directory
-            folder = Path(config.hydra.run.dir).absolute()
-            with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
-                config.hydra.runtime.output_dir = str(folder)
-            _session.begin(folder)
-            _session.check(config)
+        try:
+            _session.check_run(config)
         except Exception as error:
             raise _Stop from error
-        finally:
-            HydraConfig.instance().cfg = kept
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if _session is None:
@@ -107,6 +115,7 @@ class CheckBeforeRun(Callback):
             raise _Stop from error
 
 
+_CALLBACK = "++hydra.callbacks.modelfactory._target_="
 _SHOWING = {"-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info", "-sc", "--shell-completion"}
 
 
@@ -114,7 +123,7 @@ def _with_callback(words: list[str]) -> list[str]:
     """The words with an override that adds the callback, which a primary config of the user's own would not have."""
     if _SHOWING & {word.partition("=")[0] for word in words}:
         return words
-    callback = f"++hydra.callbacks.modelfactory._target_={CheckBeforeRun.__module__}.{CheckBeforeRun.__qualname__}"
+    callback = f"{_CALLBACK}{CheckBeforeRun.__module__}.{CheckBeforeRun.__qualname__}"
     overrides = [index for index, word in enumerate(words) if "=" in word and not word.startswith("-")]
     place = overrides[-1] + 1 if overrides else len(words)  # beside the others: the parser takes one row of overrides
     return [*words[:place], callback, *words[place:]]
@@ -127,6 +136,13 @@ def _return_value(done: JobReturn) -> Any:
     return done._return_value
 
 
+def _check_hydra_node(config: DictConfig, told: Sequence[Problem] = ()) -> None:
+    problems = Problems()
+    check_hydra(config.hydra, Plugins.instance().class_name_to_class, problems, OmegaConfBaseException)
+    if problems:
+        raise ConfigError([*told, *problems])
+
+
 @contextmanager
 def _guarded(session: _Session) -> Iterator[None]:
     """Checks Hydra's own node of every config it composes, before it calls anything that is named there.
@@ -136,18 +152,32 @@ def _guarded(session: _Session) -> Iterator[None]:
     load, instantiate = ConfigLoaderImpl.load_configuration, Plugins.instantiate_launcher
     validate, told = Sweeper.validate_batch_is_legal, JobReturn.return_value
 
-    def load_checked(*args: Any, **kwargs: Any) -> DictConfig:
-        config = load(*args, **kwargs)
-        problems = Problems()
-        check_hydra(config.hydra, Plugins.instance().class_name_to_class, problems, OmegaConfBaseException)
-        problems.raise_if_any()
+    def load_checked(
+        self: ConfigLoaderImpl, config_name: str | None, overrides: list[str], run_mode: RunMode, *args: Any, **kwargs: Any
+    ) -> DictConfig:
+        def composing(given: list[str]) -> DictConfig:
+            return load(self, config_name, given, run_mode, *args, **kwargs)
+
+        try:
+            config = telling_all(composing)(overrides)
+        except Refused as error:
+            if error.rest is None or session.launcher is not None:
+                raise
+            _check_hydra_node(error.rest, error.problems)
+            if run_mode is RunMode.MULTIRUN:  # told with what is wrong in the jobs
+                session.refused, config = error.problems, error.rest
+            elif any(word.startswith(_CALLBACK) for word in overrides):
+                raise with_the_rest(error, session.check_run) from error
+            else:
+                raise
+        _check_hydra_node(config)
         return config
 
     def instantiate_ours(self: Plugins, hydra_context: HydraContext, task_function: Any, config: DictConfig) -> Launcher:
         def make(job: Any) -> Launcher:
             return instantiate(self, hydra_context, job, config)
 
-        session.launcher = SweepLauncher(make, session.check, session.remove_unused)
+        session.launcher = SweepLauncher(make, session.check, session.remove_unused, session.refused)
         session.launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
         return session.launcher
 

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from modelfactory.complaints import complaint
+from modelfactory.config.refusals import no_experiment_group, telling_all
 from modelfactory.errors import ConfigError, Problem, Problems
 from modelfactory.spec import join
 
@@ -53,7 +54,7 @@ def compose(*overrides: str, config_dir: str | os.PathLike[str] | None = None, c
         config_name: the primary config.
 
     Raises:
-        ConfigError: a group, option or key that there is not, with its path and the nearest one.
+        ConfigError: every group, option or key that there is not, with its path and the nearest one.
 
     Example:
         >>> compose("model=deep_mlp", "model.depth=3").model.depth
@@ -64,7 +65,7 @@ def compose(*overrides: str, config_dir: str | os.PathLike[str] | None = None, c
     if not folder.is_dir():
         raise ConfigError([Problem("config_dir", f"{str(config_dir)!r} is not a folder")])
     with _hydra_put_aside(), hydra.initialize_config_dir(config_dir=str(folder), version_base="1.3"):
-        return with_experiment(lambda given: hydra.compose(config_name, overrides=given), overrides)
+        return with_experiment(telling_all(lambda given: hydra.compose(config_name, overrides=given)), overrides)
 
 
 @contextmanager
@@ -88,7 +89,7 @@ def with_experiment(composing: Callable[[list[str]], _T], overrides: Iterable[st
         try:
             return composing(without_plus)
         except HydraException as error:
-            if given == without_plus or "Could not override 'experiment'" not in str(error):
+            if given == without_plus or not no_experiment_group(error):
                 raise
             return composing(given)
     except (HydraException, OmegaConfBaseException) as error:

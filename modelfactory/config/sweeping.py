@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from modelfactory.complaints import complaint
+from modelfactory.config.refusals import Refused
 from modelfactory.config.sweepjob import STOPPED, JobFailed, SweepJob, job_config
 from modelfactory.errors import ConfigError, Problem, Problems, did_you_mean
 from modelfactory.status import RESULT, Heartbeat, config_hash, is_alive, who
@@ -53,10 +54,17 @@ class SweepLauncher(Launcher):
         make: makes the launcher for a function that it calls for each job.
         check: raises ConfigError for the config of a job that is wrong.
         moved: called when the sweep turns out to go on in another folder than the config says.
+        refused: what is wrong with the overrides of the whole sweep, which is told with what is wrong with its jobs.
     """
 
-    def __init__(self, make: Callable[[Any], Launcher], check: Callable[[Any], object], moved: Callable[[], object]):
-        self._make, self._check, self._moved = make, check, moved
+    def __init__(
+        self,
+        make: Callable[[Any], Launcher],
+        check: Callable[[Any], object],
+        moved: Callable[[], object],
+        refused: Sequence[Problem] = (),
+    ):
+        self._make, self._check, self._moved, self._refused = make, check, moved, refused
         self._inner: Launcher | None = None
         self._jobs: dict[int, Job] = {}  # all that sweep.json lists, by number
         self._about: dict[str, Any] = {}
@@ -123,11 +131,17 @@ class SweepLauncher(Launcher):
                 problems.add(key, f"{value!r} finds nothing{did_you_mean(value, loader.get_group_options(key), limit=40)}")
         return list(problems) or [Problem("", "the sweep has no job; give an override with several values, such as seed=0,1")]
 
-    def _compose(self, overrides: tuple[str, ...], number: int) -> Job:
-        """A job as its config says, in the folder of its number."""
+    def _compose(self, overrides: tuple[str, ...], number: int, refused: list[Problem] | None = None) -> Job:
+        """A job as its config says, in the folder of its number; without overrides that are refused when there is a list for them."""
         kept = HydraConfig.instance().cfg
         try:
-            config = self._context.config_loader.load_sweep_config(self._config, list(overrides))
+            try:
+                config = self._context.config_loader.load_sweep_config(self._config, list(overrides))
+            except Refused as error:
+                if error.rest is None or refused is None:
+                    raise
+                refused.extend(error.problems)
+                config = error.rest
             with open_dict(config):
                 config.hydra.job.id = config.hydra.job.num = number
             HydraConfig.instance().set_config(config)
@@ -153,18 +167,21 @@ class SweepLauncher(Launcher):
         batch = []
         for place, overrides in enumerate(job_overrides):
             job = Job(first + place, Path(), tuple(overrides))
+            refused: list[Problem] = []
             try:
-                job = self._compose(tuple(overrides), first + place)
+                job = self._compose(tuple(overrides), first + place, refused)
                 known = config_hash(_without_seeds(job.config))
                 if known not in checked:
                     checked[known] = self._problems(job.config)
+                told = [*refused, *checked[known]]
             except ConfigError as error:
-                known, checked[""] = "", error.problems
+                told = [*refused, *error.problems]
             batch.append(job)
-            for problem in checked[known]:
+            for problem in dict.fromkeys(told):
                 wrong[problem].append(job)
         title = Sweep(Path(), tuple(batch)).title
         problems = Problems()
+        problems.extend(self._refused)
         for problem, jobs in wrong.items():
             where = "" if len(jobs) == len(batch) else f" (in {len(jobs)} of {len(batch)} jobs, the first: {title(jobs[0])})"
             problems.add(problem.path, problem.message + where)
