@@ -14,6 +14,7 @@ from torch import nn
 from modelfactory.definition import Definition
 from modelfactory.errors import ConfigError, Problem, first_line
 from modelfactory.init.construction import construction
+from modelfactory.init.copying import mould_of
 from modelfactory.init.record import Recording
 from modelfactory.init.shadow import shadow_of
 from modelfactory.roles import DECLARED
@@ -120,14 +121,14 @@ def _construct(node: Node, seed: int, name: str, recordings: dict[str, Recording
 
 def _construct_chain(node: Chain, seed: int, name: str, recordings: dict[str, Recording]) -> nn.Module:
     children: OrderedDict[str, nn.Module] = OrderedDict()
-    last, module, copyable = None, None, False
-    for child_name, child in node.children:
-        if child is last and module is not None and copyable:
-            module = _copied(module)
-        else:
-            module = _construct(child, seed, join(name, child_name), recordings)
-            copyable = _is_copyable(child)
-        children[child_name] = module
+    last, mould = None, None
+    for place, (child_name, child) in enumerate(node.children):
+        if child is last and mould is not None:
+            children[child_name] = mould.copy(_without_values)
+            continue
+        children[child_name] = module = _construct(child, seed, join(name, child_name), recordings)
+        is_repeated = place + 1 < len(node.children) and node.children[place + 1][1] is child
+        mould = mould_of(module) if is_repeated and child is not last and _is_copyable(child) else None
         last = child
     return node.container(children, **node.options)
 
@@ -184,23 +185,9 @@ def _is_copyable(node: Node) -> bool:
     return not node.has_state and plain and node.target.__module__.startswith("torch.nn.modules")
 
 
-_COLLECTIONS = frozenset({dict, OrderedDict, set})
-
-
-def _copied(module: nn.Module) -> nn.Module:
-    """A module like `module`, with memory of its own for its parameters and buffers; buffers keep their values."""
-    copied = object.__new__(type(module))
-    copied.__dict__ = state = vars(module).copy()
-    for name in [name for name, value in state.items() if type(value) in _COLLECTIONS]:
-        state[name] = state[name].copy() if state[name] else type(state[name])()
-    for name, parameter in state["_parameters"].items():
-        if parameter is not None:
-            state["_parameters"][name] = nn.Parameter(torch.empty_like(parameter))
-    for name, buffer in state["_buffers"].items():
-        state["_buffers"][name] = None if buffer is None else buffer.clone()
-    for name, child in state["_modules"].items():
-        state["_modules"][name] = _copied(child)
-    return copied
+def _without_values(tensor: torch.Tensor) -> torch.Tensor:
+    """Memory for a copy's parameter, or a buffer like the one copied."""
+    return nn.Parameter(torch.empty_like(tensor)) if isinstance(tensor, nn.Parameter) else tensor.clone()
 
 
 def construct_arguments(value: Any) -> Any:

@@ -10,6 +10,7 @@ import torchvision
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from modelfactory.init.copying import mould_of
 from modelfactory.init.shadow import shadow_of
 
 
@@ -94,3 +95,24 @@ def test_tied_stay_tied():
     double, _ = shadow_of(Tied())
     assert double.second.weight is double.first.weight
     assert double.again is double.first
+
+
+def test_a_mould_makes_copies_that_share_nothing_but_settings():
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    mould = mould_of(module)
+    assert mould is not None
+    one, other = mould.copy(torch.clone), mould.copy(torch.clone)
+    for copied in (one, other):
+        assert repr(copied) == repr(module) and list(copied.state_dict()) == list(module.state_dict())
+        assert all(torch.equal(copied.state_dict()[name], value) for name, value in module.state_dict().items())
+    one[0].weight.data.zero_()
+    one[1].register_forward_hook(lambda *_: None)
+    one[2].inplace = True
+    assert other[0].weight.any() and module[0].weight.any()
+    assert not other[1]._forward_hooks and not module[1]._forward_hooks
+    assert not other[2].inplace and not module[2].inplace
+
+
+@pytest.mark.parametrize("kind", [WithPlainList, WithHook])
+def test_what_holds_more_than_settings_has_no_mould(kind):
+    assert mould_of(kind()) is None
