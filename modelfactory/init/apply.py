@@ -21,6 +21,7 @@ from modelfactory.init.own import call_own, is_own, nothing_else_changes
 from modelfactory.init.record import Recording
 from modelfactory.init.threads import num_cores, one_core
 
+_Numbered = tuple[int, Assignment]  # with its place among all
 _WORTH_A_THREAD = 32_768  # numbers; fewer are drawn sooner than threads pass the interpreter's lock to one another
 
 
@@ -52,17 +53,12 @@ def fill(
         ConfigError: a scheme of the user's own raises something, leaves numbers unset, or writes elsewhere.
     """
     stats: list[tuple[float, float]] = [(math.nan, math.nan)] * len(assignments)
-    by_author = [(index, item) for index, item in enumerate(assignments) if _has_default(item)]
+    by_author, following, by_own, work = _sorted_by_filler(assignments)
     kept = [(rows, rows.clone()) for _, item in by_author for rows in _kept_rows(item)]
     Author(seed, recordings, fresh).fill([item for _, item in by_author])
     for rows, values in kept:  # an author fills a parameter whole
         rows.copy_(values)
-    work = [(index, item) for index, item in enumerate(assignments) if not item.call.is_default and not item.call.pretrained]
-    following = [(index, item) for index, item in work if item.choice.follows]
-    by_own = [(index, item) for index, item in work if not item.choice.follows and is_own(item)]
-    work = [(index, item) for index, item in work if not item.choice.follows and not is_own(item)]
-
-    def run(share: Sequence[tuple[int, Assignment]]) -> None:
+    def run(share: Sequence[_Numbered]) -> None:
         with torch.no_grad(), one_core():
             for index, item in share:
                 draft = _fill_one(item, seed)
@@ -90,12 +86,28 @@ def fill(
     return stats
 
 
-def _shares(work: Sequence[tuple[int, Assignment]], threads: int | None) -> list[list[tuple[int, Assignment]]]:
+def _sorted_by_filler(
+    assignments: Sequence[Assignment],
+) -> tuple[list[_Numbered], list[_Numbered], list[_Numbered], list[_Numbered]]:
+    """What authors fill (in whole or some blocks of it), what comes with another parameter, what schemes of the user's own
+    fill, and what is left to be shared out."""
+    by_author, following, by_own, work = [], [], [], []
+    for numbered in enumerate(assignments):
+        item = numbered[1]
+        call = item.call
+        if _has_default(item):
+            by_author.append(numbered)
+        if not call.is_default and not call.pretrained:
+            (following if item.choice.follows else by_own if is_own(item) else work).append(numbered)
+    return by_author, following, by_own, work
+
+
+def _shares(work: Sequence[_Numbered], threads: int | None) -> list[list[_Numbered]]:
     """The work in parts of about the same size, one a thread; the first has all that is too small to be worth one."""
-    shares: list[list[tuple[int, Assignment]]] = [[] for _ in range(threads or num_cores())]
+    shares: list[list[_Numbered]] = [[] for _ in range(threads or num_cores())]
     loads = [0] * len(shares)
-    for index, item in sorted(work, key=lambda pair: -pair[1].info.parameter.numel()):
-        size = item.info.parameter.numel()
+    sized = [(item.info.parameter.numel(), index, item) for index, item in work]
+    for size, index, item in sorted(sized, key=lambda triple: -triple[0]):
         lightest = loads.index(min(loads)) if size >= _WORTH_A_THREAD else 0
         shares[lightest].append((index, item))
         loads[lightest] += size
