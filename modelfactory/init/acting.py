@@ -33,6 +33,9 @@ _SHAPING = frozenset(
 _NORMALISING = frozenset("batch_norm layer_norm group_norm instance_norm rms_norm".split())
 
 
+_META = torch.device("meta")
+
+
 @dataclass(frozen=True)
 class Acting:
     """What acts on the input of a parameter's layer.
@@ -168,7 +171,7 @@ def _trace(module: nn.Module, name: str, shape: torch.Size, dtype: torch.dtype, 
         if not own._modules and is_activation(own):
             double.register_forward_hook(_tagging(Acting(own, f"{join(name, inner)} ({type(own).__name__})")))
     try:
-        with torch.no_grad(), torch.device("meta"), torch.random.fork_rng(devices=[]), tracing:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), tracing:
             shadow(example)
     except Exception:  # a forward that needs values (data-dependent control flow) cannot be followed: nothing is known of it
         return {}
@@ -213,9 +216,10 @@ class _Tracing(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in ("__get__", "__set__", "size", "dim", "numel", "is_floating_point", "requires_grad_", "stride"):
             return func(*args, **kwargs)
-        inputs = list(_tensors((args, kwargs)))
-        parameters = [tensor for tensor in inputs if self._sources(tensor)]
-        signals = [tensor for tensor in inputs if not self._sources(tensor)]
+        parameters: list[Tensor] = []
+        signals: list[Tensor] = []
+        for tensor in _tensors((args, kwargs) if kwargs else args):
+            (parameters if self._sources(tensor) else signals).append(tensor)
         tags = [getattr(tensor, "_acting", None) for tensor in signals]
         acting = next((tag for tag in tags if tag is not None), None)
         for parameter in parameters:
@@ -232,7 +236,8 @@ class _Tracing(TorchFunctionMode):
                     self._alone.update(() if signals else (key,))
         output = known_result(func, args, kwargs)
         if output is None:
-            output = func(*args, **kwargs)
+            with _META:  # around these calls alone: as a mode it would see each of the others once more
+                output = func(*args, **kwargs)
         if parameters and not signals:  # what is computed of parameters alone, such as a normed weight, stands for them
             sources = tuple(dict.fromkeys(key for parameter in parameters for key in self._sources(parameter)))
             for tensor in _tensors(output):

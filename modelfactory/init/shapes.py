@@ -79,6 +79,8 @@ def _sum(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
 
 
 def _sum_in_place(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    if len(args) == 2 and not kwargs and isinstance(args[1], (int, float)):
+        return args[0]
     total = _sum(args, kwargs)
     return total if total is not None and total.shape == args[0].shape else None
 
