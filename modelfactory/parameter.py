@@ -23,6 +23,7 @@ class ParamInfo:
         packed: the names of the blocks that it packs along its first axis (query, key, value; input, forget, ...).
         branch: the residual branch of which its module is a layer or the norm at the end.
         computed: of a parameter from which a layer computes its weight, that weight; module, attr and roles are the weight's then.
+        padding: the row that is for padding and stays 0, of an embedding's weight, by whichever of its names the embedding has it.
         index: its place among the model's parameters, in registration order.
         outline: the layers of the model.
     """
@@ -38,6 +39,7 @@ class ParamInfo:
     packed: tuple[str, ...] = ()
     branch: Branch | None = field(default=None, repr=False, compare=False)
     computed: Computed | None = field(default=None, repr=False, compare=False)
+    padding: int | None = None
 
     @property
     def key(self) -> str:

@@ -129,6 +129,7 @@ def describe(model: nn.Module) -> list[ParamInfo]:
     outline = Outline()
     branches = outline.branches
     computing: dict[str, nn.Module] = {}
+    padding: dict[str, int] = {}
     for module_name, module in walk_modules(model):
         outline.begins.append((module_name, len(owners)))
         kind = _kind(type(module))
@@ -138,6 +139,8 @@ def describe(model: nn.Module) -> list[ParamInfo]:
             head = module
         if first is None and (kind.matrix or kind.embedding or kind.recurrent):
             first = module
+        if kind.embedding and module.padding_idx is not None:
+            padding[join(module_name, "weight")] = module.padding_idx  # pyright: ignore[reportArgumentType]
         if kind.residual:
             branches_of(module, module_name, branches)
         roles = module.__dict__.get(DECLARED, kind.declared)
@@ -181,8 +184,15 @@ def describe(model: nn.Module) -> list[ParamInfo]:
         if len(all_names) > 1:
             roles += ("tied",)
         place = len(infos)
-        infos.append(ParamInfo(tuple(all_names), parameter, module, module_name, attr, roles, place, outline, packed, own, computed))
+        info = ParamInfo(tuple(all_names), parameter, module, module_name, attr, roles, place, outline, packed, own, computed)
+        infos.append(_with_padding(info, padding) if padding else info)
     return _with_declared(infos, declared) if declared else infos
+
+
+def _with_padding(info: ParamInfo, padding: Mapping[str, int]) -> ParamInfo:
+    """With the row that stays 0, where an embedding pads by one under any of its names."""
+    row = next((padding[name] for name in info.known_as if name in padding), None)
+    return info if row is None else replace(info, padding=row)
 
 
 def _places(branches: Sequence[Branch]) -> dict[int, Branch]:

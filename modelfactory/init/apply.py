@@ -133,8 +133,8 @@ def _fill_one(item: Assignment, seed: int) -> Tensor | None:
         if drawing is None and (call.scheme is None or call.scheme.random):
             drawing = rng.generator(seed, item.info.key if computed is not None else item.info.name)
         _fill_part(part, draft, drawing)
-    if isinstance(item.info.module, (nn.Embedding, nn.EmbeddingBag)) and item.info.module.padding_idx is not None:
-        draft[item.info.module.padding_idx].zero_()
+    if item.info.padding is not None:
+        draft[item.info.padding].zero_()
     if computed is not None:
         computed.put(draft)
     elif not direct and keeps:  # bit for bit: a draft is float32

@@ -249,6 +249,18 @@ def check_padding_row(fill: Fill) -> None:
     check_law(torch.stack(drawn), normal(0.25))
 
 
+def check_padding_row_of_a_tie(fill: Fill) -> None:
+    """So it is where the weight is another layer's too, whichever of them is registered first."""
+    for kind in (nn.Embedding, nn.EmbeddingBag):
+        for first, second in (("embedding", "head"), ("head", "embedding")):
+            layers = {"embedding": kind(20, 8, padding_idx=3), "head": nn.Linear(8, 20, bias=False)}
+            layers[second].weight = layers[first].weight
+            model = nn.ModuleDict({first: layers[first], second: layers[second]})
+            fill(model, f"{first}.weight", {"scheme": "normal", "std": 0.5}, 0)
+            zero = [row for row, values in enumerate(layers["embedding"].weight) if not values.any()]
+            assert zero == [3], f"{first} first: the row of padding_idx is 3, and zero are {zero}"
+
+
 def acting_weight(layer: nn.Linear) -> Tensor:
     """The matrix [out, in] that a linear layer multiplies by, whatever it is stored as."""
     with torch.no_grad():

@@ -316,6 +316,14 @@ def padding_as_any_row(layer: nn.Module, attr: str, call: Mapping[str, Any], see
     layer.weight.data.normal_(0, call["std"], generator=torch.Generator().manual_seed(seed))
 
 
+def padding_of_the_first_owner(layer: nn.Module, attr: str, call: Mapping[str, Any], seed: int, shape: Any = None) -> None:
+    """Looks for padding_idx in the module that a tied weight is first registered in."""
+    owner = layer.get_submodule(attr.rpartition(".")[0])
+    padding_as_any_row(owner, "weight", call, seed)
+    if isinstance(owner, (nn.Embedding, nn.EmbeddingBag)):
+        owner.weight.data[owner.padding_idx].zero_()
+
+
 def writes_what_is_computed(layer: nn.Module, attr: str, call: Mapping[str, Any], seed: int, shape: Any = None) -> None:
     """Writes to `.weight`, which a parametrization computes anew at the next look."""
     nn.init.xavier_normal_(getattr(layer, attr).data, generator=torch.Generator().manual_seed(seed))
@@ -472,6 +480,9 @@ WHOLE = {
         "it says",
     ),
     "padding_idx drawn like any row": Exhibit(checks.check_padding_row, ours, padding_as_any_row, "padding_idx"),
+    "padding_idx of a tied weight's first owner alone": Exhibit(
+        checks.check_padding_row_of_a_tie, ours, padding_of_the_first_owner, "head first: the row of padding_idx"
+    ),
     "a write to a computed weight": Exhibit(checks.check_what_acts_is_filled, ours, writes_what_is_computed, "KS distance|distinct"),
     "the parts of a computed weight filled": Exhibit(checks.check_what_acts_is_filled, ours, fills_what_is_stored, "KS distance|distinct"),
     "only names that end in .weight": Exhibit(checks.check_every_matrix_is_filled, all_weights, every_dot_weight, "in_proj_weight"),
