@@ -19,6 +19,8 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from modelfactory.spec import join
+
 _ITERATIONS = 15  # of the power method, as torch does when it makes a spectral norm
 _KNOWN = (parametrizations._WeightNorm, parametrizations._SpectralNorm, parametrizations._Orthogonal)
 
@@ -74,18 +76,14 @@ def computed_by(
             return None
         leads = attr in ("original", "original1")
         kept = leads and not isinstance(steps[0], parametrizations._Orthogonal)
-        return owner, owner_name, Computed(_join(owner_name, tensor_name), tensor_name, leads, kept, partial(_put, module))
+        return owner, owner_name, Computed(join(owner_name, tensor_name), tensor_name, leads, kept, partial(_put, module))
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm) and attr in (f"{hook.name}_g", f"{hook.name}_v"):
             leads = attr.endswith("_v")
-            return module, module_name, Computed(_join(module_name, hook.name), hook.name, leads, leads, partial(_put_norm, module, hook))
+            return module, module_name, Computed(join(module_name, hook.name), hook.name, leads, leads, partial(_put_norm, module, hook))
         if isinstance(hook, SpectralNorm) and attr == f"{hook.name}_orig":
-            return module, module_name, Computed(_join(module_name, hook.name), hook.name, True, True, partial(_put_spectral, module, hook))
+            return module, module_name, Computed(join(module_name, hook.name), hook.name, True, True, partial(_put_spectral, module, hook))
     return None
-
-
-def _join(module_name: str, attr: str) -> str:
-    return f"{module_name}.{attr}" if module_name else attr
 
 
 def _can_be_given(step: nn.Module) -> bool:

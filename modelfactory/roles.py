@@ -22,6 +22,7 @@ from modelfactory.parameter import ParamInfo, block_role
 from modelfactory.spec import join
 from modelfactory.structure import (
     MATRICES,
+    NORMS,
     PACKED_NAMES,
     Branch,
     Outline,
@@ -236,7 +237,7 @@ def _packs(owner: type, last_name: str) -> bool:
 @cache
 def _kind_of_parameter(owner: type, attr: str, ndim: int) -> tuple[str, ...]:
     is_bias = attr.startswith("bias") or attr.endswith("bias") or attr == "beta"
-    if is_norm(owner) and (ndim == 1 or issubclass(owner, nn.modules.batchnorm._NormBase | nn.LayerNorm | nn.GroupNorm | nn.RMSNorm)):
+    if is_norm(owner) and (ndim == 1 or issubclass(owner, NORMS)):
         return ("norm", "bias") if is_bias else ("norm",)
     if issubclass(owner, _RECURRENT):
         gate = ("gate",) if issubclass(owner, _GATED) and not attr.startswith("weight_hr") else ()

@@ -14,6 +14,8 @@ from functools import cache, cached_property
 
 from torch import nn
 
+from modelfactory.spec import join
+
 MATRICES = (nn.Linear, nn.Bilinear, nn.modules.conv._ConvNd)
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _SHORTCUTS = frozenset({"shortcut", "downsample", "proj"})
@@ -179,7 +181,7 @@ def branches_of(module: nn.Module, name: str, found: list[Branch]) -> None:
     in_decoder = isinstance(module, nn.TransformerDecoderLayer)
     for children in (None,) if spec is None else spec:
         parts = _but_shortcut(module) if children is None else [module._modules.get(child) for child in children]
-        own = name if children is None else f"{name}.{children[0]}" if name else children[0]
+        own = name if children is None else join(name, children[0])
         _append([part for part in parts if part is not None], own, in_decoder, found)
 
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from modelfactory.init.fans import torch_fans
 from modelfactory.layers import PositionalEmbedding, Residual
+from modelfactory.structure import NORMS
 
-_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 _UNKNOWN = (math.nan, math.nan)
 
 
@@ -26,7 +26,7 @@ def authored_moments(module: nn.Module, attr: str) -> tuple[float, float]:
         0.1667
     """
     parameter = getattr(module, attr)
-    if isinstance(module, _NORMS):
+    if isinstance(module, NORMS):
         return (1.0, 0.0) if attr == "weight" else (0.0, 0.0)
     if isinstance(module, nn.MultiheadAttention):
         return _attention(module, attr, tuple(parameter.shape))

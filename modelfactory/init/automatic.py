@@ -16,11 +16,11 @@ from modelfactory.init.acting import Acting
 from modelfactory.init.choosing import Choice, in_blocks
 from modelfactory.init.rules import SchemeCall
 from modelfactory.init.schemes import SCHEMES
+from modelfactory.structure import NORMS
 
 _HEAD_GAIN = 0.5
 _LEVELS = (1.0, 2.0, 4.0, 8.0, 16.0)
 _STEEP = 1.01
-_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def resolve_auto(choices: Sequence[Choice], acting: Mapping[int, Acting]) -> list[Choice]:
@@ -40,7 +40,7 @@ def resolve_auto(choices: Sequence[Choice], acting: Mapping[int, Acting]) -> lis
     """
     if not needs_acting(choices):
         return list(choices)
-    normed = any(isinstance(choice.info.module, _NORMS) for choice in choices)
+    normed = any(isinstance(choice.info.module, NORMS) for choice in choices)
     level = 1.0 if normed else _common_level([found.activation for found in acting.values() if found.activation is not None])
     return [_resolved_whole(choice, acting.get(id(choice.info.parameter)), level) for choice in choices]
 

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 
 from modelfactory.errors import Problems, SchemeError, did_you_mean, first_line
 from modelfactory.init import rng
-from modelfactory.spec import key, read
+from modelfactory.spec import join, key, read
 from modelfactory.structure import MATRICES
 
 METHODS = ("lsuv", "data_dependent")
@@ -190,7 +190,7 @@ class _Run:
         for name, module in model.named_modules():
             if not isinstance(module, MATRICES):
                 continue
-            inside = {f"{name}.{inner}" if name else inner: parameter for inner, parameter in module.named_parameters()}
+            inside = {join(name, inner): parameter for inner, parameter in module.named_parameters()}
             weights = {full: parameter for full, parameter in inside.items() if not full.endswith("bias")}
             if any(owners[id(parameter)] > 1 for parameter in weights.values()):
                 self.left[module] = (name, "its weight is tied to another, and stays")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from modelfactory.errors import SchemeError
-from modelfactory.structure import packed_blocks
+from modelfactory.structure import NORMS, packed_blocks
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,6 @@ class Block:
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
 def torch_fans(shape: Sequence[int]) -> Fans:
@@ -131,7 +130,7 @@ def _fans(module: nn.Module, attr: str, shape: tuple[int, ...], input_shape: Seq
         return Fans(float(in1 * in2), 2 * out * in1 * in2 / (in1 + in2))
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)) and attr == "weight":
         return Fans(1.0, float(shape[1]))
-    if isinstance(module, _NORMS):
+    if isinstance(module, NORMS):
         return Fans(1.0, 1.0)
     if isinstance(module, nn.MultiheadAttention) and attr in ("bias_k", "bias_v"):  # a token appended to the sequence
         return Fans(1.0, float(shape[-1]))
