@@ -31,7 +31,7 @@ def tensorboard(folder: Path, config: Any, step: int) -> Iterator[Track]:
 @contextlib.contextmanager
 def mlflow(folder: Path, config: Any, step: int) -> Iterator[Track]:
     """A run of MLflow, where MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME say; mlflow.txt in the run's folder has its id."""
-    import mlflow as library
+    import mlflow as library  # pyright: ignore[reportMissingImports]
 
     known = folder / "mlflow.txt"
     run_id = known.read_text(encoding="utf-8") if step and known.exists() else None
@@ -45,7 +45,7 @@ def mlflow(folder: Path, config: Any, step: int) -> Iterator[Track]:
 @contextlib.contextmanager
 def wandb(folder: Path, config: Any, step: int) -> Iterator[Track]:
     """A run of Weights & Biases, where WANDB_PROJECT, WANDB_MODE and its other variables say; wandb.txt has its id."""
-    import wandb as library
+    import wandb as library  # pyright: ignore[reportMissingImports]
 
     known = folder / "wandb.txt"
     run_id = known.read_text(encoding="utf-8") if step and known.exists() else None
