@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import re
 
@@ -155,3 +156,29 @@ def test_a_run_on_a_folder_of_images_with_the_weights_own_preprocessing(tmp_path
     assert (
         row.startswith("backbone.features.0.weight,64x3x3x3,") and f"{hashed(content, 'squeezenet1_1')}:features.0.weight" in row
     )
+
+
+@pytest.mark.slow
+def test_the_transfer_experiment_runs_on_a_folder_of_images_and_leaves_the_backbone_as_it_was_published(tmp_path, monkeypatch):
+    from tests.data.test_vision import write_images
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    write_images(tmp_path / "images")
+    with construction(0, ""):
+        content = file_of(models.resnet18())
+    cached = tmp_path / "home" / "hub" / "checkpoints" / hashed(content, "resnet18")
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(content)
+    monkeypatch.setattr(models.ResNet18_Weights.DEFAULT.value, "url", f"http://127.0.0.1:9/{cached.name}")  # nothing answers
+    data = ("data=image_folder", f"data.root={tmp_path / 'images'}", "data.num_classes=2", "data.transforms=backbone")
+    short = ("data.num_workers=0", "trainer.max_epochs=2", "trainer.device=cpu", "trainer.progress=none", "trainer.signal=none")
+    result = mf.train(mf.compose("experiment=transfer_resnet18", *data, *short), run_dir=tmp_path / "run")
+    assert (result.status, result.final["epoch"]) == ("completed", 2)
+    published = torch.load(io.BytesIO(content), weights_only=True)
+    left = mf.load(tmp_path / "run").state_dict()
+    assert all(torch.equal(left[f"backbone.{name}"], value) for name, value in published.items() if not name.startswith("fc."))
+    with (tmp_path / "run" / "ledger.csv").open() as stream:
+        rows = [row for row in csv.DictReader(stream) if row["role"] != "buffer"]
+    trained = {row["name"]: row["scheme"] for row in rows if row["trainable"] == "true"}
+    assert list(trained.values()) == ["xavier_uniform", "zeros"] * 2
+    assert {row["origin"] for row in rows if row["name"] not in trained} == {"pretrained"}
