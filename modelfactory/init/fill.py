@@ -7,8 +7,10 @@ type. Threads share the work by parameter; no value depends on how many there ar
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +24,7 @@ from modelfactory.numerics.fingerprint import digest
 from modelfactory.numerics.threads import num_cores, one_core
 
 _Numbered = tuple[int, Assignment]  # with its place among all
+_PIECE = 2**20  # numbers that one stream draws before the next one does
 _WORTH_A_THREAD = 32_768  # numbers; fewer are drawn sooner than threads pass the interpreter's lock to one another
 
 
@@ -130,9 +133,10 @@ def _fill_one(item: Assignment, seed: int) -> Tensor | None:
         call = part.call
         if call.is_default or call.kept:
             continue
+        name = item.info.key if computed is not None else item.info.name
         if drawing is None and (call.scheme is None or call.scheme.random):
-            drawing = rng.generator(seed, item.info.key if computed is not None else item.info.name)
-        _fill_part(part, draft, drawing)
+            drawing = rng.generator(seed, name)
+        _fill_part(part, draft, drawing, partial(rng.generator, seed, name))
     if item.info.padding is not None:
         draft[item.info.padding].zero_()
     if computed is not None:
@@ -156,16 +160,24 @@ def _has_default(item: Assignment) -> bool:
     return item.call.is_default or any(part.call.is_default for part in item.parts)
 
 
-def _fill_part(item: Assignment, draft: Tensor, drawing: torch.Generator | None) -> None:
-    """One scheme on all of its blocks, one after another."""
-    call = item.call
+def _fill_part(item: Assignment, draft: Tensor, drawing: torch.Generator | None, stream: Callable[[int], torch.Generator]) -> None:
+    """One scheme on all of its blocks, one after another.
+
+    Independent entries are drawn in pieces of whole rows and about a million numbers, `stream(i)` being that of the ith piece after
+    a block's first, so that a process that holds some rows of a large tensor need not draw those before them.
+    """
+    call, streams = item.call, count(1)
     for rows, fans in [(block.rows, block.fans) for block in item.blocks] or [(None, None)]:
         part = draft if rows is None else draft[rows]
         if call.function is not None:
             call_own(item, call.function, part, drawing)
         elif call.scheme is not None:
             extra = {"fans": fans} if call.scheme.uses_fans and fans is not None else {}
-            call.scheme.fill(part, **item.args, **extra, **({"generator": drawing} if call.scheme.random else {}))
+            separable = call.scheme.random and call.scheme.elementwise and (fans is not None or not call.scheme.uses_fans)
+            whole = not separable or part.numel() <= _PIECE
+            for index, piece in enumerate((part,) if whole else part.split(max(1, _PIECE * len(part) // part.numel()))):
+                source = {"generator": stream(next(streams)) if index else drawing} if call.scheme.random else {}
+                call.scheme.fill(piece, **item.args, **extra, **source)
 
 
 def measure(parameter: Tensor) -> tuple[float, float]:
