@@ -164,7 +164,7 @@ def test_a_class_declares_what_its_parts_are_there_for():
 
 def test_a_config_declares_roles_beside_a_layer():
     trust("tests.parameters.test_residual")
-    own = {"_target_": "tests.test_structure.Own", "roles": {"residual": "steps.*", "head": ["out.*"]}}
+    own = {"_target_": "tests.parameters.test_residual.Own", "roles": {"residual": "steps.*", "head": ["out.*"]}}
     plan = mf.plan({"model": own, "init": "gpt2"})
     assert plan.ledger["steps.1.b.weight"].expected_std == pytest.approx(0.02 / 3**0.5)
     assert plan.ledger["out.weight"].role.split() == ["weight", "head"]
@@ -174,11 +174,11 @@ def test_a_config_declares_roles_beside_a_layer():
 def test_a_declared_role_must_be_of_something():
     trust("tests.parameters.test_residual")
     with pytest.raises(mf.ConfigError) as caught:
-        mf.plan({"model": {"_target_": "tests.test_structure.Own", "roles": {"head": "outt.*", "residual": "step.*"}}})
+        mf.plan({"model": {"_target_": "tests.parameters.test_residual.Own", "roles": {"head": "outt.*", "residual": "step.*"}}})
     assert "model.roles.head: 'outt.*' is not a parameter of this layer" in str(caught.value)
     assert "model.roles.residual: 'step.*' is not a module inside of this one" in str(caught.value)
     with pytest.raises(mf.ConfigError) as caught:
-        mf.plan({"model": {"_target_": "tests.test_structure.Own", "roles": {"haed": "out.*", "head": 3}}})
+        mf.plan({"model": {"_target_": "tests.parameters.test_residual.Own", "roles": {"haed": "out.*", "head": 3}}})
     assert "model.roles.haed: not a role; did you mean 'head'?" in str(caught.value)
     assert "model.roles.head: 3 is not a glob" in str(caught.value)
 
