@@ -49,7 +49,7 @@ def traced_fans(steps: Steps) -> dict[str, list[TracedFans]]:
     """
     found: dict[str, list[TracedFans]] = {}
     labels = steps.labels
-    stacks = _stacked(steps)
+    stacks = stacked_axes(steps)
     for index, product in labels.contractions.items():
         for operand in product.operands:
             facts = labels[operand.value]
@@ -97,10 +97,13 @@ def _is_of(axis: Axis, dims: set[Dim]) -> bool:
     return bool(axis) and all(atom.dim in dims for atom in axis)
 
 
-def _stacked(steps: Steps) -> set[Dim]:
+def stacked_axes(steps: Steps) -> set[Dim]:
     """Axes of parameters along which copies lie: another parameter has one for each of them, or the outputs of all are added up."""
+    known = steps.cache.get("stacked")
+    if known is not None:
+        return known
     labels = steps.labels
-    found: set[Dim] = set()
+    found: set[Dim] = steps.cache.setdefault("stacked", set())
     for product in labels.contractions.values():
         pure = [operand for operand in product.operands if labels.pure(operand.value)]
         others = [operand for operand in product.operands if labels.signal(operand.value)]

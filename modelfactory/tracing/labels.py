@@ -86,7 +86,7 @@ class Labels:
         if node.op in LOOKUPS or node.op in RECURRENT:
             return True
         if node.op == "linear" or node.op in CONVOLUTIONS:  # what a layer is given is a signal, also where it is a parameter
-            return self.signal(node.inputs[0]) or self.pure(node.inputs[0])
+            return self.signal(node.inputs[0]) or len(node.inputs) > 1 and (self.pure(node.inputs[1]) or self.pure(node.inputs[0]))
         inputs = node.inputs
         if node.op in _INDEXING:
             inputs = [value for value in inputs if value.floating] or inputs

@@ -13,6 +13,7 @@ SILENT = _names(
     "__set__ size dim ndimension numel stride is_floating_point is_complex requires_grad_ storage_offset is_contiguous data_ptr item tolist "
     "_assert isnan isinf isfinite all any nelement __len__ __bool__ __repr__ __format__ __int__ __float__ __index__ __contains__ get_device "
     "__hash__ element_size is_pinned is_shared register_hook backward equal allclose is_nonzero is_same_size has_names __deepcopy__ "
+    "zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros new_empty new_ones new_full new_tensor "
     "is_inference is_conj is_neg result_type can_cast promote_types broadcast_tensors_shape is_nested cpu_info untyped_storage storage"
 )
 """Calls that give no tensor of the signal."""
@@ -62,6 +63,8 @@ ACTIVATIONS = _names(
     "softshrink softsign tanh tanhshrink threshold erf swish expit special_expit square_relu"
 )
 GATED = _names("glu")
+SHAPED_LIKE = _names("reshape_as view_as expand_as type_as")
+"""Calls whose second tensor gives a shape or a type alone."""
 
 
 @cache

@@ -213,6 +213,8 @@ class _Splits:
             if node.op == "glu":
                 found += self._halves(node, value)
                 continue
+            if node.op == "batch_norm":
+                kind = "scale"
             if kind not in _LINEAR or any(output in self.steps.graph.outputs for output in node.outputs):
                 return None
             if kind == "carry":
@@ -250,7 +252,7 @@ class _Splits:
             for node in dict.fromkeys(ahead.pop().users):
                 if node.op in JOINS:
                     found.add(node.index)
-                elif self.steps.kind(node) in _LINEAR:
+                if node.op in JOINS or self.steps.kind(node) in _LINEAR:
                     for output in node.outputs:
                         if output.index not in seen:
                             seen.add(output.index)

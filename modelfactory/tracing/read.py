@@ -7,10 +7,15 @@ from typing import Any
 
 from torch import nn
 
+from modelfactory.tracing.branches import TracedBranch, traced_branches
+from modelfactory.tracing.fans import TracedFans, traced_fans
 from modelfactory.tracing.graph import Graph
 from modelfactory.tracing.labels import Labels
+from modelfactory.tracing.packed import Part, packed_parts
 from modelfactory.tracing.record import record
+from modelfactory.tracing.roles import TracedRoles, traced_roles
 from modelfactory.tracing.steps import Steps
+from modelfactory.tracing.uses import Use, uses_of_parameters
 
 
 class Reading:
@@ -26,6 +31,26 @@ class Reading:
     @cached_property
     def steps(self) -> Steps:
         return Steps(self.graph, self.labels)
+
+    @cached_property
+    def uses(self) -> dict[str, list[Use]]:
+        return uses_of_parameters(self.steps)
+
+    @cached_property
+    def fans(self) -> dict[str, list[TracedFans]]:
+        return traced_fans(self.steps)
+
+    @cached_property
+    def branches(self) -> list[TracedBranch]:
+        return traced_branches(self.steps)
+
+    @cached_property
+    def parts(self) -> dict[str, list[Part]]:
+        return packed_parts(self.steps)
+
+    @cached_property
+    def roles(self) -> TracedRoles:
+        return traced_roles(self.steps, self.uses, self.parts, self.branches)
 
 
 def read(model: nn.Module, inputs: Any) -> Reading:

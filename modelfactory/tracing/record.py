@@ -15,7 +15,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from modelfactory.init.shapes import known_result
 from modelfactory.tracing.graph import Graph, Node, Value, leaves, tensors_of
 from modelfactory.tracing.lowering import LOWERED
-from modelfactory.tracing.operators import KEEPS, SILENT, VIEW_ATTRIBUTES, operator_name
+from modelfactory.tracing.operators import KEEPS, SHAPED_LIKE, SILENT, VIEW_ATTRIBUTES, operator_name
 from modelfactory.tracing.standing_in import standing_in
 
 _META = torch.device("meta")
@@ -110,10 +110,11 @@ class _Recorder(TorchFunctionMode):
         self._names = {id(module): name for name, module in model.named_modules()}
         self._model = model
         self._layers: list[tuple[str, nn.Module]] = [("", model)]
+        self._calls = 0
+        self._calls_before: list[int] = []
         self._held: dict[int, Value | str] = {}
         self._tensors: list[Tensor] = []
         self._on_meta = device.type == "meta"
-        self._quiet = 0
 
     def begin(self, original: Mapping[int, Tensor], inputs: list[Tensor]) -> list[Any]:
         """Gets to know the model's tensors and its inputs; returns the handles of the hooks that follow its modules."""
@@ -128,14 +129,15 @@ class _Recorder(TorchFunctionMode):
         name = self._names.get(id(module))
         if name is not None:
             self._layers.append((name, module))
+            self._calls_before.append(self._calls)
 
     def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
         if id(module) not in self._names:
             return
-        if output is not None and len(self._layers) > 1:
+        if self._calls_before.pop() == self._calls and output is not None and not isinstance(output, nn.Module):
             unknown = [tensor for tensor in tensors_of(output) if self.known(tensor) is None and tensor.is_floating_point()]
             known = [tensor for tensor in tensors_of(inputs) if self.known(tensor) is not None]
-            if unknown and known and not isinstance(output, nn.Module):  # a scripted or compiled module, of which no call was seen
+            if unknown and known:  # a scripted or compiled module, of which no call was seen
                 self._add("module", module, tuple(known), {}, unknown)
         self._layers.pop()
 
@@ -180,6 +182,7 @@ class _Recorder(TorchFunctionMode):
             name = attribute
         elif name in SILENT:
             return func(*args, **kwargs)
+        self._calls += 1
         given = [item for item in leaves((args, kwargs)) if isinstance(item, Tensor)]
         if not any(self.known(tensor) is not None for tensor in given):
             if not self._on_meta or given and not isinstance(func, types.FunctionType):
@@ -191,7 +194,7 @@ class _Recorder(TorchFunctionMode):
         if lowered is not None:
             return lowered(self, func, args, kwargs)
         written = _written(name, args, kwargs)
-        frozen = self._frozen(args), self._frozen(kwargs)
+        frozen = self._frozen(args[:1] if op in SHAPED_LIKE else args), self._frozen(kwargs)
         output = self._call(func, op, args, kwargs) if written is None else self._call_plainly(func, args, kwargs)
         if written is not None:
             self._add(op, func, *frozen, [written, *([output] if isinstance(output, Tensor) and output is not written else [])])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from modelfactory.tracing.graph import Graph, Node, Value
 from modelfactory.tracing.labels import Labels
@@ -42,6 +43,7 @@ _BY_OPERATOR = {
     **dict.fromkeys(MAXIMA, "max"),
     **dict.fromkeys(SPREAD_OF, "statistic"),
     **dict.fromkeys(SMOOTH | {"clamp", "clip", "clamp_min", "clamp_max", "maximum", "minimum", "round", "sign", "where"}, "bend"),
+    "neg": "scale",
     **dict.fromkeys(NORMS, "norm"),
     **dict.fromkeys(SOFTMAXES, "softmax"),
     **dict.fromkeys(ACTIVATIONS, "activation"),
@@ -65,6 +67,7 @@ class Steps:
     def __init__(self, graph: Graph, labels: Labels):
         self.graph, self.labels = graph, labels
         self.kinds: list[str] = []
+        self.cache: dict[str, Any] = {}
         self.source: dict[int, Value] = {}  # of a value that is elementwise a function of one other, by its index: that other
         for node in graph.nodes:
             self.kinds.append(self._kind(node))

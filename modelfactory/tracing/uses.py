@@ -46,7 +46,7 @@ def uses_of_parameters(steps: Steps) -> dict[str, list[Use]]:
             if kind is None:
                 continue
             for name in sorted(facts.mains):
-                found.setdefault(name, []).append(Use(_of_table(kind, name, value, steps), node, value))
+                found.setdefault(name, []).append(Use(_of_table(kind, name, node, value, steps), node, value))
             for name in sorted(facts.scales):
                 found.setdefault(name, []).append(Use("scale", node, value))
     return found
@@ -114,12 +114,16 @@ def _is_made_by_weights(axis: Axis) -> bool:
     return bool(axis) and all(atom.dim.kind == "parameter" for atom in axis)
 
 
-def _of_table(kind: str, name: str, value: Value, steps: Steps) -> str:
-    """A row of a table that is added is an embedding, and not a bias."""
-    if kind not in ("bias", "norm_bias"):
+def _of_table(kind: str, name: str, node: Node, value: Value, steps: Steps) -> str:
+    """A row of a table that is added is an embedding, and no bias; but of a stack of experts it is the bias of one."""
+    if kind not in ("bias", "norm_bias", "embedding") or (node.op not in ADDS):
         return kind
-    own = steps.graph.parameters[name]
-    dims = {atom.dim for axis in steps.labels[own].layout.axes for atom in axis}
-    left = {atom.dim for axis in steps.labels[value].layout.axes for atom in axis}
-    made = value is own or len(dims) <= 1 or dims <= left
-    return kind if made or not dims & left else "embedding"
+    labels, own = steps.labels, steps.graph.parameters[name]
+    dims = {atom.dim for axis in labels[own].layout.axes for atom in axis}
+    left = {atom.dim for axis in labels[value].layout.axes for atom in axis}
+    if len(dims) <= 1 or dims <= left or not dims & left:
+        return kind
+    made = next((steps.carried(item).node for item in node.inputs if labels.signal(item)), None)
+    weight = steps.weight(made) if made is not None and steps.kind(made) == "weights" else None
+    of_stack = weight is not None and any(len(steps.graph.parameters[main].shape) > 2 for main in labels[weight].mains)
+    return "bias" if of_stack else "embedding"
