@@ -2,7 +2,7 @@
 
 import sys
 
-from modelfactory.cli import train
+from modelfactory.cli.main import train
 
 if __name__ == "__main__":
     sys.exit(train())

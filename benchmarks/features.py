@@ -17,7 +17,7 @@ from torch import nn
 
 import modelfactory as mf
 from modelfactory.data import Data, Split
-from modelfactory.trainer import train_model
+from modelfactory.training.trainer import train_model
 
 SAMPLES, SIDE, CLASSES = 256, 64, 10
 EPOCHS = 20  # of the fast one, for one of the slow one

@@ -14,13 +14,13 @@ import torchvision
 from _ratio import ratio
 from torch import nn
 
-from modelfactory.errors import Problems
-from modelfactory.init.apply import fill
-from modelfactory.init.assigning import Assignment, assign
-from modelfactory.init.choosing import Chooser
-from modelfactory.init.construction import construction
+from modelfactory.config.errors import Problems
+from modelfactory.init.assign import Assignment, assign
+from modelfactory.init.choose import Chooser
+from modelfactory.init.fill import fill
 from modelfactory.init.rules import read_init
-from modelfactory.select import describe
+from modelfactory.model.deferred_construction import construction
+from modelfactory.parameters.roles import describe
 
 
 def assignments(model: nn.Module, scheme: str) -> list[Assignment]:

@@ -126,7 +126,7 @@ def dataloader() -> Outcome:
 
 
 def ours(folder: str | None = None) -> Outcome:
-    from modelfactory.trainer import train_model
+    from modelfactory.training.trainer import train_model
 
     optimizer = {"_target_": "torch.optim.AdamW", "lr": LR}
     settings = {"max_epochs": EPOCHS + 1, "device": "cpu", "progress": "none"}

@@ -15,8 +15,8 @@ import torchvision
 from _ratio import ratio, seconds
 from torch import Tensor, nn
 
-from modelfactory.signalling import signal
-from modelfactory.signalling.measure import measure
+from modelfactory.signal_propagation.measure import measure
+from modelfactory.signal_propagation.probe import signal
 
 
 def mlp() -> tuple[nn.Module, Tensor]:

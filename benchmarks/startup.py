@@ -36,7 +36,7 @@ TRAINING = """
 import json, sys
 
 sys.path.insert(0, {root!r})
-from modelfactory.cli import train
+from modelfactory.cli.main import train
 
 status = train(["data=digits", "trainer.max_epochs=1", "trainer.device=cpu", "trainer.compile=false"])
 print(json.dumps(sorted(sys.modules)))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from modelfactory.activation import ACTIVATIONS, gain
-from modelfactory.init.schemes import REQUIRED, SCHEMES, arguments
+from modelfactory.init.schemes.table import REQUIRED, SCHEMES, arguments
+from modelfactory.numerics.activation import ACTIVATIONS, gain
 
 PAGE = Path(__file__).with_name("init.md")
 TORCH = {"linear", "sigmoid", "tanh", "relu", "leaky_relu", "selu"}

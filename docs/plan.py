@@ -20,7 +20,7 @@ def page(text: str) -> str:
 
 def output(command: str) -> str:
     """What a command of ours prints on a page of 120 columns."""
-    from modelfactory.cli import main
+    from modelfactory.cli.main import main
 
     printed, kept = io.StringIO(), os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "120"

@@ -12,8 +12,8 @@ import yaml
 from torch import Tensor
 
 from modelfactory.init.recipes import RECIPES, recipe
-from modelfactory.init.rng import generator
-from modelfactory.init.schemes import REQUIRED, SCHEMES, arguments
+from modelfactory.init.schemes.table import REQUIRED, SCHEMES, arguments
+from modelfactory.numerics.rng import generator
 
 HERE = Path(__file__).parent
 PAGE, PICTURES = HERE / "schemes.md", HERE / "schemes"
@@ -179,7 +179,7 @@ needs no config. In a config `scheme: NAME` in a rule, with arguments beside it;
 
 n_in and n_out are the operator's own fans, g the gain. Pictures are one draw: a histogram of a 256x256 matrix where entries are
 independent, a map of a small matrix where they are not (blue above 0, red below), bars for a bias. Every scheme is held to its formula
-by tests/init/test_conformance.py.
+by tests/contract/test_conformance.py.
 
 ## Whole models: init=NAME
 """

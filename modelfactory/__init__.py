@@ -9,19 +9,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modelfactory.config import compose
-    from modelfactory.errors import ConfigError, ModelFactoryError, SchemeError, TrainingError
-    from modelfactory.freezing import freeze
+    from modelfactory.api.run import build, load, plan, train
+    from modelfactory.config.compose import compose
+    from modelfactory.config.errors import ConfigError, ModelFactoryError, SchemeError, TrainingError
+    from modelfactory.config.target import trust
     from modelfactory.init.calibrate import calibrate
-    from modelfactory.initializing import initialize
-    from modelfactory.layers import Item, Parallel, Permute, PositionalEmbedding, Reduce, Residual, Select, SelfAttention
-    from modelfactory.ledger import Ledger
-    from modelfactory.planning import Plan
-    from modelfactory.records import Result
-    from modelfactory.reporting import report
-    from modelfactory.run import build, load, plan, train
-    from modelfactory.signalling import signal
-    from modelfactory.target import trust
+    from modelfactory.init.existing_model import initialize
+    from modelfactory.init.ledger import Ledger
+    from modelfactory.model.layers.containers import Parallel, Residual
+    from modelfactory.model.layers.glue import Item, Permute, PositionalEmbedding, Reduce, Select, SelfAttention
+    from modelfactory.parameters.freezing import freeze
+    from modelfactory.planning.plan import Plan
+    from modelfactory.reporting.report import report
+    from modelfactory.signal_propagation.probe import signal
+    from modelfactory.training.result import Result
 
 __all__ = [
     "ConfigError",
@@ -53,28 +54,20 @@ __all__ = [
 ]
 
 _NAMES = {
-    "modelfactory.config": ("compose",),
-    "modelfactory.errors": ("ConfigError", "ModelFactoryError", "SchemeError", "TrainingError"),
-    "modelfactory.freezing": ("freeze",),
-    "modelfactory.layers": (
-        "Item",
-        "Parallel",
-        "Permute",
-        "PositionalEmbedding",
-        "Reduce",
-        "Residual",
-        "Select",
-        "SelfAttention",
-    ),
-    "modelfactory.ledger": ("Ledger",),
+    "modelfactory.api.run": ("build", "load", "plan", "train"),
+    "modelfactory.config.compose": ("compose",),
+    "modelfactory.config.errors": ("ConfigError", "ModelFactoryError", "SchemeError", "TrainingError"),
+    "modelfactory.config.target": ("trust",),
     "modelfactory.init.calibrate": ("calibrate",),
-    "modelfactory.initializing": ("initialize",),
-    "modelfactory.planning": ("Plan",),
-    "modelfactory.records": ("Result",),
-    "modelfactory.reporting": ("report",),
-    "modelfactory.run": ("build", "load", "plan", "train"),
-    "modelfactory.signalling": ("signal",),
-    "modelfactory.target": ("trust",),
+    "modelfactory.init.existing_model": ("initialize",),
+    "modelfactory.init.ledger": ("Ledger",),
+    "modelfactory.model.layers.containers": ("Parallel", "Residual"),
+    "modelfactory.model.layers.glue": ("Item", "Permute", "PositionalEmbedding", "Reduce", "Select", "SelfAttention"),
+    "modelfactory.parameters.freezing": ("freeze",),
+    "modelfactory.planning.plan": ("Plan",),
+    "modelfactory.reporting.report": ("report",),
+    "modelfactory.signal_propagation.probe": ("signal",),
+    "modelfactory.training.result": ("Result",),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 

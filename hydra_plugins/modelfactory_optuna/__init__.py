@@ -17,8 +17,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from modelfactory.errors import ConfigError, Problem, did_you_mean
-from modelfactory.sweep.records import FINISHED, Job, objective
+from modelfactory.config.errors import ConfigError, Problem, did_you_mean
+from modelfactory.sweeping.records import FINISHED, Job, objective
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class OptunaSweeper(Sweeper):
     def _direction_of_monitor(self) -> Any:
         if self._direction is not None:
             return self._direction
-        from modelfactory.setup import MONITORS
+        from modelfactory.training.spec import MONITORS
 
         return "maximize" if MONITORS.get(OmegaConf.select(self._config, "trainer.monitor") or "val_loss") else "minimize"
 

@@ -12,7 +12,7 @@ class ModelFactorySearchPath(SearchPathPlugin):
     """Appends modelfactory's configs to the search path, unless they are on it already."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        from modelfactory.config import config_folder
+        from modelfactory.config.search_path import config_folder
 
         folder = config_folder()
         for element in search_path.get_path():

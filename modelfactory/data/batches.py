@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelfactory.data.sets import Split, keyed_permutation
-from modelfactory.init.rng import key
+from modelfactory.data.dataset import Split, keyed_permutation
+from modelfactory.numerics.rng import key
 
 # Samples are put into the order of an epoch this many bytes at a time: one gather for many batches is what makes
 # slices fast, and bounds the second copy on the device.

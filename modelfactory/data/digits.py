@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelfactory.data.sets import Data, Split, split_indices, standardise
+from modelfactory.config.errors import ConfigError, Problem, Problems, first_line
+from modelfactory.data.dataset import Data, Split, split_indices, standardise
 from modelfactory.data.tabular import read_table
-from modelfactory.errors import ConfigError, Problem, Problems, first_line
 
 
 def digits(val_fraction: float = 0.2, split_seed: int = 0, transforms: Mapping[str, Any] | None = None) -> Data:
@@ -41,7 +41,7 @@ def digits(val_fraction: float = 0.2, split_seed: int = 0, transforms: Mapping[s
 
 
 def _transformed(x: Tensor, transforms: Mapping[str, Any], part: str) -> Tensor:
-    from modelfactory.data.folder import read_transforms
+    from modelfactory.data.image_folder import read_transforms
 
     problems = Problems()
     steps = read_transforms(transforms, "data.transforms", problems)[part]

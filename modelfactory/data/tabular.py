@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from modelfactory.data.sets import Data, Split, split_indices, standardise
-from modelfactory.errors import ConfigError, Problem, Problems
+from modelfactory.config.errors import ConfigError, Problem, Problems
+from modelfactory.data.dataset import Data, Split, split_indices, standardise
 
 
 def wine(val_fraction: float = 0.2, split_seed: int = 0) -> Data:

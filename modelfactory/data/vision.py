@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelfactory.data.sets import Data, Split, standardise
-from modelfactory.errors import ConfigError, Problems
-from modelfactory.spec import join
+from modelfactory.config.errors import ConfigError, Problems
+from modelfactory.config.schema import join
+from modelfactory.data.dataset import Data, Split, standardise
 
 
 @dataclass(frozen=True)
@@ -139,14 +139,14 @@ def image_folder(
             train: [{_target_: torchvision.transforms.v2.RandomResizedCrop, size: 64}]
             val: [{_target_: torchvision.transforms.v2.Resize, size: [64, 64]}]
     """
-    from modelfactory.data.folder import load_folder
+    from modelfactory.data.image_folder import load_folder
 
     return load_folder(Path(root), transforms or {}, val_fraction, split_seed, mean or IMAGENET_MEAN, std or IMAGENET_STD)
 
 
 def check_image_folder(arguments: Mapping[str, Any], path: str, problems: Problems) -> None:
     """Adds to `problems` missing folders and wrong transforms of an `image_folder` config."""
-    from modelfactory.data.folder import check_folder, read_transforms
+    from modelfactory.data.image_folder import check_folder, read_transforms
 
     check_folder(Path(arguments["root"]), arguments.get("val_fraction"), path, problems)
     for name in ("mean", "std"):

@@ -10,15 +10,15 @@ Every scheme is a function on a tensor that needs no config:
     >>> _ = xavier_uniform_(depthwise.weight, fans=operator_fans(depthwise, "weight")[0].fans)
 """
 
-from modelfactory.init.critical import critical_, critical_bias_
-from modelfactory.init.depth import deepnorm_, fixup_, gpt2_, small_init_, t_fixup_, t_fixup_embedding_
-from modelfactory.init.elementwise import constant_, normal_, ones_, trunc_normal_, uniform_, zeros_
 from modelfactory.init.fans import Block, Fans, operator_fans, torch_fans
-from modelfactory.init.fixed import bilinear_, zero_hadamard_
-from modelfactory.init.gates import chrono_, forget_bias_
-from modelfactory.init.outputs import mup_, prior_bias_, siren_, tied_embedding_
-from modelfactory.init.structured import delta_orthogonal_, dirac_, eye_, icnr_, orthogonal_, sparse_
-from modelfactory.init.variance import (
+from modelfactory.init.schemes.critical import critical_, critical_bias_
+from modelfactory.init.schemes.depth_scaled import deepnorm_, fixup_, gpt2_, small_init_, t_fixup_, t_fixup_embedding_
+from modelfactory.init.schemes.elementwise import constant_, normal_, ones_, trunc_normal_, uniform_, zeros_
+from modelfactory.init.schemes.embedding_head import mup_, prior_bias_, siren_, tied_embedding_
+from modelfactory.init.schemes.gates import chrono_, forget_bias_
+from modelfactory.init.schemes.patterns import bilinear_, zero_hadamard_
+from modelfactory.init.schemes.structured import delta_orthogonal_, dirac_, eye_, icnr_, orthogonal_, sparse_
+from modelfactory.init.schemes.variance import (
     fan_in_uniform_,
     kaiming_normal_,
     kaiming_uniform_,

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from modelfactory.errors import Problems, SchemeError, did_you_mean, first_line
-from modelfactory.init import rng
-from modelfactory.spec import join, key, read
-from modelfactory.structure import MATRICES
+from modelfactory.config.errors import Problems, SchemeError, did_you_mean, first_line
+from modelfactory.config.schema import join, key, read
+from modelfactory.numerics import rng
+from modelfactory.parameters.residual import MATRICES
 
 METHODS = ("lsuv", "data_dependent")
 _DROPPING = ("Dropout", "DropPath", "StochasticDepth", "DropBlock")

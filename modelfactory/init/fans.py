@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from modelfactory.errors import SchemeError
-from modelfactory.structure import NORMS, packed_blocks
+from modelfactory.config.errors import SchemeError
+from modelfactory.parameters.residual import NORMS, packed_blocks
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from modelfactory.init.schemes import SCHEMES
+from modelfactory.init.schemes.table import SCHEMES
 
 _AUTHOR = {"author": {"match": "*", "scheme": "default", "optional": True}}
 _BIASES = {"biases": {"role": "bias", "scheme": "zeros", "optional": True}}

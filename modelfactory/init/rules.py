@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from inspect import Parameter, signature
 from typing import Any
 
-from modelfactory.activation import gain as computed_gain
-from modelfactory.errors import Problems, SchemeError, did_you_mean, nearest
+from modelfactory.config.errors import Problems, SchemeError, did_you_mean, nearest
+from modelfactory.config.schema import check_value, join
+from modelfactory.config.target import check_arguments, resolve
 from modelfactory.init.calibrate import CalibrateSpec, read_calibrate
 from modelfactory.init.recipes import RECIPES, recipe
-from modelfactory.init.schemes import REQUIRED, SCHEMES, Scheme, arguments, check_scheme_arguments
-from modelfactory.select import SELECTOR_KEYS, Selector
-from modelfactory.spec import check_value, join
-from modelfactory.target import check_arguments, resolve
+from modelfactory.init.schemes.table import REQUIRED, SCHEMES, Scheme, arguments, check_scheme_arguments
+from modelfactory.numerics.activation import gain as computed_gain
+from modelfactory.parameters.selector import SELECTOR_KEYS, Selector
 
 _GROUP_KEYS = ("rules", "calibrate", "fans")
 _RULE_KEYS = (*SELECTOR_KEYS, "scheme", "reinit")

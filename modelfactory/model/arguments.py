@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from modelfactory.errors import Problems
-from modelfactory.layers.sizes import dimensions_of
+from modelfactory.config.errors import Problems
+from modelfactory.config.schema import join
 from modelfactory.model.blueprint import Leaf, Node, walk
-from modelfactory.spec import join
+from modelfactory.model.layers.sizes import dimensions_of
 
 _LOADING = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
 _FOR_EACH_DIMENSION = ("kernel_size", "stride", "padding", "dilation", "output_padding", "output_size")
@@ -68,7 +68,7 @@ def channel_dim(branch: Iterable[Node], num_dims: int) -> int:
     """Where, counted from the end, the channels are of what leaves a chain of layers.
 
     Example:
-        >>> from modelfactory.definition import Definition
+        >>> from modelfactory.parameters.layer_rules import Definition
         >>> layer = Definition("layer")
         >>> channel_dim([Leaf(layer, nn.Conv1d, {})], 3), channel_dim([Leaf(layer, nn.Linear, {})], 3)
         (-2, -1)

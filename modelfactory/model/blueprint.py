@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelfactory.definition import Definition
-from modelfactory.errors import ConfigError, Problem, first_line
-from modelfactory.init.construction import construction
-from modelfactory.init.copying import mould_of
-from modelfactory.init.record import Recording
-from modelfactory.init.shadow import shadow_of
-from modelfactory.roles import DECLARED
-from modelfactory.spec import join
+from modelfactory.config.errors import ConfigError, Problem, first_line
+from modelfactory.config.schema import join
+from modelfactory.model.clone import mould_of, shadow_of
+from modelfactory.model.deferred_construction import construction
+from modelfactory.model.deferred_init import Recording
+from modelfactory.parameters.layer_rules import Definition
+from modelfactory.parameters.roles import DECLARED
 
 # Constructors of torch.nn whose parameters are filled by `reset_parameters` and nothing else: it is left out.
 QUIET = frozenset(

@@ -14,16 +14,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelfactory.definition import Definition
-from modelfactory.errors import Problems, did_you_mean, first_line, nearest
-from modelfactory.layers import Item, Parallel, Residual, SelfAttention
-from modelfactory.layers.sizes import shape_text
+from modelfactory.config.errors import Problems, did_you_mean, first_line, nearest
+from modelfactory.config.schema import check_value, join
+from modelfactory.config.target import check_arguments, resolve
 from modelfactory.model.arguments import channel_dim, check_dimensions, without_weights
 from modelfactory.model.blueprint import Chain, Leaf, Node
 from modelfactory.model.infer import BROKEN, UNKNOWN, Incoming, Inference, shape_of
-from modelfactory.roles import read_roles
-from modelfactory.spec import check_value, join
-from modelfactory.target import check_arguments, resolve
+from modelfactory.model.layers.containers import Parallel, Residual
+from modelfactory.model.layers.glue import Item, SelfAttention
+from modelfactory.model.layers.sizes import shape_text
+from modelfactory.parameters.layer_rules import Definition
+from modelfactory.parameters.roles import read_roles
 
 MODEL_KEYS = ("_target_", "layers", "repeat", "init", "freeze", "roles", "output")
 _ATTRIBUTES = frozenset(vars(nn.Module()))

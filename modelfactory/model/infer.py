@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelfactory.errors import ConfigError, Problems, first_line
-from modelfactory.init.construction import construction
-from modelfactory.init.shapes import KnownShapes
-from modelfactory.layers.sizes import shape_text, size_rules
+from modelfactory.config.errors import ConfigError, Problems, first_line
+from modelfactory.config.schema import join
 from modelfactory.model.blueprint import Leaf, construct_leaf
-from modelfactory.spec import join
+from modelfactory.model.deferred_construction import construction
+from modelfactory.model.layers.sizes import shape_text, size_rules
+from modelfactory.model.meta_shapes import KnownShapes
 
 
 class Unknown(Enum):

@@ -11,15 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 
-from modelfactory.reporting.comparing import config_table
-from modelfactory.reporting.history import Band
-from modelfactory.reporting.markup import embedded, tag
+from modelfactory.reporting.config_diff import config_table
+from modelfactory.reporting.curves import Band
+from modelfactory.reporting.html_tables import configs_section, failures_section, jobs_section, ranking_section
+from modelfactory.reporting.html_tags import embedded, tag
 from modelfactory.reporting.palette import DARK, LIGHT
-from modelfactory.reporting.ranking import Ranking, Row
 from modelfactory.reporting.signals import Signal
-from modelfactory.reporting.tables import configs_section, failures_section, jobs_section, ranking_section
-from modelfactory.reporting.words import outcome, state
-from modelfactory.sweep import Sweep
+from modelfactory.reporting.text import Ranking, Row, outcome, state
+from modelfactory.sweeping.records import Sweep
 
 _ASSETS = files("modelfactory.reporting") / "assets"
 _SCRIPTS = {"d3": "vendor/d3.min.js", "plot": "vendor/plot.umd.min.js", "js": "page.js"}

@@ -4,76 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
 from modelfactory.reporting.schemes import Metric, Scheme
 from modelfactory.reporting.stats import Holm, Sample, holm
-
-ALPHA = 0.05
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How a scheme differs from the best one, on the seeds that both have.
-
-    Attributes:
-        n: seeds that both have.
-        difference: the mean over these seeds of the scheme's value less that of the best, in the metric's unit.
-        half_width: the interval of the difference is `difference` -/+ this; NaN where none can be given.
-        p: Holm's adjusted p value of "there is no difference"; NaN where it cannot be tested.
-        verdict: "worse", "better", "not told" (the interval has 0 in it), "same" (the same value on every seed),
-            "no spread" (the same difference on every seed, which leaves nothing to judge it by), "1 seed", "no seed".
-        n_to_tell: seeds that would tell a difference of this size and spread; None: over 1,000, or not known.
-    """
-
-    n: int
-    difference: float
-    half_width: float
-    p: float
-    verdict: str
-    n_to_tell: int | None = None
-
-
-@dataclass(frozen=True)
-class Row:
-    """A scheme of the ranking; `rank` is None and `comparison` too where no job of it has a value.
-
-    `comparison` is None for the best scheme as well.
-    """
-
-    scheme: Scheme
-    rank: int | None
-    comparison: Comparison | None
-    is_best: bool = False
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """The schemes of a sweep by their mean, the best first.
-
-    Attributes:
-        axes: what a scheme is told by.
-        rows: schemes with values by their mean, then those without.
-        num_comparisons: how many pairs of schemes could be tested, all of which the correction counts.
-        alpha: the probability that any difference is told where there is none.
-    """
-
-    metric: Metric
-    axes: tuple[str, ...]
-    rows: tuple[Row, ...]
-    num_comparisons: int
-    alpha: float = ALPHA
-
-    @property
-    def best(self) -> Row | None:
-        """The scheme that the others are compared to: of those with the most seeds the first."""
-        return next((row for row in self.rows if row.is_best), None)
-
-    def __str__(self) -> str:
-        from modelfactory.reporting.words import ranking_text
-
-        return ranking_text(self)
+from modelfactory.reporting.text import ALPHA, Comparison, Ranking, Row
 
 
 def rank(schemes: Sequence[Scheme], metric: Metric, axes: Sequence[str], alpha: float = ALPHA) -> Ranking:

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from modelfactory.files import write_text
-from modelfactory.reporting.history import read_history, scheme_bands
+from modelfactory.config.files import write_text
+from modelfactory.reporting.curves import read_history, scheme_bands
 from modelfactory.reporting.page import page
-from modelfactory.reporting.picture import draw_curves
-from modelfactory.reporting.ranking import Ranking, rank
+from modelfactory.reporting.plot import draw_curves
+from modelfactory.reporting.ranking import rank
 from modelfactory.reporting.schemes import choose_metric, compared_axes, gather_schemes
 from modelfactory.reporting.signals import scheme_signal
-from modelfactory.reporting.summary import summary_csv, summary_rows
-from modelfactory.reporting.words import failures_text, outcome, ranking_text, state, wrapped
-from modelfactory.sweep import Sweep, read_sweep
+from modelfactory.reporting.summary_csv import summary_csv, summary_rows
+from modelfactory.reporting.text import Ranking, failures_text, outcome, ranking_text, state, wrapped
+from modelfactory.sweeping.records import Sweep, read_sweep
 
 FILES = ("summary.csv", "curves.png", "report.html")
 

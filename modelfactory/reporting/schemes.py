@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from modelfactory.errors import ConfigError, Problem, did_you_mean
+from modelfactory.config.errors import ConfigError, Problem, did_you_mean
 from modelfactory.reporting.stats import Sample
-from modelfactory.sweep import Job, Sweep
+from modelfactory.sweeping.records import Job, Sweep
 
 HIGHER_IS_BETTER = {"val_loss": False, "train_loss": False, "val_accuracy": True}
 EPOCHS = ("best", "final")

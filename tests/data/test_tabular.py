@@ -3,8 +3,8 @@ import importlib.util
 import pytest
 import torch
 
+from modelfactory.config.errors import ConfigError
 from modelfactory.data import build_data
-from modelfactory.errors import ConfigError
 
 
 def test_wine_is_the_real_one_standardised_by_feature():

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
+from modelfactory.config.errors import ConfigError, Problems
 from modelfactory.data import build_data, check_data, make_batches
-from modelfactory.errors import ConfigError, Problems
 
 CROP = {"_target_": "torchvision.transforms.v2.RandomCrop", "size": [8, 8]}
 RESIZE = {"_target_": "torchvision.transforms.v2.Resize", "size": [8, 8]}

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import modelfactory as mf
-from modelfactory.errors import ConfigError
+from modelfactory.config.errors import ConfigError
 
 BLOCKS = {"query": 0, "key": 1, "value": 2, "input_gate": 0, "forget_gate": 1, "cell_gate": 2, "output_gate": 3}
 MODELS = {

@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
 
 import modelfactory as mf
-from modelfactory.config import to_plain
+from modelfactory.config.compose import to_plain
+from modelfactory.config.errors import SchemeError
 from modelfactory.data import Data, build_data, make_batches
-from modelfactory.errors import SchemeError
-from modelfactory.init.rng import generator
+from modelfactory.numerics.rng import generator
 
 
 def batch(*shape: int) -> torch.Tensor:

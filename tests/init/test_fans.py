@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from modelfactory.errors import SchemeError
+from modelfactory.config.errors import SchemeError
 from modelfactory.init.fans import Fans, operator_fans, torch_fans
 
 LAYERS = [

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import modelfactory as mf
 from modelfactory.init.recipes import RECIPES, recipe
-from modelfactory.init.rng import generator
+from modelfactory.numerics.rng import generator
 
 
 def torchs(name: str, **more: Any) -> dict[str, Any]:

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 import modelfactory as mf
-from modelfactory.definition import Definition
-from modelfactory.errors import ConfigError, Problems
-from modelfactory.init.choosing import Chooser
+from modelfactory.config.errors import ConfigError, Problems
+from modelfactory.init.choose import Chooser
 from modelfactory.init.rules import read_init, read_scheme
-from modelfactory.select import describe
+from modelfactory.parameters.layer_rules import Definition
+from modelfactory.parameters.roles import describe
 
 AUTHOR = {"match": "*", "scheme": "default"}
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import modelfactory as mf
-from modelfactory.errors import ConfigError
+from modelfactory.config.errors import ConfigError
 
 
 def layer(name: str, **arguments) -> dict:

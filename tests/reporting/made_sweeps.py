@@ -11,9 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from modelfactory.status import config_hash
-from modelfactory.sweep import Job
-from modelfactory.sweep.records import write_sweep
+from modelfactory.sweeping.records import Job, write_sweep
+from modelfactory.training.status import config_hash
 
 METRICS = ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "lr", "seconds")
 

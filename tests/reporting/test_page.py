@@ -12,11 +12,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from made_sweeps import make_sweep
 
 import modelfactory as mf
 from modelfactory.reporting.page import _ASSETS
 from modelfactory.reporting.signals import LINES
+from tests.reporting.made_sweeps import make_sweep
 
 EVIL = '</script><script>document.title="evil"</script><img src=x onerror=alert(1)>"\'&'
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_sweeps import make_sweep
 
-from modelfactory.errors import ConfigError
-from modelfactory.reporting.ranking import Ranking, rank
+from modelfactory.config.errors import ConfigError
+from modelfactory.reporting.ranking import rank
 from modelfactory.reporting.schemes import HIGHER_IS_BETTER, Metric, Scheme, choose_metric, compared_axes, gather_schemes
-from modelfactory.reporting.words import Figures, ranking_text, sentences
-from modelfactory.sweep import Job, Sweep, read_sweep
+from modelfactory.reporting.text import Figures, Ranking, ranking_text, sentences
+from modelfactory.sweeping.records import Job, Sweep, read_sweep
+from tests.reporting.made_sweeps import make_sweep
 
 LOSS, ACCURACY = Metric("val_loss"), Metric("val_accuracy")
 
@@ -129,7 +129,7 @@ def test_figures_have_the_decimals_of_their_base():
 
 
 def test_metrics_are_those_that_the_trainer_monitors():
-    from modelfactory.setup import MONITORS
+    from modelfactory.training.spec import MONITORS
 
     assert HIGHER_IS_BETTER == MONITORS
 

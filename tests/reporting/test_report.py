@@ -9,15 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_sweeps import make_sweep
 
 import modelfactory as mf
-from modelfactory import cli
-from modelfactory.errors import ConfigError
-from modelfactory.reporting import FILES
-from modelfactory.reporting.history import Band, read_history
-from modelfactory.reporting.picture import draw_curves
+from modelfactory.cli import main as cli
+from modelfactory.config.errors import ConfigError
+from modelfactory.reporting.curves import Band, read_history
+from modelfactory.reporting.plot import draw_curves
+from modelfactory.reporting.report import FILES
 from modelfactory.reporting.signals import LINES, scheme_signal
+from tests.reporting.made_sweeps import make_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
 MIXED = {"good": 0.1, "bad": 1.5, "gone": "diverged", "full": "out_of_memory", "off": "killed", "late": "pending", "now": "running"}
@@ -145,7 +145,7 @@ def test_a_regression_has_no_accuracy_anywhere(tmp_path: Path):
 
 def test_reporting_needs_no_torch(tmp_path: Path):
     make_sweep(tmp_path, {"a": 0.1, "b": 0.2})
-    code = f"import sys; from modelfactory.cli import main; main(['report', {str(tmp_path)!r}]); print('torch' in sys.modules)"
+    code = f"import sys; from modelfactory.cli.main import main; main(['report', {str(tmp_path)!r}]); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines()[-1] == "False", done.stderr
 
@@ -177,14 +177,14 @@ def test_a_file_that_is_not_a_runs_is_told_and_nothing_is_written(tmp_path: Path
 
 
 def test_the_columns_of_the_signal_are_those_that_runs_leave():
-    from modelfactory.signalling.table import COLUMNS
+    from modelfactory.signal_propagation.table import COLUMNS
 
     assert {"layer", "verdict", *LINES.values()} <= set(COLUMNS)
 
 
 def test_a_schemes_signal_is_the_median_of_its_runs(tmp_path: Path):
     from modelfactory.reporting.schemes import Metric, gather_schemes
-    from modelfactory.sweep import read_sweep
+    from modelfactory.sweeping.records import read_sweep
 
     sweep = read_sweep(make_sweep(tmp_path, {"a": 0.1, "b": 0.2}))
     for job, scale in zip(sweep.jobs[:3], (1.0, 3.0, 2.0), strict=True):

@@ -1,0 +1,1 @@
+"""Commands, the Hydra application, the process of one job."""

@@ -1,0 +1,283 @@
+"""The command line: `modelfactory train`, `plan`, `explain` and `report`, and `python train.py`.
+
+Nothing here imports torch before a model is wanted: `--help`, `--cfg job` and shell completion answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from modelfactory.config.errors import ConfigError, ModelFactoryError, did_you_mean
+
+DONE, FAILED, WRONG, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+
+_USAGE = """\
+usage: modelfactory COMMAND [OVERRIDES]
+
+commands
+  train    train the model that a config describes, or with -m a sweep of them
+  plan     show what would be built, layer by layer, without building it; or what tells two configs apart
+  explain  show which rule sets a parameter and why, its fans, its gain, and what draws it
+  report   rank the schemes of a sweep and draw its page, also while it runs; of a run as well
+
+examples
+  modelfactory train init=kaiming_normal
+  modelfactory train -m init=kaiming_normal,xavier_normal seed=0,1
+  modelfactory plan model=cnn init=xavier_normal
+  modelfactory plan model=cnn --against model=resnet
+  modelfactory explain head.weight model=cnn
+  modelfactory report multirun/DATE/TIME
+
+`modelfactory COMMAND --help` tells more of each; that of train lists the groups and keys that can be overridden.
+"""
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script; returns the exit status: 0 done, 1 failed while running, 2 the configuration is wrong.
+
+    Example:
+        >>> main(["trian"])
+        2
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    commands: dict[str, Callable[[list[str]], int]] = {"train": train, "plan": plan, "explain": explain, "report": report}
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE, end="")
+        return DONE if arguments else WRONG
+    if arguments[0] == "--version":
+        print(f"modelfactory {_version()}")
+        return DONE
+    if arguments[0] in ("-sc", "--shell-completion"):
+        return _complete(arguments, commands)
+    if arguments[0] not in commands:
+        print(f"error: {arguments[0]!r} is not a command{did_you_mean(arguments[0], commands)}", file=sys.stderr)
+        return WRONG
+    return commands[arguments[0]](arguments[1:])
+
+
+def _complete(arguments: list[str], commands: Sequence[str] | dict[str, Any]) -> int:
+    """Shell completion of `modelfactory COMMAND ...`: Hydra completes what comes after the command."""
+    line = os.environ.get("COMP_LINE", "")
+    words = line.split(" ")
+    if len(words) == 2:
+        print(" ".join(command for command in commands if command.startswith(words[1])))
+        return DONE
+    if len(words) > 2 and words[1] in ("plan", "explain"):
+        from modelfactory.cli.plan_and_explain import FLAGS
+
+        if words[-1].startswith("-"):
+            print(" ".join(flag for flag in FLAGS if flag.startswith(words[-1])))
+            return DONE
+        if words[1] == "explain" and len(words) == 3:  # the name of a parameter, which only the model tells
+            return DONE
+        words = [word for word in words if word not in FLAGS]
+    if len(words) > 2:
+        os.environ["COMP_LINE"] = " ".join([words[0], *words[3 if words[1] == "explain" else 2 :]])
+    return train(arguments)
+
+
+def train(arguments: Sequence[str] | None = None) -> int:
+    """Trains, once or (with -m) for every job of a sweep; all of Hydra's own options work.
+
+    Args:
+        arguments: those of the command line when None.
+
+    Returns:
+        The exit status. A sweep's is 2 if any job's config is wrong, before any runs; else 1 if any job did not complete.
+    """
+    from modelfactory.cli.hydra_app import run_application
+
+    sweeps: list[Path] = []
+    status = DONE
+    try:
+        with _terminated_as_interrupted():
+            run_application(_train_job, sys.argv[1:] if arguments is None else arguments, _check, sweeps.append)
+    except KeyboardInterrupt as error:
+        print(str(error) or "interrupted", file=sys.stderr)
+        status = TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            traceback.print_exc()
+        status = _tell(error)
+    return _end_sweep(sweeps[0], status) if sweeps else status
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a run as Ctrl-C does."""
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    def terminate(*_: Any) -> None:
+        raise Terminated("interrupted by SIGTERM")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, kept)
+
+
+def _end_sweep(folder: Path, status: int) -> int:
+    """Reports a sweep, names what did not complete on stderr, and returns its exit status: `status` unless a job failed."""
+    from modelfactory.reporting.report import FILES
+    from modelfactory.reporting.report import report as make_report
+    from modelfactory.sweeping.records import read_sweep
+
+    try:
+        print(make_report(folder).text(failures=False))  # they are named below, and elsewhere
+        print(f"\n{', '.join(FILES)}: in {folder}")
+    except Exception as error:  # what became of the jobs is told all the same
+        status = max(status, _tell(error))
+    sweep = read_sweep(folder)
+    left = [job for job in sweep.jobs if job.status != "completed"]
+    failed = [job for job in left if job.status not in ("pending", "running")]
+    print(f"{len(sweep.jobs) - len(left)} of {len(sweep.jobs)} jobs completed: {sweep.folder}")
+    if status in (INTERRUPTED, TERMINATED):
+        print("the same command goes on with this sweep", file=sys.stderr)
+        return status
+    for job in failed:
+        print(f"error: job {job.number} ({sweep.title(job)}): {job.status}: {job.reason}", file=sys.stderr)
+    if num := len(left) - len(failed):
+        jobs, them = ("1 job", "it") if num == 1 else (f"{num} jobs", "them")
+        print(f"error: {jobs} did not end; the same command goes on with {them}", file=sys.stderr)
+    if left:
+        return FAILED if status == DONE else status
+    return _conclude(folder) if status == DONE else status
+
+
+def _conclude(folder: Path) -> int:
+    """Draws and prints what an experiment is about, when all of its runs are done; nothing of a sweep that is about nothing."""
+    from modelfactory.reporting.papers.conclude import conclude
+    from modelfactory.reporting.papers.outcome import FILES
+
+    try:
+        outcome = conclude(folder)
+    except ModelFactoryError as error:
+        return _tell(error)
+    if outcome is not None:
+        print(f"\n{outcome}\n\n{', '.join(FILES)}: in {folder}")
+    return DONE
+
+
+def _check(cfg: Any) -> None:
+    from modelfactory.config.compose import to_plain
+
+    to_plain(cfg)
+    from modelfactory.api.run import check
+
+    check(cfg)
+
+
+def _train_job(cfg: Any) -> None:
+    """A run: trains in the directory that Hydra made."""
+    from modelfactory.cli.hydra_app import current_folder
+    from modelfactory.config.compose import to_plain
+
+    folder, plain = current_folder(), None
+    try:
+        plain = to_plain(cfg)
+        from modelfactory.api.run import train as train_config
+
+        result = train_config(plain, folder)
+    except Exception as error:
+        if not isinstance(error, ConfigError):
+            from modelfactory.training.status import end_record, status_of, told
+
+            end_record(folder, status_of(error), told(error))
+        raise
+    print(f"done: {result.outcome}: {folder}")
+
+
+def _tell(error: Exception) -> int:
+    """Prints what failed, on stderr without a traceback, and returns the exit status."""
+    if isinstance(error, ConfigError):
+        print("error: the configuration is wrong", file=sys.stderr)
+        print("\n".join(f"  {line}" for line in str(error).splitlines()), file=sys.stderr)
+        return WRONG
+    print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+    if not isinstance(error, ModelFactoryError):
+        print("(set HYDRA_FULL_ERROR=1 to see where)", file=sys.stderr)
+    return FAILED
+
+
+def plan(arguments: Sequence[str]) -> int:
+    """Prints what a config would build, layer by layer, or what tells two apart; nothing is allocated."""
+    from modelfactory.cli import plan_and_explain as viewing
+
+    return _print(viewing.plan, arguments)
+
+
+def explain(arguments: Sequence[str]) -> int:
+    """Prints why a parameter gets the values it gets."""
+    from modelfactory.cli import plan_and_explain as viewing
+
+    return _print(viewing.explain, arguments)
+
+
+def _print(view: Callable[[Sequence[str]], str], arguments: Sequence[str]) -> int:
+    try:
+        print(view(arguments))
+        return DONE
+    except SystemExit as stop:  # the parser's: of --help, or of a flag that there is not
+        return int(stop.code or 0)
+    except BrokenPipeError:  # what reads the output has read enough, such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except ConfigError as error:
+        return _tell(error)
+
+
+def report(arguments: Sequence[str]) -> int:
+    """Prints the ranking of a sweep, or the result of a run, and writes summary.csv, curves.png and report.html there."""
+    what = "Rank the schemes of a sweep, with a paired comparison over seeds, and write summary.csv, curves.png and report.html."
+    parser = argparse.ArgumentParser(prog="modelfactory report", description=what)
+    parser.add_argument("folder", help="a sweep's, such as multirun/DATE/TIME, also while it runs; or a run's")
+    parser.add_argument("--metric", help="val_loss, train_loss or val_accuracy; without it what the trainer monitored")
+    parser.add_argument("--epoch", default="best", help="whose score counts: best (by what was monitored) or final")
+    parser.add_argument("--by", action="append", help="swept keys that make a scheme, such as init,model; others are paired like seeds")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON instead")
+    given = parser.parse_args(list(arguments))
+    from modelfactory.reporting.report import FILES
+    from modelfactory.reporting.report import report as make_report
+
+    by = None if given.by is None else [key for text in given.by for key in text.split(",")]
+    try:
+        made = make_report(given.folder, metric=given.metric, epoch=given.epoch, by=by)
+    except ConfigError as error:
+        print("\n".join(f"error: {problem}" for problem in error.problems), file=sys.stderr)
+        return WRONG
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    if given.json:
+        print(json.dumps(made.plain(), indent=2))
+    else:
+        print(f"{made}\n\n{', '.join(FILES)}: in {given.folder}")
+        if all(job.status == "completed" for job in made.sweep.jobs):
+            return _conclude(Path(given.folder))
+    return DONE
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("modelfactory")
+    except PackageNotFoundError:
+        return "(not installed)"

@@ -1,0 +1,133 @@
+"""The commands that look at a config and build nothing: `modelfactory plan` and `modelfactory explain`.
+
+Nothing here imports torch before a model is wanted, so that help and shell completion answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from modelfactory.config.errors import ConfigError, Problem
+
+PAGE = 120  # columns, where the output is no terminal
+FLAGS = ("--all", "--against", "--config-dir", "--config-name", "--help", "--json")
+
+_PLAN = """\
+Shows what a config would build, without building it: no weight is allocated, whatever the size.
+
+One row a layer: what leaves it, parameters, memory, FLOPs, and the rule, scheme, gain, fans and standard deviation of
+its weights; then sums, what each rule sets, and warnings with the override that would mend each."""
+_PLAN_EXAMPLES = """\
+examples
+  modelfactory plan model=cnn init=xavier_normal
+  modelfactory plan model=deep_mlp model.depth=1000            repeats are shown once; --all shows every one
+  modelfactory plan model=cnn --json | jq .totals
+  modelfactory plan init=kaiming_normal --against init=xavier_normal activation=tanh
+
+Exit status: 0 done, 2 the config is wrong. Overrides are those of `modelfactory train`."""
+_EXPLAIN = """\
+Shows why a parameter gets the values it gets: every rule in order and by which part of its selector it picked, which
+one won and why, the scheme with its arguments, how the fans follow from the layer, which activation decided the gain,
+the generator that draws it, and what freezes it."""
+_EXPLAIN_EXAMPLES = """\
+examples
+  modelfactory explain head.weight model=cnn init=xavier_normal
+  modelfactory explain 'conv*.weight' model=cnn
+  modelfactory explain head.bias model=mlp '+init.rules.mine={match: "head.*", scheme: zeros}' --json
+
+Exit status: 0 done, 2 the config is wrong or has no such parameter."""
+
+
+def plan(arguments: Sequence[str]) -> str:
+    """What `modelfactory plan ARGUMENTS` prints.
+
+    Raises:
+        ConfigError: a config that is wrong.
+    """
+    words = list(arguments)
+    at = words.index("--against") if "--against" in words else None
+    given = _plan_parser().parse_intermixed_args(words[:at])
+    if at is None:
+        made = _look(given, given.overrides)
+        return _json(made.to_dict()) if given.json else made.overview.text(every=given.all, width=_width())
+    second = _plan_parser().parse_intermixed_args(words[at + 1 :])
+    for name in ("config_dir", "config_name"):
+        setattr(second, name, getattr(second, name) or getattr(given, name))
+    difference = _look(given, given.overrides).against(_look(second, second.overrides, "--against "))
+    return _json(difference.to_dict()) if given.json or second.json else difference.text(_width())
+
+
+def explain(arguments: Sequence[str]) -> str:
+    """What `modelfactory explain ARGUMENTS` prints.
+
+    Raises:
+        ConfigError: a config that is wrong, or has no such parameter.
+    """
+    given = _explain_parser().parse_intermixed_args(list(arguments))
+    if "=" in given.name:
+        what = f"{given.name!r} is an override; the name of a parameter comes first, or a glob, such as '*.weight'"
+        raise ConfigError([Problem("", what)])
+    found = _look(given, given.overrides).explain(given.name)
+    return _json([explanation.to_dict() for explanation in found]) if given.json else found.text(_width())
+
+
+def _look(given: argparse.Namespace, overrides: Sequence[str], which: str = "") -> Any:
+    from modelfactory.config.compose import compose
+    from modelfactory.config.rejected_overrides import with_the_rest
+
+    try:
+        try:
+            cfg = compose(*overrides, config_dir=given.config_dir, config_name=given.config_name or "config")
+        except ConfigError as error:
+            raise with_the_rest(error, _check) from error
+        return _check(cfg)
+    except ConfigError as error:
+        raise ConfigError(Problem(f"{which}{problem.path}", problem.message) for problem in error.problems) from error
+
+
+def _check(cfg: Any) -> Any:
+    from modelfactory.api.run import check
+
+    return check(cfg)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, allow_nan=False)
+
+
+def _width() -> int:
+    """Columns of the terminal, or of COLUMNS where that is set, and at least 60."""
+    return max(60, shutil.get_terminal_size((PAGE, 24)).columns if sys.stdout.isatty() or "COLUMNS" in os.environ else PAGE)
+
+
+def _parser(name: str, description: str, examples: str, usage: str) -> argparse.ArgumentParser:
+    kind = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog=f"modelfactory {name}", usage=usage, description=description, epilog=examples, formatter_class=kind, allow_abbrev=False
+    )
+    parser.add_argument("--json", action="store_true", help="everything as JSON, in a layout that stays (docs/plan.md)")
+    parser.add_argument("-cd", "--config-dir", metavar="DIR", help="a folder of your own configs, whose groups come first")
+    parser.add_argument("-cn", "--config-name", metavar="NAME", help="the primary config (default: config)")
+    return parser
+
+
+def _plan_parser() -> argparse.ArgumentParser:
+    usage = "modelfactory plan [OVERRIDES ...] [--all] [--json] [--against OVERRIDES ...]"
+    parser = _parser("plan", _PLAN, _PLAN_EXAMPLES, usage)
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDES", help="as for train: model=cnn init=xavier_normal ...")
+    parser.add_argument("--all", action="store_true", help="every repeat and every parameter, and not those alike once")
+    parser.add_argument("--against", nargs="*", metavar="OVERRIDES", help="a second config, whole: shows what differs from the first")
+    return parser
+
+
+def _explain_parser() -> argparse.ArgumentParser:
+    parser = _parser("explain", _EXPLAIN, _EXPLAIN_EXAMPLES, "modelfactory explain NAME [OVERRIDES ...] [--json]")
+    parser.add_argument("name", metavar="NAME", help="a parameter, such as head.weight, or a glob")
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDES", help="as for train: model=cnn init=xavier_normal ...")
+    return parser

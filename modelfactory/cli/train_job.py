@@ -1,0 +1,53 @@
+"""One job of a sweep, in whatever process it runs: it trains, and leaves a record however it ends."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from modelfactory.api.run import train
+from modelfactory.config.errors import ModelFactoryError
+from modelfactory.config.files import write_text
+from modelfactory.config.target import trust
+from modelfactory.training.checkpoint import CHECKPOINT
+from modelfactory.training.result import Result, write_result
+from modelfactory.training.status import RESULT, Heartbeat, config_hash, end_record, read_result, status_of, told
+
+log = logging.getLogger(__name__)
+DONE, FAILED = 0, 1
+
+
+def train_job(config: dict[str, Any], folder: str, trusted: Sequence[str] = ()) -> int:
+    """Trains a resolved config in `folder`, going on from a checkpoint that an earlier try at the same config left there.
+
+    Args:
+        trusted: packages that the caller's Python allowed configs to name.
+
+    Returns:
+        The exit status; result.json and, for an unexpected error, error.txt say more.
+    """
+    trust(*trusted)
+    place = Path(folder)
+    resume = place if _was_begun(place, config) else None
+    if resume is None:
+        write_result(place / RESULT, Result(), config)  # from here on it is known who runs it
+    (place / "error.txt").unlink(missing_ok=True)
+    try:
+        with Heartbeat(place / RESULT):
+            result = train(config, place, resume=resume)
+    except Exception as error:
+        if not isinstance(error, ModelFactoryError):
+            write_text(place / "error.txt", traceback.format_exc())
+        end_record(place, status_of(error), told(error))
+        return FAILED
+    print(f"done: {result.outcome}: {folder}")
+    return DONE
+
+
+def _was_begun(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Whether the folder has a checkpoint of this very config."""
+    record = read_result(folder)
+    return record is not None and record.get("config_hash") == config_hash(config) and (folder / CHECKPOINT).is_file()

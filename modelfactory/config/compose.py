@@ -1,0 +1,190 @@
+"""Composing configs, and turning them into the plain dicts that all else works on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+
+from modelfactory.config.errors import ConfigError, Problem, Problems
+from modelfactory.config.hydra_errors import complaint
+from modelfactory.config.rejected_overrides import no_experiment_group, telling_all
+from modelfactory.config.schema import join
+from modelfactory.config.search_path import config_folder
+
+_T = TypeVar("_T")
+
+
+
+
+def register_plugins() -> None:
+    """Tells Hydra of our plugins, which it does not always find in an editable install."""
+    from hydra_plugins import modelfactory_optuna
+    from hydra_plugins.modelfactory_searchpath import ModelFactorySearchPath
+
+    Plugins.instance().register(ModelFactorySearchPath)
+    modelfactory_optuna.register()
+
+
+def compose(*overrides: str, config_dir: str | os.PathLike[str] | None = None, config_name: str = "config") -> DictConfig:
+    """The config that `python train.py OVERRIDES` uses, without Hydra's own node.
+
+    Works inside a running Hydra application too.
+
+    Args:
+        overrides: as on the command line, such as "model=cnn", "experiment=digits_cnn" or "+init.rules.mine={...}".
+        config_dir: a project's own folder of configs; its groups come first and this package's are still found.
+        config_name: the primary config.
+
+    Raises:
+        ConfigError: every group, option or key that there is not, with its path and the nearest one.
+
+    Example:
+        >>> compose("model=deep_mlp", "model.depth=3").model.depth
+        3
+    """
+    register_plugins()
+    folder = config_folder() if config_dir is None else Path(config_dir).resolve()
+    if not folder.is_dir():
+        raise ConfigError([Problem("config_dir", f"{str(config_dir)!r} is not a folder")])
+    with _hydra_put_aside(), hydra.initialize_config_dir(config_dir=str(folder), version_base="1.3"):
+        return with_experiment(telling_all(lambda given: hydra.compose(config_name, overrides=given)), overrides)
+
+
+@contextmanager
+def _hydra_put_aside() -> Iterator[None]:
+    """Hydra's global state put aside, so that composing works while an application runs."""
+    kept = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:  # asked for again: Hydra's own context managers put another instance in its place
+        GlobalHydra.instance().clear()
+        if kept is not None:
+            GlobalHydra.instance().initialize(kept)
+
+
+def with_experiment(composing: Callable[[list[str]], _T], overrides: Iterable[str]) -> _T:
+    """Calls `composing` so that both `experiment=x` and `+experiment=x` work, whether or not the primary config has the group."""
+    given = list(overrides)
+    without_plus = [word.removeprefix("+") if word.startswith("+experiment=") else word for word in given]
+    try:
+        try:
+            return composing(without_plus)
+        except HydraException as error:
+            if given == without_plus or not no_experiment_group(error):
+                raise
+            return composing(given)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError([complaint(error)]) from error
+    except ValueError as error:
+        if not str(error).startswith("Config group override"):
+            raise
+        raise ConfigError([complaint(error)]) from error
+
+
+def to_plain(cfg: Any) -> dict[str, Any]:
+    """A config as a plain dict with every interpolation resolved, without Hydra's own node.
+
+    Args:
+        cfg: a DictConfig, or a plain dict, in which `${...}` is resolved too.
+
+    Raises:
+        ConfigError: it is no mapping, or interpolations lead nowhere or in a circle, or values are missing (`???`); all of
+            them, each with its path.
+
+    Example:
+        >>> to_plain({"width": 8, "model": {"size": "${width}"}})
+        {'width': 8, 'model': {'size': 8}}
+        >>> to_plain({"model": {"size": "${widht}"}})
+        Traceback (most recent call last):
+        modelfactory.config.errors.ConfigError: model.size: '${widht}' does not resolve: Interpolation key 'widht' not found
+    """
+    if isinstance(cfg, Mapping) and not OmegaConf.is_config(cfg):
+        if not _needs_resolving(cfg):
+            return {str(key): value for key, value in cfg.items()}
+        try:
+            cfg = OmegaConf.create(_plain_nodes(cfg), flags={"allow_objects": True})
+        except OmegaConfBaseException as error:
+            raise ConfigError([complaint(error)]) from error
+    if not isinstance(cfg, DictConfig):
+        raise ConfigError([Problem("", f"{cfg!r} is not a config; give a DictConfig or a dict")])
+    if "hydra" in cfg:
+        cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])  # pyright: ignore[reportArgumentType]
+    try:
+        plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except (OmegaConfBaseException, RecursionError) as error:
+        problems = Problems()
+        _check_nodes(cfg, "", problems)
+        raise ConfigError(list(problems) or [complaint(error)]) from error
+    return {str(key): value for key, value in plain.items()}
+
+
+def _needs_resolving(config: Mapping[Any, Any]) -> bool:
+    """Whether there is a `${`, a `???`, or a node of OmegaConf anywhere (`{**cfg, ...}` has such)."""
+    waiting: list[Any] = [config]
+    while waiting:
+        value = waiting.pop()
+        if OmegaConf.is_config(value):
+            return True
+        if isinstance(value, str):
+            if "${" in value or value == "???":
+                return True
+        elif isinstance(value, Mapping):
+            waiting.extend(value.values())
+        elif isinstance(value, (list, tuple)):
+            waiting.extend(value)
+    return False
+
+
+def _plain_nodes(value: Any) -> Any:
+    if OmegaConf.is_config(value):
+        return OmegaConf.to_container(value, resolve=False)
+    if isinstance(value, Mapping):
+        return {key: _plain_nodes(item) for key, item in value.items()}
+    return [_plain_nodes(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _check_nodes(node: Any, path: str, problems: Problems) -> None:
+    """Adds every interpolation that does not resolve and every value that is missing, each with its path."""
+    for key in node.keys() if isinstance(node, DictConfig) else range(len(node)):
+        where = join(path, str(key)) if isinstance(node, DictConfig) else f"{path}[{key}]"
+        raw = node._get_node(key)
+        if raw is None:
+            continue
+        if raw._is_missing():
+            problems.add(where, "is missing (???); give a value")
+            continue
+        try:
+            child = node[key]
+        except InterpolationToMissingValueError:
+            continue  # the value it leads to is reported at its own path
+        except (OmegaConfBaseException, RecursionError) as error:
+            circle = isinstance(error, RecursionError) or "ecursi" in str(error)
+            why = "it leads in a circle" if circle else str(error).splitlines()[0]
+            problems.add(where, f"{raw._value()!r} does not resolve: {why}")
+            continue
+        if OmegaConf.is_config(child) and not raw._is_interpolation():
+            _check_nodes(child, where, problems)
+
+
+def to_yaml(plain: Mapping[str, Any]) -> str:
+    """A plain config as YAML, in its own order; texts that YAML would read as numbers are quoted.
+
+    Example:
+        >>> print(to_yaml({"seed": 0, "model": {"depth": 2, "name": "1e-3"}}), end="")
+        seed: 0
+        model:
+          depth: 2
+          name: '1e-3'
+    """
+    return OmegaConf.to_yaml(OmegaConf.create(_plain_nodes(plain), flags={"allow_objects": True}))

@@ -1,0 +1,217 @@
+"""The `data` group of a config: read, checked, and loaded by its `_target_`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from modelfactory.config import target
+from modelfactory.config.errors import ConfigError, Problem, Problems, did_you_mean
+from modelfactory.config.schema import join, key, read
+from modelfactory.data.backbone_transforms import put_preprocessing
+from modelfactory.data.dataset import Data, Split
+from modelfactory.data.digits import digits
+from modelfactory.data.image_folder import read_transforms
+from modelfactory.data.linear_map import linear_map
+from modelfactory.data.subset import narrow
+from modelfactory.data.synthetic import fake
+from modelfactory.data.tabular import check_sklearn, diabetes, wine
+from modelfactory.data.vision import check_files, check_image_folder, cifar10, cifar100, fashion_mnist, image_folder, mnist
+from modelfactory.model.layers.sizes import check_input_shape
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """The keys that every data set has.
+
+    Attributes:
+        input_shape: what one input is declared to be; checked against what was loaded.
+        num_classes: classes, or values a sample in regression; checked against what was loaded.
+        batch_size: samples a training batch.
+        val_batch_size: samples a validation batch; null: `batch_size`.
+        seed: decides the order of batches, the augmentation, and which samples `per_class` takes.
+        num_workers: processes that load a data set on disk; unused by those in memory.
+        classes: the classes to keep, of which `classes[i]` becomes class i; null: all.
+        per_class: training samples of each class; null: all.
+        input_dtype: float32, or int64 for indices such as an embedding takes; null: not declared.
+    """
+
+    input_shape: Any = None
+    num_classes: int | None = key(None, min=1)
+    batch_size: int = key(64, min=1)
+    val_batch_size: int | None = key(None, min=1)
+    seed: int = key(0, min=0)
+    num_workers: int = key(0, min=0)
+    classes: tuple[int, ...] | None = None
+    per_class: int | None = key(None, min=1)
+    input_dtype: str | None = key(None, choices=("float32", "int64"))
+
+
+_FACTORIES = (digits, wine, diabetes, fake, linear_map, mnist, fashion_mnist, cifar10, cifar100, image_folder)
+
+
+_COMMON = frozenset(field.name for field in fields(DataSpec))
+
+
+_RANGES: dict[str, dict[str, float]] = {
+    "val_fraction": {"above": 0, "max": 0.9},
+    "split_seed": {"min": 0},
+    "sample_seed": {"min": 0},
+    "num_samples": {"min": 1},
+    "num_val_samples": {"min": 1},
+    "noise": {"min": 0},
+}
+
+
+def check_data(mapping: Any, problems: Problems, path: str = "data", backbone: Any = None) -> DataSpec | None:
+    """The common keys of a `data` group, or None after adding to `problems` all that is wrong; loads nothing.
+
+    Checks the target, its arguments, and that the files it needs are there.
+
+    Args:
+        backbone: the `backbone` group, whose preprocessing `transforms: backbone` takes.
+
+    Example:
+        >>> problems = Problems()
+        >>> check_data({"_target_": "modelfactory.data.digits", "batch_size": 0}, problems)
+        >>> print(*problems)
+        data.batch_size: 0 is too small; give a whole number >= 1
+    """
+    found = len(problems)
+    if isinstance(mapping, Mapping):
+        mapping = put_preprocessing(mapping, backbone, problems, path)
+    spec, factory, arguments = _read(mapping, problems, path)
+    if factory is not None and arguments is not None:
+        _check_needs(factory, arguments, problems, path)
+    return spec if len(problems) == found else None
+
+
+def build_data(mapping: Mapping[str, Any], path: str = "data", backbone: Any = None) -> Data:
+    """Loads the data set of a `data` group.
+
+    Args:
+        backbone: the `backbone` group, whose preprocessing `transforms: backbone` takes.
+
+    Raises:
+        ConfigError: what `check_data` says, or `input_shape` or `num_classes` are not those of what was loaded.
+
+    Example:
+        >>> data = build_data({"_target_": "modelfactory.data.digits", "batch_size": 32})
+        >>> len(data.train), len(data.val), data.input_shape, data.batch_size
+        (1438, 359, (1, 8, 8), 32)
+    """
+    problems = Problems()
+    check_data(mapping, problems, path, backbone)
+    problems.raise_if_any()
+    spec, factory, arguments = _read(put_preprocessing(mapping, backbone, problems, path), problems, path)
+    if spec is None or factory is None or arguments is None:
+        raise ConfigError(problems)
+    data = _as_data(factory(**arguments), spec if spec.classes is None else replace(spec, num_classes=None), path)
+    theirs = inspect.signature(factory).parameters
+    classes, per_class = (None if name in theirs else getattr(spec, name) for name in ("classes", "per_class"))
+    data = narrow(data, classes, per_class, spec.seed, path, problems)
+    _check_loaded(data, spec, path, problems)
+    problems.raise_if_any()
+    return replace(
+        data, batch_size=spec.batch_size, val_batch_size=spec.val_batch_size, seed=spec.seed, num_workers=spec.num_workers
+    )
+
+
+def _read(
+    mapping: Any, problems: Problems, path: str
+) -> tuple[DataSpec | None, Callable[..., Any] | None, dict[str, Any] | None]:
+    if not isinstance(mapping, Mapping):
+        problems.add(path, f"{mapping!r} is not a mapping; give _target_, such as modelfactory.data.digits")
+        return None, None, None
+    name, given = target.split(mapping)
+    spec = read(DataSpec, {name: value for name, value in given.items() if name in _COMMON}, path, problems)
+    if given.get("input_shape") is not None:
+        shape = check_input_shape(given["input_shape"], join(path, "input_shape"), problems)
+        spec = replace(spec, input_shape=shape) if spec is not None else None
+    factory = target.resolve(name, join(path, "_target_"), problems, kind="data")
+    if factory is not None and _is_ours(factory) and factory not in _FACTORIES:
+        hint = did_you_mean(factory.__name__, [ours.__name__ for ours in _FACTORIES])
+        problems.add(join(path, "_target_"), f"{name!r} is not a data set{hint}")
+        factory = None
+    if factory is None:
+        return spec, None, None
+    takes = inspect.signature(factory).parameters
+    arguments = {name: value for name, value in given.items() if name not in _COMMON or name in takes}
+    limits = _RANGES if _is_ours(factory) else {}
+    return spec, factory, target.check_arguments(factory, arguments, path, problems, limits=limits, also=sorted(_COMMON))
+
+
+def _is_ours(factory: Callable[..., Any]) -> bool:
+    return factory.__module__.startswith("modelfactory.data.")
+
+
+def _check_needs(factory: Callable[..., Any], arguments: dict[str, Any], problems: Problems, path: str) -> None:
+    """Says what the factory needs and is not there."""
+    if factory in (digits, wine, diabetes):
+        check_sklearn(join(path, "_target_"), problems)
+        if arguments.get("transforms") is not None:
+            read_transforms(arguments["transforms"], join(path, "transforms"), problems)
+    elif factory in (mnist, fashion_mnist, cifar10, cifar100):
+        check_files(factory.__name__, arguments.get("root", "data"), arguments.get("download", False), path, problems)
+    elif factory is image_folder:
+        check_image_folder(arguments, path, problems)
+
+
+def _as_data(made: Any, spec: DataSpec, path: str) -> Data:
+    """What a factory returned as Data: a pair of torch datasets becomes one."""
+    if isinstance(made, Data):
+        return made
+    where = join(path, "_target_")
+    if not (isinstance(made, tuple) and len(made) == 2 and all(map(_is_dataset, made))):
+        hint = "return modelfactory.data.Data, or a pair of torch datasets with a length (training, validation)"
+        raise ConfigError([Problem(where, f"returned {type(made).__name__}; {hint}")])
+    train, val = (Split(*part.tensors) if _has_tensors(part) else Split(dataset=part) for part in made)
+    for name, split in (("training", train), ("validation", val)):
+        if len(split) == 0:
+            raise ConfigError([Problem(where, f"returned a {name} set without samples")])
+    x, y = train.sample(1)
+    task = "regression" if y.is_floating_point() else "classification"
+    num_classes = y[0].numel() if task == "regression" else spec.num_classes or _num_classes(train, path)
+    return Data(train, val, task, num_classes, tuple(x.shape[1:]))
+
+
+def _num_classes(split: Split, path: str) -> int:
+    if split.y is not None:
+        return int(split.y.max()) + 1
+    if hasattr(split.dataset, "classes"):
+        return len(split.dataset.classes)
+    raise ConfigError([Problem(join(path, "num_classes"), "missing; a dataset that does not name its classes needs it")])
+
+
+def _is_dataset(part: Any) -> bool:
+    return hasattr(part, "__getitem__") and hasattr(part, "__len__")
+
+
+def _has_tensors(dataset: Any) -> bool:
+    from torch.utils.data import TensorDataset
+
+    return isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2
+
+
+def _check_loaded(data: Data, spec: DataSpec, path: str, problems: Problems) -> None:
+    if spec.input_shape is not None and spec.input_shape != tuple(data.input_shape):
+        problems.add(join(path, "input_shape"), f"{list(spec.input_shape)} is not what was loaded; give {list(data.input_shape)}")
+    if spec.input_dtype is not None and (loaded := str(data.train.sample(1)[0].dtype).removeprefix("torch.")) != spec.input_dtype:
+        problems.add(join(path, "input_dtype"), f"{spec.input_dtype!r} is not what was loaded, which is {loaded}")
+    if spec.num_classes is not None and spec.num_classes != data.num_classes:
+        what = "classes" if data.task == "classification" else "values a sample"
+        problems.add(join(path, "num_classes"), f"{spec.num_classes} is not what was loaded; give {data.num_classes} ({what})")
+    for name, split in (("training", data.train), ("validation", data.val)):
+        if len(split) == 0:
+            problems.add(path, f"the {name} part has no samples")
+        elif (
+            data.task == "classification"
+            and split.y is not None
+            and not 0 <= int(split.y.min()) <= int(split.y.max()) < data.num_classes
+        ):
+            problems.add(
+                join(path, "num_classes"),
+                f"{data.num_classes} is too small: the {name} targets go from {int(split.y.min())} to {int(split.y.max())}",
+            )

@@ -1,0 +1,219 @@
+"""Works out, before anything is drawn, what fills each parameter: fans, gain, and what only the model's structure says."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modelfactory.config.errors import Problems, SchemeError
+from modelfactory.config.schema import join
+from modelfactory.init.choose import Choice
+from modelfactory.init.default_moments import authored_moments
+from modelfactory.init.fans import Block, Fans, operator_fans, torch_fans
+from modelfactory.init.input_activation import Acting
+from modelfactory.init.rules import SchemeCall
+from modelfactory.init.schemes.table import arguments as arguments_of
+from modelfactory.init.schemes.variance import nonlinearity_gain
+from modelfactory.init.structural_arguments import Shares, structural_value, unknown_shares
+from modelfactory.numerics.activation import gain as gain_of
+from modelfactory.parameters.info import ParamInfo
+
+_NO_ARGS: Mapping[str, Any] = {}  # of an assignment that was not worked out
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A parameter with everything that decides its values.
+
+    Attributes:
+        choice: the rule that won, and its scheme.
+        blocks: the parts of a packed parameter that are filled one by one, each with its fans.
+        fans: those of the first block; None where an operator has none (biases, norms).
+        gain: the number that was used, None where the scheme has none.
+        acting: what acts on the layer's input, when it was looked for.
+        expected: mean and std of an entry by the formula; NaN without a closed form.
+        args: the scheme's arguments, with what `auto` stood for, and the gain.
+        parts: where blocks have different schemes, an assignment for each block.
+    """
+
+    choice: Choice
+    blocks: tuple[Block, ...] = ()
+    fans: Fans | None = None
+    gain: float | None = None
+    acting: Acting | None = None
+    expected: tuple[float, float] = (math.nan, math.nan)
+    args: Mapping[str, Any] = field(default_factory=lambda: _NO_ARGS)
+    parts: tuple[Assignment, ...] = ()
+
+    @property
+    def info(self) -> ParamInfo:
+        return self.choice.info
+
+    @property
+    def call(self) -> SchemeCall:
+        return self.choice.call
+
+
+def assign(
+    choices: Sequence[Choice],
+    acting: Mapping[int, Acting],
+    fans: str,
+    problems: Problems,
+    shares: Shares = unknown_shares,
+) -> list[Assignment]:
+    """Works out fans, gain, structure and expected moments of each choice; what cannot be filled becomes a problem.
+
+    Args:
+        acting: by `id` of the parameter, what acts on its layer's input; needed for `gain: auto` and for the fans of
+            padded convolutions.
+        fans: "effective" or "torch".
+        shares: gives the classes' shares in the data, for `prior_bias`; None while they are not known yet.
+    """
+    found: list[Assignment] = []
+    alike: dict[Any, Assignment] = {}
+    for choice in choices:
+        kind = _kind(choice)
+        known = None if kind is None else alike.get(kind)
+        if known is None:
+            own = _assign(choice, acting.get(id(choice.info.parameter)), fans, problems, shares)
+            if kind is not None and own.args is not _NO_ARGS:
+                alike[kind] = own
+            found.append(own)
+        else:
+            own = acting.get(id(choice.info.parameter))
+            found.append(Assignment(choice, known.blocks, known.fans, known.gain, own, known.expected, known.args))
+    return found
+
+
+def _kind(choice: Choice) -> Any:
+    """What decides all of an assignment, where neither the model around it nor a module's settings do; else None."""
+    call, info = choice.call, choice.info
+    if call.scheme is None or call.scheme.structural or call.gain == "auto" or info.packed or info.computed is not None or choice.parts:
+        return None
+    if info.parameter.ndim >= 2 and type(info.module) is not nn.Linear:
+        return None
+    return id(call), type(info.module), info.attr, info.parameter.shape
+
+
+def _assign(choice: Choice, acting: Acting | None, fans: str, problems: Problems, shares: Shares) -> Assignment:
+    if choice.parts:
+        return _assign_parts(choice, acting, fans, problems, shares)
+    call, parameter = choice.call, choice.info.parameter
+    if choice.follows:
+        return Assignment(choice)
+    if call.is_default:
+        return Assignment(choice, acting=acting, expected=authored_moments(choice.info.module, choice.info.attr))
+    if call.scheme is None:  # a function of one's own, or a block that is kept: what it has is no promise of a rule
+        return Assignment(choice, acting=acting, args=call.args)
+    if not call.scheme.min_dims <= parameter.ndim <= call.scheme.max_dims:
+        least, most = call.scheme.min_dims, call.scheme.max_dims
+        needed = f"{least} dimension{'s' if least > 1 else ''}" if math.isinf(most) or least == most else f"{least} to {most} dimensions"
+        problems.add(choice.path, f"{call.name} needs {needed}, and {choice.info.name} has shape {tuple(parameter.shape)}")
+        return Assignment(choice)
+    try:
+        blocks = _blocks(choice.info, acting.shape if acting is not None else None) if fans == "effective" else ()
+        own_fans = blocks[0].fans if blocks else _torch_fans(parameter) if parameter.ndim >= 2 else None
+        gain = _gain(choice, acting, problems)
+        shape = tuple(parameter.shape) if not blocks or blocks[0].rows is None else tuple(parameter[blocks[0].rows].shape)
+        args = {**call.args, **({"gain": gain} if call.gain is not None and gain is not None else {})}
+        for name in call.scheme.structural:
+            if args.get(name) == "auto":
+                args[name] = structural_value(name, call.name, choice.info, shares)
+        known = (gain is None or math.isfinite(gain)) and None not in (args.get(name, 0) for name in call.scheme.structural)
+        expected = call.scheme.moments(shape, own_fans, **args) if known or "p" in args else (math.nan, math.nan)
+    except SchemeError as error:
+        problems.add(choice.path, f"{choice.info.name} of shape {tuple(parameter.shape)}: {error}")
+        return Assignment(choice)
+    if choice.info.computed is not None and not choice.info.computed.kept:
+        expected = (math.nan, math.nan)
+    return Assignment(choice, blocks, own_fans, gain, acting, expected, args)
+
+
+def _assign_parts(choice: Choice, acting: Acting | None, fans: str, problems: Problems, shares: Shares) -> Assignment:
+    """Each block by its own choice; expected are the moments of an entry of the whole."""
+    blocks = _row_blocks(choice.info)
+    parts = []
+    for block, part in zip(blocks, choice.parts, strict=True):
+        own = _assign(part, acting, fans, problems, shares)
+        parts.append(replace(own, blocks=(replace(block, fans=own.blocks[0].fans) if own.blocks else block,)))
+    mean = math.fsum(part.expected[0] for part in parts) / len(parts)
+    square = math.fsum(part.expected[0] ** 2 + part.expected[1] ** 2 for part in parts) / len(parts)
+    std = math.sqrt(max(square - mean * mean, 0.0)) if math.isfinite(square) else math.nan
+    first = next(part for part in parts if not part.call.kept)
+    return Assignment(choice, tuple(blocks), first.fans, None, acting, (mean, std), {}, tuple(parts))
+
+
+def _gain(choice: Choice, acting: Acting | None, problems: Problems) -> float | None:
+    """The gain as a number: given, computed from the activation that acts on the layer, or the scheme's own."""
+    call = choice.call
+    if call.gain == "auto":
+        if acting is None or not acting.known:
+            why = acting.source if acting is not None else "the model was not looked into"
+            problems.add(
+                join(choice.path, "gain"),
+                f"auto: what acts on {choice.info.name} is not known ({why}); give data.input_shape, or the gain as a number",
+            )
+            return math.nan
+        return 1.0 if acting.activation is None else gain_of(acting.activation)
+    if call.gain is not None:
+        return float(call.gain)
+    scheme = call.scheme
+    if scheme is None or not scheme.uses_gain:
+        return None
+    arguments = {**arguments_of(scheme.name), **call.args}
+    if "nonlinearity" in arguments:
+        return nonlinearity_gain(arguments["nonlinearity"], arguments["a"])
+    return arguments["gain"] if isinstance(arguments.get("gain"), float) else 1.0
+
+
+def needs_shape(info: ParamInfo) -> bool:
+    """Whether the fans of this parameter depend on the size of the layer's input: a convolution that pads with zeros, or
+    whose windows overlap, so that an input at the border is in fewer of them."""
+    module = info.module
+    if not isinstance(module, nn.modules.conv._ConvNd) or info.attr != "weight":
+        return False
+    return module.transposed or any(_pads(module)) or any(map(operator.gt, module.kernel_size, module.stride))
+
+
+def _pads(module: nn.modules.conv._ConvNd) -> Sequence[Any]:
+    return (module.padding != "valid",) if isinstance(module.padding, str) else module.padding
+
+
+def _blocks(info: ParamInfo, shape: torch.Size | None) -> tuple[Block, ...]:
+    if type(info.module) is nn.Linear:
+        if info.attr != "weight":
+            return ()
+        if info.packed:
+            n_in, n_out = info.module.in_features, info.module.out_features // len(info.packed)
+            return tuple(replace(block, fans=Fans(float(n_in), float(n_out))) for block in _row_blocks(info))
+        return _linear_blocks(info.module.in_features, info.module.out_features)
+    if info.parameter.ndim < 2:
+        return ()
+    return tuple(operator_fans(info.module, info.attr, shape if needs_shape(info) else None, info.parameter.shape))
+
+
+def _row_blocks(info: ParamInfo) -> list[Block]:
+    """The blocks that a parameter packs along its first axis, with fans as by their own shape."""
+    rows = info.parameter.shape[0] // len(info.packed)
+    fans = torch_fans((rows, *info.parameter.shape[1:])) if info.parameter.ndim >= 2 else Fans(1.0, 1.0)
+    return [Block(slice(index * rows, (index + 1) * rows), name, fans) for index, name in enumerate(info.packed)]
+
+
+@cache
+def _linear_blocks(n_in: int, n_out: int) -> tuple[Block, ...]:
+    return (Block(None, "", Fans(float(n_in), float(n_out))),)
+
+
+def _torch_fans(parameter: Tensor) -> Fans:
+    return torch_fans(parameter.shape)
+
+
+def wants_shape(info: ParamInfo, call: Any) -> bool:
+    return call.scheme is not None and call.scheme.uses_fans and needs_shape(info)

@@ -1,0 +1,188 @@
+"""Fills parameters by their rules, with one keyed generator a parameter.
+
+The draws are made on the CPU in float32, then cast and moved, so that they are the same on every device and in every
+type. Threads share the work by parameter; no value depends on how many there are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor, nn
+
+from modelfactory.init.assign import Assignment
+from modelfactory.init.custom_scheme import call_own, is_own, nothing_else_changes
+from modelfactory.init.default import Author
+from modelfactory.model.deferred_init import Recording
+from modelfactory.numerics import rng
+from modelfactory.numerics.fingerprint import digest
+from modelfactory.numerics.threads import num_cores, one_core
+
+_Numbered = tuple[int, Assignment]  # with its place among all
+_WORTH_A_THREAD = 32_768  # numbers; fewer are drawn sooner than threads pass the interpreter's lock to one another
+
+
+def fill(
+    assignments: Sequence[Assignment],
+    seed: int,
+    recordings: Mapping[str, Recording],
+    fresh: bool,
+    threads: int | None = None,
+    measured: bool = True,
+    digests: dict[str, str] | None = None,
+    model: nn.Module | None = None,
+) -> list[tuple[float, float]]:
+    """Gives every assigned parameter its values; returns the mean and std of each, as drawn.
+
+    Args:
+        assignments: from `assign`, without problems.
+        seed: decides the values, with each parameter's name, shape and scheme.
+        recordings: what constructors would have drawn, by the name of the module constructed.
+        fresh: the model was just constructed, so that buffers may be reset with a layer's own init.
+        threads: how many fill at once; None takes one a core.
+        measured: False leaves mean and std at NaN, and saves a look at every number.
+        digests: takes a hash of each parameter's values, as drawn (in float32, before they are cast).
+        model: whose other parameters and buffers schemes of the user's own must leave alone.
+
+    What is pretrained is left alone, and not measured.
+
+    Raises:
+        ConfigError: a scheme of the user's own raises something, leaves numbers unset, or writes elsewhere.
+    """
+    stats: list[tuple[float, float]] = [(math.nan, math.nan)] * len(assignments)
+    by_author, following, by_own, work = _sorted_by_filler(assignments)
+    kept = [(rows, rows.clone()) for _, item in by_author for rows in _kept_rows(item)]
+    Author(seed, recordings, fresh).fill([item for _, item in by_author])
+    for rows, values in kept:  # an author fills a parameter whole
+        rows.copy_(values)
+    def run(share: Sequence[_Numbered]) -> None:
+        with torch.no_grad(), one_core():
+            for index, item in share:
+                draft = _fill_one(item, seed)
+                if digests is not None and draft is not None:
+                    digests[item.info.name] = digest(draft)
+                if measured:
+                    stats[index] = measure(item.info.parameter)
+
+    first, *rest = _shares(work, threads) or [[]]
+    with ThreadPoolExecutor(max(1, len(rest))) as pool:
+        running = [pool.submit(run, share) for share in rest]
+        run(first)
+        for share in running:
+            share.result()
+    if by_own:
+        with nothing_else_changes([item for _, item in by_own], model) as filled:
+            for pair in by_own:
+                run([pair])
+                filled(pair[1])
+    for index, item in (*by_author, *following):
+        if digests is not None and item.info.name not in digests and not item.info.parameter.is_meta:
+            digests[item.info.name] = digest(item.info.parameter)
+        if measured:
+            stats[index] = measure(item.info.parameter)
+    return stats
+
+
+def _sorted_by_filler(
+    assignments: Sequence[Assignment],
+) -> tuple[list[_Numbered], list[_Numbered], list[_Numbered], list[_Numbered]]:
+    """What authors fill (in whole or some blocks of it), what comes with another parameter, what schemes of the user's own
+    fill, and what is left to be shared out."""
+    by_author, following, by_own, work = [], [], [], []
+    for numbered in enumerate(assignments):
+        item = numbered[1]
+        call = item.call
+        if _has_default(item):
+            by_author.append(numbered)
+        if not call.is_default and not call.pretrained:
+            (following if item.choice.follows else by_own if is_own(item) else work).append(numbered)
+    return by_author, following, by_own, work
+
+
+def _shares(work: Sequence[_Numbered], threads: int | None) -> list[list[_Numbered]]:
+    """The work in parts of about the same size, one a thread; the first has all that is too small to be worth one."""
+    shares: list[list[_Numbered]] = [[] for _ in range(threads or num_cores())]
+    loads = [0] * len(shares)
+    sized = [(item.info.parameter.numel(), index, item) for index, item in work]
+    for size, index, item in sorted(sized, key=lambda triple: -triple[0]):
+        lightest = loads.index(min(loads)) if size >= _WORTH_A_THREAD else 0
+        shares[lightest].append((index, item))
+        loads[lightest] += size
+    return [share for share in shares if share]
+
+
+def _fill_one(item: Assignment, seed: int) -> Tensor | None:
+    """Fills a parameter; returns what was drawn for it, in float32 on the CPU."""
+    parameter = item.info.parameter
+    if parameter.is_meta:
+        return None
+    computed = item.info.computed if item.info.computed is not None and item.info.computed.leads else None
+    direct = computed is None and parameter.device.type == "cpu" and parameter.dtype is torch.float32 and parameter.is_contiguous()
+    draft = parameter.detach() if direct else torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
+    keeps = any(part.call.is_default or part.call.kept for part in item.parts)
+    if not direct and keeps:  # its other blocks keep what their author wrote, or what they had
+        draft.copy_(parameter)
+    drawing: torch.Generator | None = None
+    for part in item.parts or (item,):
+        call = part.call
+        if call.is_default or call.kept:
+            continue
+        if drawing is None and (call.scheme is None or call.scheme.random):
+            drawing = rng.generator(seed, item.info.key if computed is not None else item.info.name)
+        _fill_part(part, draft, drawing)
+    if item.info.padding is not None:
+        draft[item.info.padding].zero_()
+    if computed is not None:
+        computed.put(draft)
+    elif not direct and keeps:  # bit for bit: a draft is float32
+        for block, part in zip(item.blocks, item.parts, strict=True):
+            if not (part.call.is_default or part.call.kept):
+                parameter[block.rows].copy_(draft[block.rows])
+    elif not direct:
+        parameter.copy_(draft)
+    return draft
+
+
+def _kept_rows(item: Assignment) -> list[Tensor]:
+    """Views of the blocks that no rule sets."""
+    pairs = zip(item.blocks, item.parts, strict=True) if item.parts else ()
+    return [item.info.parameter.detach()[block.rows] for block, part in pairs if part.call.kept]
+
+
+def _has_default(item: Assignment) -> bool:
+    return item.call.is_default or any(part.call.is_default for part in item.parts)
+
+
+def _fill_part(item: Assignment, draft: Tensor, drawing: torch.Generator | None) -> None:
+    """One scheme on all of its blocks, one after another."""
+    call = item.call
+    for rows, fans in [(block.rows, block.fans) for block in item.blocks] or [(None, None)]:
+        part = draft if rows is None else draft[rows]
+        if call.function is not None:
+            call_own(item, call.function, part, drawing)
+        elif call.scheme is not None:
+            extra = {"fans": fans} if call.scheme.uses_fans and fans is not None else {}
+            call.scheme.fill(part, **item.args, **extra, **({"generator": drawing} if call.scheme.random else {}))
+
+
+def measure(parameter: Tensor) -> tuple[float, float]:
+    """Mean and (population) std of the entries; NaN where there is no value yet.
+
+    Example:
+        >>> measure(torch.tensor([1.0, 3.0]))
+        (2.0, 1.0)
+    """
+    count = parameter.numel()
+    if parameter.is_meta or count == 0:
+        return math.nan, math.nan
+    flat = parameter.detach().reshape(-1)
+    if flat.dtype is not torch.float32:
+        flat = flat.float()
+    mean = flat.sum().item() / count
+    spread = torch.dot(flat, flat).item() / count - mean * mean
+    if spread < 1e-6 * mean * mean:  # the difference of two large numbers: take the second pass
+        spread = (flat.double() - flat.double().mean()).square().mean().item()
+    return mean, math.sqrt(max(spread, 0.0))

@@ -1,0 +1,86 @@
+"""A warning with what would mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from modelfactory.init.assign import Assignment
+from modelfactory.init.choose import Choice
+from modelfactory.init.rules import Rule
+
+
+class Advice(str):
+    """What a warning says, and the override of the command line that would mend it.
+
+    Attributes:
+        mend: an override to paste, such as "init=kaiming_normal"; None where there is no single one.
+        message: the warning without it.
+
+    Example:
+        >>> advice = Advice("the signal vanishes", mend="init=kaiming_normal")
+        >>> print(advice)
+        the signal vanishes; to mend it: init=kaiming_normal
+        >>> advice.mend
+        'init=kaiming_normal'
+    """
+
+    message: str
+    mend: str | None
+
+    def __new__(cls, message: str, mend: str | None = None) -> Advice:
+        advice = super().__new__(cls, message if mend is None else f"{message}; to mend it: {mend}")
+        advice.message, advice.mend = message, mend
+        return advice
+
+
+def plan_warnings(assignments: Sequence[Assignment], rules: Sequence[Rule]) -> Iterable[Advice]:
+    """What rules probably do not mean: a scheme that nobody should take, and rules that set nothing."""
+    yield from overridden(rules, [item.choice for item in assignments])
+    thumb = [item for item in assignments if item.call.name == "rule_of_thumb"]
+    if thumb:
+        path = thumb[0].choice.path
+        yield Advice(
+            f"{path}: rule_of_thumb has variance 1/(3 n_in^2), which shrinks the signal by about sqrt(3 n_in) a layer "
+            f"({len(thumb)} parameters here); the usual rule is fan_in_uniform",
+            f"{path}.scheme=fan_in_uniform" if ".rules." in path else f"{path}=fan_in_uniform",
+        )
+    fixup = [item for item in assignments if item.call.name == "fixup"]
+    norms = [item.info.module_name for item in assignments if "norm" in item.info.roles]
+    if fixup and norms:
+        count = len(set(norms))
+        yield Advice(
+            f"{fixup[0].choice.path}: fixup is for nets without norm layers, and there {'is' if count == 1 else 'are'} {count} "
+            f"({norms[0]}{', ...' if count > 1 else ''})",
+            "init=zero_residual",
+        )
+
+
+def overridden(rules: Sequence[Rule], choices: Sequence[Choice]) -> Iterable[Advice]:
+    """A warning for each rule that picks parameters and sets none, with the rules that set them.
+
+    A rule that is `optional` may pick nothing, and so it may set nothing.
+
+    Example:
+        >>> from torch import nn
+        >>> from modelfactory.config.errors import Problems
+        >>> from modelfactory.init.choose import Chooser
+        >>> from modelfactory.init.rules import read_rules
+        >>> from modelfactory.parameters.selector import describe
+        >>> given = {"a": {"match": "0.weight", "scheme": "ones"}, "b": {"match": "*", "scheme": "zeros"}}
+        >>> rules = read_rules(given, "init.rules", Problems())
+        >>> choices = Chooser(rules, {}, Problems()).choose(describe(nn.Sequential(nn.Linear(2, 3))))
+        >>> print(*overridden(rules, choices))
+        init.rules.a sets nothing: init.rules.b wins over it for all that it picks (0.weight); to mend it: ~init.rules.a
+    """
+    winners = {part.path for choice in choices for part in (choice, *choice.parts)}
+    for index, rule in enumerate(rules):
+        if rule.path in winners or rule.selector.optional:
+            continue
+        picked = [choice for choice in choices if rule.selector.picks(choice.info)]
+        if not picked or any(choice.call.pretrained for choice in picked):  # of what is loaded, `report_kept` tells
+            continue
+        earlier = {before.path for before in rules[:index]}
+        others = [path for path in dict.fromkeys(choice.path for choice in picked) if path not in earlier]
+        first = picked[0].info.name + (f" and {len(picked) - 1} more" if len(picked) > 1 else "")
+        win = "wins over it for" if len(others) == 1 else "win over it for"
+        yield Advice(f"{rule.path} sets nothing: {', '.join(others)} {win} all that it picks ({first})", f"~{rule.path}")

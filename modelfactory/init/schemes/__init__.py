@@ -1,0 +1,1 @@
+"""Initialisation schemes, a file a family, and the table of their names."""

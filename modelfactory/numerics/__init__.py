@@ -1,0 +1,1 @@
+"""Activation moments and gains, quadrature, keyed random numbers, threads, QR."""

@@ -1,0 +1,1 @@
+"""What each parameter is, selectors, freezing, optimizer groups."""

@@ -1,0 +1,1 @@
+"""What a plan shows: layers, totals, rules, and what will probably not train."""

@@ -1,0 +1,63 @@
+"""summary.csv: one row a job."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from typing import Any
+
+from modelfactory.sweeping.records import Job, Sweep
+
+FIXED = ("job", "folder", "status")
+SCORES = ("epoch", "step", "train_loss", "val_loss", "val_accuracy")
+LAST = ("seconds", "config_hash", "reason")
+
+
+def summary_rows(sweep: Sweep) -> list[dict[str, Any]]:
+    """One row a job: job, folder (seen from the sweep's), status, each override, best_* and final_* scores, seconds, config_hash, reason.
+
+    Overrides that all jobs share have their column too; one that would hide another column has `override.` before its name.
+
+    Example:
+        >>> from pathlib import Path
+        >>> jobs = (Job(0, Path("sweep", "0"), ("init=zeros", "seed=1"), "completed", best={"val_loss": 2.5}),)
+        >>> row = summary_rows(Sweep(Path("sweep"), jobs))[0]
+        >>> row["folder"], row["init"], row["seed"], row["best_val_loss"], row["final_val_loss"]
+        ('0', 'zeros', '1', 2.5, None)
+    """
+    taken = {*FIXED, *LAST, *(f"{which}_{score}" for which in ("best", "final") for score in SCORES)}
+    given = [_overrides(job) for job in sweep.jobs]
+    names = {key: f"override.{key}" if key in taken else key for overrides in given for key in overrides}
+    return [_row(sweep, job, overrides, names) for job, overrides in zip(sweep.jobs, given, strict=True)]
+
+
+def _overrides(job: Job) -> dict[str, str]:
+    """A job's overrides by key, without the + before one that adds a key."""
+    parts = [override.lstrip("+").partition("=") for override in job.overrides]
+    return {key: value for key, _, value in parts}
+
+
+def _row(sweep: Sweep, job: Job, overrides: dict[str, str], names: dict[str, str]) -> dict[str, Any]:
+    row: dict[str, Any] = {"job": job.number, "folder": os.path.relpath(job.folder, sweep.folder), "status": job.status}
+    row |= {name: overrides.get(key) for key, name in names.items()}
+    row |= {f"best_{score}": job.best.get(score) for score in SCORES}
+    row |= {f"final_{score}": job.final.get(score) for score in SCORES}
+    return row | {"seconds": job.seconds, "config_hash": job.config_hash or None, "reason": job.reason}
+
+
+def summary_csv(sweep: Sweep) -> str:
+    """The rows as CSV; what there is not is an empty cell, and a reason keeps to its line."""
+    rows = summary_rows(sweep)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:.8g}" if math.isfinite(value) else None
+    return " ".join(value.split()) if isinstance(value, str) else value

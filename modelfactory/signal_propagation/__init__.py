@@ -1,0 +1,1 @@
+"""How a signal, and the gradient, travel through a model: predicted before there are data, and measured on one batch."""

@@ -1,0 +1,155 @@
+"""The signal of any module, predicted and measured side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modelfactory.config.errors import ConfigError
+from modelfactory.init.existing_model import foretell
+from modelfactory.signal_propagation.graph import Node
+from modelfactory.signal_propagation.measure import Measured, measure
+from modelfactory.signal_propagation.predict import Predicted, follow, tabulate
+from modelfactory.signal_propagation.row import Numbers
+from modelfactory.signal_propagation.rules.activations import response_of
+from modelfactory.signal_propagation.rules.base import Context
+from modelfactory.signal_propagation.state import State, Weights
+from modelfactory.signal_propagation.table import SignalTable
+from modelfactory.signal_propagation.verdict import INITS, is_fatal, judge, summary
+
+
+def signal(
+    model: nn.Module,
+    example: Any,
+    moments: Mapping[str, tuple[float | None, float | None]] | None = None,
+    seed: int = 0,
+    histograms: bool = False,
+) -> SignalTable:
+    """How a signal travels through a model: what is predicted of each layer, what one batch shows, and a verdict.
+
+    The model is left as it was: gradients, running statistics, hooks, modes, random state. It may be any nn.Module; where a
+    call cannot be predicted its row says so, and the prediction goes on from what was measured.
+
+    Args:
+        model: in the mode (training or not) in which it is to be looked at.
+        example: a batch of inputs, or a tuple of positional arguments, on the model's device.
+        moments: mean and std of each parameter by name, as its init foretells; those left out are taken from the values.
+        seed: of the random numbers that the output is weighted by for the gradient.
+        histograms: keep values for `plot(path, histograms=True)`.
+
+    Example:
+        >>> import modelfactory as mf
+        >>> model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+        >>> table = mf.signal(model, torch.randn(128, 64))
+        >>> [(row.layer, row.verdict) for row in table]
+        [('0', 'ok'), ('1', 'ok'), ('2', 'ok')]
+    """
+    found = probe(model, example, moments, seed, histograms)
+    said = summary(found.table)
+    if not said:
+        return found.table
+    mend = _mend(found, model, example) if is_fatal(found.table) else None
+    return found.table.changed(warnings=[said if mend is None else f"{said}; {mend} mends it by prediction"])
+
+
+def _mend(found: Probe, model: nn.Module, example: Any) -> str | None:
+    """A call that gives weights with which the signal is predicted to get through; None where none of those tried does."""
+    x = example[0] if isinstance(example, tuple) else example
+    for name in INITS:
+        try:
+            moments = foretell(model, name, x.shape, x.dtype)
+        except ConfigError:  # an init that does not suit this model
+            continue
+        if not is_fatal(found.predict(moments)):
+            return f"mf.initialize(model, {name!r}, example=batch)"
+    return None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a probing gave: the table, with what a prediction of other weights for the same model and data needs."""
+
+    table: SignalTable
+    found: Measured
+    model: nn.Module
+
+    def predict(self, moments: Mapping[str, tuple[float | None, float | None]]) -> SignalTable:
+        """The table to expect of other weights, nothing measured."""
+        context = Context(self.found.graph, Weights(moments, self.model), self.found.batch)
+        with torch.no_grad():
+            return tabulate(context, follow(context, self.found.data, _measured_states(self.found)))
+
+
+def probe(
+    model: nn.Module,
+    example: Any,
+    moments: Mapping[str, tuple[float | None, float | None]] | None = None,
+    seed: int = 0,
+    histograms: bool = False,
+) -> Probe:
+    """As `signal`, with what was measured."""
+    found = measure(model, example, seed, histograms)
+    context = Context(found.graph, Weights(moments, model), found.batch)
+    with torch.no_grad():
+        predicted = follow(context, found.data, _measured_states(found))
+        table = tabulate(context, predicted)
+        rows = [replace(row, measured=_numbers(context.graph.nodes[row.node], predicted, found)) for row in table]
+        samples = {_name(found.graph.nodes[index]): _flat(pair) for index, pair in sorted(found.samples.items())}
+        table = SignalTable(rows, table.input_scale, table.input_cosine, (), samples)
+        return Probe(judge(table, found.graph), found, model)
+
+
+def _name(node: Node) -> str:
+    return node.layer or node.label
+
+
+def _flat(pair: tuple[Tensor, Tensor | None]) -> tuple[Any, Any]:
+    return tuple(None if part is None else part.flatten().float().cpu() for part in pair)  # pyright: ignore[reportReturnType]
+
+
+def _measured_states(found: Measured) -> dict[int, State]:
+    """A state for every node, of which only those are used that no rule predicts."""
+    states = dict(found.states)
+    for node in found.graph:
+        if node.index in found.second and node.index not in states:
+            square = found.mean[node.index] ** 2
+            power = torch.full((1,) * max(len(node.shape), 1), found.second[node.index], dtype=torch.float64)
+            pairs = torch.tensor([square, square, found.other.get(node.index, square), square], dtype=torch.float64)
+            states[node.index] = State(power, found.mean[node.index], pairs, unit=max(len(node.shape) - 1, 0))
+    return states
+
+
+def _numbers(node: Node, predicted: Predicted, found: Measured) -> Numbers:
+    index = node.index
+    second = found.second.get(index, math.nan)
+    gradient = found.gradient.get(index, math.nan)
+    saturated = dead = math.nan
+    if node.op == "activation" and index in found.sums:
+        before = predicted.states[node.inputs[0]]
+        response = response_of(node, before)
+        low, high = response.edges
+        if math.isfinite(low):
+            part = found.parts[index]
+            saturated = ((part < low) | (part > high)).float().mean().item()
+        if response.rectifies:
+            dead = _dead(found.sums[index], before.unit)
+    return Numbers(
+        forward=math.sqrt(second),
+        gradient=math.sqrt(gradient),
+        mean=found.mean.get(index, math.nan),
+        cosine=found.other.get(index, math.nan) / second if second > 0 else math.nan,
+        saturated=saturated,
+        dead=dead,
+    )
+
+
+def _dead(sums: Tensor, unit: int) -> float:
+    """The share of units whose outputs, none of them negative, add up to 0 over the batch and the places."""
+    dim = max(unit - 1, 0)
+    over = [other for other in range(sums.ndim) if other != dim]
+    return (sums.sum(over) == 0 if over else sums == 0).float().mean().item()

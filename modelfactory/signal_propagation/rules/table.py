@@ -1,0 +1,97 @@
+"""Which rule a call goes by."""
+
+from __future__ import annotations
+
+from modelfactory.signal_propagation.graph import Node, Signal
+from modelfactory.signal_propagation.rules import (
+    activations as bending,
+)
+from modelfactory.signal_propagation.rules import (
+    arithmetic as combining,
+)
+from modelfactory.signal_propagation.rules import (
+    attention as attending,
+)
+from modelfactory.signal_propagation.rules import (
+    linear as weighting,
+)
+from modelfactory.signal_propagation.rules import (
+    norms as norming,
+)
+from modelfactory.signal_propagation.rules import (
+    pooling,
+)
+from modelfactory.signal_propagation.rules import (
+    reshape as shaping,
+)
+from modelfactory.signal_propagation.rules.base import Rule
+from modelfactory.signal_propagation.state import NotPredicted
+
+_ACTIVATION = Rule(bending.bend_forward, bending.bend_backward)
+_SAME = Rule(shaping.same_forward, shaping.same_backward)
+_PERMUTE = Rule(shaping.permute_forward, shaping.permute_backward)
+_PART = Rule(shaping.part_forward, shaping.same_backward)
+_ADD = Rule(combining.add_forward, combining.add_backward)
+_CONV = Rule(weighting.conv_forward, weighting.conv_backward)
+_TRANSPOSED = Rule(weighting.transposed_forward, weighting.conv_backward)
+_NORM = Rule(norming.norm_forward, norming.norm_backward)
+_AVERAGE = Rule(pooling.average_forward, pooling.average_backward)
+_MAX = Rule(pooling.max_forward, pooling.max_backward)
+_MEAN = Rule(pooling.mean_forward, pooling.mean_backward)
+_ATTENTION = Rule(attending.attention_forward, attending.attention_backward)
+_MATMUL = Rule(attending.matmul_forward, attending.matmul_backward)
+_DROP = Rule(shaping.drop_forward, shaping.drop_backward)
+
+SHAPING = frozenset(
+    "view reshape flatten unflatten contiguous clone detach to type float half bfloat16 double cpu cuda squeeze unsqueeze expand "
+    "expand_as repeat roll ravel view_as reshape_as identity interpolate upsample alpha_dropout feature_alpha_dropout long int "
+    "pixel_unshuffle channel_shuffle masked_fill".split()
+)
+PARTS = frozenset("chunk split getitem select narrow unbind tensor_split index_select".split())
+PERMUTES = frozenset("permute transpose t swapaxes swapdims movedim moveaxis".split())
+
+RULES: dict[str, Rule] = {
+    "activation": _ACTIVATION,
+    "linear": Rule(weighting.linear_forward, weighting.linear_backward),
+    "embedding": Rule(weighting.embedding_forward, weighting.no_backward),
+    **{f"conv{dims}d": _CONV for dims in (1, 2, 3)},
+    **{f"conv_transpose{dims}d": _TRANSPOSED for dims in (1, 2, 3)},
+    **dict.fromkeys(("batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm"), _NORM),
+    **dict.fromkeys(pooling.pool_names("avg"), _AVERAGE),
+    **dict.fromkeys(pooling.pool_names("max"), _MAX),
+    **dict.fromkeys(("mean", "sum"), _MEAN),
+    **dict.fromkeys(("amax",), _MAX),
+    **dict.fromkeys(("add", "sub"), _ADD),
+    **dict.fromkeys(("mul", "multiply"), Rule(combining.mul_forward, combining.mul_backward)),
+    **dict.fromkeys(("div", "truediv", "true_divide", "divide"), Rule(combining.div_forward, combining.div_backward)),
+    **dict.fromkeys(("cat", "concat", "concatenate"), Rule(combining.cat_forward, combining.cat_backward)),
+    **dict.fromkeys(("multi_head_attention_forward", "scaled_dot_product_attention"), _ATTENTION),
+    **dict.fromkeys(("matmul", "bmm"), _MATMUL),
+    "softmax": Rule(attending.softmax_forward, weighting.no_backward),
+    **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout"), _DROP),
+    **dict.fromkeys(SHAPING, _SAME),
+    **dict.fromkeys(PERMUTES, _PERMUTE),
+    **dict.fromkeys(PARTS, _PART),
+    "pad": Rule(shaping.pad_forward, shaping.pad_backward),
+    "pixel_shuffle": Rule(shaping.shuffle_forward, shaping.same_backward),
+}
+
+
+def rule_of(node: Node) -> tuple[Rule, Node]:
+    """The rule of a call, and the call as the rule takes it.
+
+    Raises:
+        NotPredicted: there is none.
+    """
+    op = node.op.removeprefix("_")  # torch's own private spellings, such as _max_pool2d
+    rule = RULES.get(op)
+    if rule is not None and (node.op == "activation" or any(isinstance(item, Signal) for item in _signals(node))):
+        return rule, node
+    elementwise = bending.as_activation(node)
+    if elementwise is not None:
+        return _ACTIVATION, bending.bent(node, elementwise)
+    raise NotPredicted(f"{node.label} is not among what is predicted")
+
+
+def _signals(node: Node) -> list[Signal]:
+    return [Signal(index) for index in node.inputs]

@@ -1,0 +1,167 @@
+"""The table of a signal: one row a layer, predicted and measured side by side."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from modelfactory.config.files import write_text
+from modelfactory.signal_propagation.row import Row
+
+_SHOWN = ("forward", "gradient", "cosine", "saturated", "dead")
+_NUMBERS = ("forward", "gradient", "mean", "cosine", "saturated", "dead")
+COLUMNS = (
+    "layer",
+    "call",
+    "kind",
+    "shape",
+    *(f"{name}_{side}" for name in _NUMBERS for side in ("predicted", "measured")),
+    "chance_forward",
+    "chance_gradient",
+    "chi_1",
+    "xi_q",
+    "xi_c",
+    "verdict",
+    "note",
+)
+
+
+class SignalTable:
+    """How a signal travels: one row a layer.
+
+    Attributes:
+        rows: in the order of the calls.
+        input_scale: root mean square of the model's input.
+        input_cosine: between two of its inputs.
+        warnings: what is wrong, and what would mend it.
+        samples: outputs of activations and their gradients by layer, where they were to be kept.
+    """
+
+    def __init__(
+        self,
+        rows: Iterable[Row],
+        input_scale: float = 1.0,
+        input_cosine: float = 0.0,
+        warnings: Iterable[str] = (),
+        samples: Mapping[str, tuple[Any, Any]] | None = None,
+    ):
+        self.rows = tuple(rows)
+        self.input_scale = input_scale
+        self.input_cosine = input_cosine
+        self.warnings = tuple(warnings)
+        self.samples = dict(samples or {})
+
+    def changed(self, rows: Iterable[Row] | None = None, warnings: Iterable[str] | None = None) -> SignalTable:
+        """The same with other rows, or other warnings."""
+        return SignalTable(
+            self.rows if rows is None else rows,
+            self.input_scale,
+            self.input_cosine,
+            self.warnings if warnings is None else warnings,
+            self.samples,
+        )
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: int | str) -> Row:
+        """A row by its number, or the first of a layer by its name."""
+        if isinstance(key, int):
+            return self.rows[key]
+        for row in self.rows:
+            if row.layer == key:
+                return row
+        raise KeyError(key)
+
+    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Writes the rows as CSV, whole or not at all; returns the text. Empty cells are what is not known."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows([_cell(value) for value in _values(row)] for row in self.rows)
+        if path is not None:
+            write_text(path, text.getvalue())
+        return text.getvalue()
+
+    def plot(self, path: str | os.PathLike[str], title: str = "", histograms: bool = False) -> None:
+        """Draws the table against depth into a PNG: the predicted line, the measured points, bad layers in red.
+
+        Args:
+            path: of the file.
+            title: in place of the verdict.
+            histograms: draw instead the distributions of what activations gave and got; the table has to have kept them.
+
+        Raises:
+            ValueError: histograms of a table that was made without.
+        """
+        from modelfactory.signal_propagation.plot import draw, draw_histograms
+
+        if not histograms:
+            draw(self, path, title)
+        elif self.samples:
+            draw_histograms(self.samples, path)
+        else:
+            raise ValueError("this table has kept no values; make it with histograms=True")
+
+    def __str__(self) -> str:
+        measured = any(not math.isnan(row.measured.forward) for row in self.rows)
+        lines = [_head(measured), *(_line(row, measured) for row in self.rows)]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+        kept = [column for column in range(len(lines[0])) if any(line[column] for line in lines[1:])]
+        table = ["  ".join(line[column].ljust(widths[column]) for column in kept).rstrip() for line in lines]
+        return "\n".join([*table, *(f"warning: {warning}" for warning in self.warnings)])
+
+    def __repr__(self) -> str:
+        return f"SignalTable of {len(self)} layers"
+
+
+def _values(row: Row) -> list[object]:
+    numbers = [getattr(side, name) for name in _NUMBERS for side in (row.predicted, row.measured)]
+    shape = "x".join(map(str, row.shape))
+    return [
+        row.layer,
+        row.label,
+        row.kind,
+        shape,
+        *numbers,
+        *row.chance,
+        row.chi_1,
+        row.xi_q,
+        row.xi_c,
+        row.verdict,
+        row.note,
+    ]
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.6g}"
+    return value
+
+
+def _head(measured: bool) -> list[str]:
+    sides = ("", " measured") if measured else ("",)
+    named = [f"{name}{side}" for name in _SHOWN for side in sides]
+    return ["layer", "call", "shape", *named, "verdict", "note"]
+
+
+def _line(row: Row, measured: bool) -> list[str]:
+    sides = (row.predicted, row.measured) if measured else (row.predicted,)
+    numbers = [_short(name, getattr(side, name)) for name in _SHOWN for side in sides]
+    shape = "x".join(map(str, row.shape[1:]))
+    return [row.layer, row.label, shape, *numbers, row.verdict, row.note]
+
+
+def _short(name: str, value: float) -> str:
+    if math.isnan(value):
+        return ""
+    if name in ("saturated", "dead"):
+        return f"{value:.0%}"
+    return f"{value:.2f}" if name == "cosine" else f"{value:.3g}"

@@ -1,0 +1,1 @@
+"""Sweeps: what their folders hold, which jobs are done, and how a job is kept from harming another."""

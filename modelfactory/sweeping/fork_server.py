@@ -1,0 +1,126 @@
+"""A process that has imported what the jobs need and forks one child for each: the end of one child harms no other.
+
+It computes nothing itself, so that a child finds neither threads nor a device that another process began to use.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import logging.config
+import os
+import pkgutil
+import select
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+PRELOAD = ("modelfactory.cli.train_job", "sklearn.datasets", "matplotlib.figure", "matplotlib.backends.backend_agg")
+
+
+def serve(requests: int, answers: int, fork: bool) -> None:
+    """Does what is asked for through the pipe `requests`, a line of JSON each, until that is closed.
+
+    Answers with a line of JSON: the exit status of the child, negative for the signal that killed it. Without `fork` one
+    request is done in this process itself, and its end is the answer.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; who asks decides what becomes of a job
+    for name in PRELOAD:
+        importlib.import_module(name)
+    child_ended, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake)
+    with os.fdopen(requests, "rb", buffering=0) as source:
+        while line := source.readline():
+            request = json.loads(line)
+            pid = _fork() if fork else 0
+            if pid == 0:
+                signal.set_wakeup_fd(-1)
+                for descriptor in (child_ended, wake, answers, *((requests,) if fork else ())):
+                    os.close(descriptor)
+                _be_the_job(request, None if fork else requests)
+            status = _wait(pid, requests, child_ended)
+            if status is None:
+                return
+            os.write(answers, json.dumps(status).encode() + b"\n")
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():  # from Python 3.12 on, for BLAS's idle threads, which do survive a fork
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def _wait(pid: int, requests: int, child_ended: int) -> int | None:
+    """The child's exit status; kills it and gives None when whoever asked is gone."""
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        ready, _, _ = select.select([requests, child_ended], [], [])
+        if child_ended in ready:
+            os.read(child_ended, 1024)
+        if requests in ready:  # nobody asks for two jobs at once: the pipe was closed
+            _kill_group(pid)
+            os.waitpid(pid, 0)
+            return None
+
+
+def _kill_group(pid: int) -> None:
+    """Ends a job with the processes that it started."""
+    for end in (os.killpg, os.kill):
+        try:
+            end(pid, signal.SIGKILL)
+        except ProcessLookupError:  # it had no time to become a group, or is gone
+            continue
+
+
+def _be_the_job(request: Mapping[str, Any], asked_by: int | None) -> None:
+    """Runs the request's function in this process and ends it."""
+    code = 1
+    try:
+        if asked_by is None:
+            os.setpgid(0, 0)
+            _die_with_parent()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        if asked_by is not None:  # this is the server itself
+            _die_with_pipe(asked_by)
+        sys.path[:] = request["path"]
+        os.chdir(request["cwd"])
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        if request["logging"] is not None:
+            logging.config.dictConfig(request["logging"])
+        code = pkgutil.resolve_name(request["function"])(**request["arguments"])
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+
+
+def _die_with_parent() -> None:
+    """Asks Linux to kill this process when the server is gone, which otherwise nobody would notice."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _die_with_pipe(descriptor: int) -> None:
+    """Ends this process when the pipe is closed at its other end."""
+    import threading
+
+    def watch() -> None:
+        os.read(descriptor, 1)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()

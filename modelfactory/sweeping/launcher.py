@@ -1,0 +1,308 @@
+"""What a sweep adds to Hydra's launchers, whichever runs its jobs: all jobs are checked before the first starts and listed in
+sweep.json, and those that are done are left out when the sweep is gone on with.
+"""
+
+from __future__ import annotations
+
+import glob
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus, setup_globals
+from hydra.errors import HydraException
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from modelfactory.config.errors import ConfigError, Problem, Problems, did_you_mean
+from modelfactory.config.hydra_errors import complaint
+from modelfactory.config.rejected_overrides import Refused
+from modelfactory.config.target import trusted
+from modelfactory.sweeping.job import STOPPED, JobFailed, SweepJob, job_config
+from modelfactory.sweeping.process import start_server
+from modelfactory.sweeping.records import FINISHED, SWEEP, Job, Sweep, objective, read_about, read_job, read_sweep, write_sweep
+from modelfactory.sweeping.spec import AUTO, SweepSpec, check_sweep
+from modelfactory.training.status import RESULT, Heartbeat, config_hash, is_alive, who
+
+log = logging.getLogger(__name__)
+LATEST = 20  # sweeps among which an interrupted one is looked for
+_HERE = ("BasicLauncher", "JoblibLauncher", "LocalLauncher")  # their jobs run on this machine
+
+
+class _Numbers(int):
+    """The initial number of a batch, to which launchers add a job's place: that gives the job's own number in the sweep."""
+
+    numbers: Sequence[int] = ()
+
+    def __add__(self, place: int) -> int:
+        return self.numbers[place]
+
+
+class SweepLauncher(Launcher):
+    """Stands before the launcher that the config names, which it makes when the sweep's folder is known.
+
+    Args:
+        make: makes the launcher for a function that it calls for each job.
+        check: raises ConfigError for the config of a job that is wrong.
+        moved: called when the sweep turns out to go on in another folder than the config says.
+        refused: what is wrong with the overrides of the whole sweep, which is told with what is wrong with its jobs.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Any], Launcher],
+        check: Callable[[Any], object],
+        moved: Callable[[], object],
+        refused: Sequence[Problem] = (),
+    ):
+        self._make, self._check, self._moved, self._refused = make, check, moved, refused
+        self._inner: Launcher | None = None
+        self._jobs: dict[int, Job] = {}  # all that sweep.json lists, by number
+        self._about: dict[str, Any] = {}
+
+    def setup(self, *, hydra_context: HydraContext, task_function: Any, config: DictConfig) -> None:
+        self._context, self._config = hydra_context, config
+        self._spec = read_sweep_spec(config)
+        if self._spec.isolate:
+            start_server()
+
+    @property
+    def root(self) -> Path:
+        return Path(str(self._config.hydra.sweep.dir)).absolute()
+
+    @property
+    def launched(self) -> bool:
+        """Whether there was any job."""
+        return bool(self._jobs)
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        """Launches what is not done of a batch of jobs; one JobReturn for each of the batch."""
+        setup_globals()
+        if not job_overrides:
+            raise ConfigError(self.why_empty())
+        batch = self._checked(job_overrides, initial_job_idx)
+        self.begin(batch)
+        if self._inner is None:
+            self._inner = self._make(SweepJob(self._spec, trusted(), str(Path.cwd())))
+        batch = self._numbered(batch)
+        waiting = [job for job in batch if job.status not in (*FINISHED, "running")]
+        if len(waiting) < len(batch):
+            log.info("%s of %s jobs are done in %s", len(batch) - len(waiting), len(batch), self.root)
+        if waiting:
+            first = _Numbers(waiting[0].number)
+            first.numbers = [job.number for job in waiting]
+            with self._listed():
+                try:
+                    self._inner.launch([list(job.overrides) for job in waiting], initial_job_idx=first)
+                except Exception as error:
+                    log.error("%s: %s: %s", type(self._inner).__name__, type(error).__name__, error)
+                    if any(read_job(job).status == "pending" for job in waiting):  # else each job's folder says what became of it
+                        raise
+        return [self._returned(read_job(job)) for job in batch]
+
+    @contextmanager
+    def _listed(self) -> Iterator[None]:
+        """sweep.json lists all jobs, and while the block runs it says which process sees to them."""
+        jobs = [self._jobs[number] for number in sorted(self._jobs)]
+        write_sweep(self.root, jobs, self._about | who())
+        try:
+            with Heartbeat(self.root / SWEEP):
+                yield
+        finally:
+            write_sweep(self.root, jobs, self._about)
+
+    def why_empty(self) -> list[Problem]:
+        """What on the command line makes a sweep without a job."""
+        loader, problems = self._context.config_loader, Problems()
+        parser = OverridesParser.create(config_loader=loader)
+        words = list(self._config.hydra.overrides.task)
+        for word, override in zip(words, parser.parse_overrides(words), strict=True):
+            if override.is_sweep_override() and override.is_discrete_sweep() and not list(override.sweep_string_iterator()):
+                key, value = override.get_key_element(), word.partition("=")[2]
+                problems.add(key, f"{value!r} finds nothing{did_you_mean(value, loader.get_group_options(key), limit=40)}")
+        return list(problems) or [Problem("", "the sweep has no job; give an override with several values, such as seed=0,1")]
+
+    def _compose(self, overrides: tuple[str, ...], number: int, refused: list[Problem] | None = None) -> Job:
+        """A job as its config says, in the folder of its number; without overrides that are refused when there is a list for them."""
+        kept = HydraConfig.instance().cfg
+        try:
+            try:
+                config = self._context.config_loader.load_sweep_config(self._config, list(overrides))
+            except Refused as error:
+                if error.rest is None or refused is None:
+                    raise
+                refused.extend(error.problems)
+                config = error.rest
+            with open_dict(config):
+                config.hydra.job.id = config.hydra.job.num = number
+            HydraConfig.instance().set_config(config)
+            folder = Path(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)).absolute()
+            with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
+                config.hydra.runtime.output_dir = str(folder)
+            plain = job_config(config)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError([complaint(error)]) from error
+        finally:
+            HydraConfig.instance().cfg = kept
+        given = tuple(word for word in overrides if not word.lstrip("+").startswith("sweep."))
+        return Job(number, folder, given, config=plain, config_hash=config_hash(plain))
+
+    def _checked(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
+        """The jobs of a batch.
+
+        Raises:
+            ConfigError: everything that is wrong with any job's config, each time with the jobs that it is wrong in.
+        """
+        wrong: dict[Problem, list[Job]] = defaultdict(list)
+        checked: dict[str, tuple[Problem, ...]] = {}
+        batch = []
+        for place, overrides in enumerate(job_overrides):
+            job = Job(first + place, Path(), tuple(overrides))
+            refused: list[Problem] = []
+            try:
+                job = self._compose(tuple(overrides), first + place, refused)
+                known = config_hash(_without_seeds(job.config))
+                if known not in checked:
+                    checked[known] = self._problems(job.config)
+                told = [*refused, *checked[known]]
+            except ConfigError as error:
+                told = [*refused, *error.problems]
+            batch.append(job)
+            for problem in dict.fromkeys(told):
+                wrong[problem].append(job)
+        title = Sweep(Path(), tuple(batch)).title
+        problems = Problems()
+        problems.extend(self._refused)
+        for problem, jobs in wrong.items():
+            where = "" if len(jobs) == len(batch) else f" (in {len(jobs)} of {len(batch)} jobs, the first: {title(jobs[0])})"
+            problems.add(problem.path, problem.message + where)
+        problems.raise_if_any()
+        return batch
+
+    def _problems(self, config: Mapping[str, Any]) -> tuple[Problem, ...]:
+        try:
+            self._check(self._as_checked_here(config))
+        except ConfigError as error:
+            return error.problems
+        return ()
+
+    def _as_checked_here(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The config to check on this machine: whether another has a device is for that one to say."""
+        launcher, trainer = str(self._config.hydra.launcher.get("_target_")), config.get("trainer")
+        if launcher.rpartition(".")[2] in _HERE or not isinstance(trainer, Mapping):
+            return config
+        return {**config, "trainer": {**trainer, "device": "cpu", "precision": "fp32"}}
+
+    def begin(self, batch: Sequence[Job] = ()) -> list[Job]:
+        """Finds out whether this goes on with a sweep, and with which: one that had `batch` too; returns the jobs it has."""
+        if self._about:
+            return list(self._jobs.values())
+        command = sorted(word for word in self._config.hydra.overrides.task if not word.lstrip("+").startswith("sweep."))
+        about = {"command": command, "created": datetime.now(timezone.utc).isoformat(timespec="seconds")}
+        resumed = self._spec.resume not in (None, AUTO)
+        if self._spec.resume == AUTO:
+            found = self._interrupted(batch, command)
+            resumed = found is not None
+            if found is not None and found != self.root:
+                move_sweep(self._config, found)
+                self._moved()
+        move_sweep(self._config, self.root)  # for processes that are elsewhere, a whole path
+        if not resumed:
+            self._about = about
+        else:
+            self._about = {name: value for name, value in read_about(self.root).items() if name != "jobs"}
+            if is_alive(self._about, (self.root / SWEEP).stat().st_mtime):
+                runs = f"runs: process {self._about.get('pid')} on {self._about.get('host')}"
+                raise ConfigError([Problem("sweep.resume", f"the sweep in {self.root} {runs}; wait for it or end it first")])
+            self._jobs = {job.number: job for job in read_sweep(self.root).jobs}
+            log.info("going on with the sweep in %s (sweep.resume=null begins anew)", self.root)
+        (self.root / STOPPED).unlink(missing_ok=True)
+        return list(self._jobs.values())
+
+    def _interrupted(self, batch: Sequence[Job], command: Sequence[str]) -> Path | None:
+        """The latest sweep of the same command and configs that is not done, or is in this very folder."""
+        raw = str(self._config.hydra.sweep._get_node("dir")._value())
+        pattern = re.sub(r"\$\{now:[^}]*\}", "*", raw)
+        pattern = glob.escape(str(self.root)) if "${" in pattern else pattern
+        files = sorted(glob.glob(str(Path(pattern, SWEEP))), key=lambda file: Path(file).stat().st_mtime, reverse=True)
+        for file in files[:LATEST]:
+            folder = Path(file).parent.absolute()
+            about = read_about(folder)
+            known = {entry["config_hash"] for entry in about["jobs"]}
+            if about.get("command") != command or not {job.config_hash for job in batch} <= known:
+                continue
+            if is_alive(about, Path(file).stat().st_mtime):
+                continue
+            if folder == self.root or any(job.status not in FINISHED for job in read_sweep(folder).jobs):
+                return folder
+        return None
+
+    def _numbered(self, batch: Sequence[Job]) -> list[Job]:
+        """The batch with the numbers, folders and states of jobs that the sweep knows, and free numbers for the others."""
+        known: dict[str, list[Job]] = defaultdict(list)
+        for number in sorted(self._jobs):
+            known[self._jobs[number].config_hash].append(self._jobs[number])
+        numbered = []
+        for job in batch:
+            if known[job.config_hash]:
+                job = read_job(known[job.config_hash].pop(0))
+            else:
+                if job.number in self._jobs:
+                    job = self._compose(job.overrides, max(self._jobs) + 1)
+                (job.folder / RESULT).unlink(missing_ok=True)  # of what was there before
+            self._jobs[job.number] = job
+            numbered.append(job)
+        return numbered
+
+    def _returned(self, job: Job) -> JobReturn:
+        """What the sweeper is told of a job; the basic one would end the sweep at the first that failed."""
+        result = JobReturn(overrides=job.overrides, status=JobStatus.COMPLETED)
+        if job.status == "completed":
+            result.return_value = objective(job.best, job.config)
+        elif not str(self._config.hydra.sweeper.get("_target_")).endswith("BasicSweeper"):
+            result.status = JobStatus.FAILED
+            result.return_value = JobFailed(f"job {job.number} {job.status}: {job.reason}")
+        return result
+
+
+def read_sweep_spec(config: DictConfig) -> SweepSpec:
+    """The `sweep` key of a composed config.
+
+    Raises:
+        ConfigError: all that is wrong with it.
+    """
+    node, problems = OmegaConf.select(config, "sweep"), Problems()
+    spec = check_sweep(OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node, problems)
+    if spec is None:
+        raise ConfigError(problems)
+    return spec
+
+
+def move_sweep(config: DictConfig, folder: Path) -> None:
+    """Lets the sweep of a composed config, and all of its jobs, be in `folder`."""
+    given = config.hydra.overrides.hydra
+    with read_write(config.hydra), open_dict(config.hydra):
+        config.hydra.sweep.dir = str(folder)
+        given.append("hydra.sweep.dir='" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'")
+
+
+def _without_seeds(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config without seeds that are right: whether all else is right does not depend on them."""
+    data = config.get("data")
+    plain = {name: value for name, value in config.items() if name != "seed" or not _is_seed(value)}
+    if isinstance(data, Mapping) and _is_seed(data.get("seed")):
+        plain["data"] = {name: value for name, value in data.items() if name != "seed"}
+    return plain
+
+
+def _is_seed(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63

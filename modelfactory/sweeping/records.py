@@ -1,0 +1,202 @@
+"""What a sweep's folder says of it: sweep.json, written before the first job starts, and a result.json a job."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from modelfactory.config.errors import ConfigError, Problem
+from modelfactory.config.files import write_text
+from modelfactory.training.status import RESULT, read_result
+
+SWEEP = "sweep.json"
+FINISHED = ("completed", "diverged")  # what would come out the same if it were run again
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep, and how far it is.
+
+    Attributes:
+        number: its number in the sweep, from 0.
+        folder: its run directory.
+        overrides: what was changed for it on the command line, such as "init=zeros"; what all jobs share included.
+        status: pending, running, completed, diverged, failed, killed or out_of_memory.
+        reason: why it did not complete; None for one that is pending, running or completed.
+        seconds: wall time of its training, None before its first epoch ended.
+        final, best: epoch, step, train_loss, val_loss, val_accuracy of the last epoch and of the best; empty before the first.
+        config: its whole config, resolved.
+        config_hash: what it is known by when a sweep is resumed.
+    """
+
+    number: int
+    folder: Path
+    overrides: tuple[str, ...]
+    status: str = "pending"
+    reason: str | None = None
+    seconds: float | None = None
+    final: Mapping[str, Any] = field(default_factory=dict)
+    best: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    config_hash: str = ""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep's folder, read at one moment.
+
+    Attributes:
+        folder: the sweep's folder; of a single run, the run's.
+        jobs: all of them in the order of their numbers, those that have not begun included.
+        axes: what differs between jobs: the keys of overrides whose values are not the same in all, in their order.
+        overrides: those that all jobs share.
+        title: for a job's number, what tells it from the others, such as "init=zeros seed=1".
+    """
+
+    folder: Path
+    jobs: tuple[Job, ...]
+
+    @cached_property
+    def axes(self) -> tuple[str, ...]:
+        values: dict[str, set[str | None]] = {}
+        given = [_split(job.overrides) for job in self.jobs]
+        for key in dict.fromkeys(key for overrides in given for key in overrides):
+            values[key] = {overrides.get(key) for overrides in given}
+        return tuple(key for key, found in values.items() if len(found) > 1)
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        axes = self.axes
+        shared = _split(self.jobs[0].overrides) if self.jobs else {}
+        return tuple(f"{key}={value}" for key, value in shared.items() if key not in axes)
+
+    def values(self, job: Job) -> dict[str, str]:
+        """A job's values on the axes, as texts.
+
+        Example:
+            >>> jobs = [Job(number, Path(str(number)), ("model=cnn", f"seed={number}")) for number in range(2)]
+            >>> Sweep(Path("."), tuple(jobs)).values(jobs[1])
+            {'seed': '1'}
+        """
+        given = _split(job.overrides)
+        return {key: given[key] for key in self.axes if key in given}
+
+    def title(self, job: Job) -> str:
+        return " ".join(f"{key}={value}" for key, value in self.values(job).items())
+
+
+def _split(overrides: Sequence[str]) -> dict[str, str]:
+    """Overrides by their key, without the + or ++ before it."""
+    parts = [override.lstrip("+").partition("=") for override in overrides]
+    return {key: value for key, _, value in parts}
+
+
+def read_sweep(folder: str | os.PathLike[str]) -> Sweep:
+    """What a sweep's folder holds at this moment; also of a sweep that runs, or was killed half-way.
+
+    The folder of a single run is read as a sweep of one job, and a folder of runs as a sweep of them.
+
+    Raises:
+        ConfigError: there is no run in the folder.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_sweep(Path(folder), [Job(0, Path(folder, "0"), ("seed=0",), config={"seed": 0}, config_hash="a")])
+        ...     [(job.number, job.status, dict(job.config)) for job in read_sweep(folder).jobs]
+        [(0, 'pending', {'seed': 0})]
+    """
+    root = Path(folder)
+    if (root / SWEEP).is_file():
+        entries = read_about(root).get("jobs", [])
+        return Sweep(root, tuple(_listed(root, entry) for entry in sorted(entries, key=lambda entry: entry["number"])))
+    if (root / RESULT).is_file():
+        return Sweep(root, (_unlisted(root, 0),))
+    runs = sorted((path.parent for path in root.glob(f"*/{RESULT}")), key=lambda path: (not path.name.isdigit(), len(path.name), path))
+    if not runs:
+        raise ConfigError([Problem("", f"{str(root)!r} holds no run and no sweep; give a folder with {SWEEP} or {RESULT}")])
+    return Sweep(root, tuple(_unlisted(run, number) for number, run in enumerate(runs)))
+
+
+def read_about(root: Path) -> dict[str, Any]:
+    """The sweep.json of a sweep's folder.
+
+    Raises:
+        ConfigError: there is none, or it cannot be read.
+    """
+    try:
+        return json.loads((root / SWEEP).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError([Problem("", f"{str(root)!r} is no sweep: it has no {SWEEP}")]) from None
+    except ValueError as error:
+        raise ConfigError([Problem("", f"{root / SWEEP} cannot be read: {error}")]) from error
+
+
+def write_sweep(root: Path, jobs: Sequence[Job], about: Mapping[str, Any] | None = None) -> None:
+    """Writes sweep.json: `about`, and for each job number, folder (seen from the root), overrides, config_hash, config."""
+    entries = [
+        {
+            "number": job.number,
+            "folder": os.path.relpath(job.folder, root),
+            "overrides": list(job.overrides),
+            "config_hash": job.config_hash,
+            "config": job.config,
+        }
+        for job in jobs
+    ]
+    write_text(root / SWEEP, json.dumps({**(about or {}), "jobs": entries}, indent=1) + "\n")
+
+
+def _listed(root: Path, entry: Mapping[str, Any]) -> Job:
+    """A job of sweep.json, with what its folder says."""
+    about = {name: entry[name] for name in ("number", "config", "config_hash")}
+    return read_job(Job(folder=Path(os.path.normpath(root / entry["folder"])), overrides=tuple(entry["overrides"]), **about))
+
+
+def read_job(job: Job) -> Job:
+    """The job as its folder says that it is; a result of another config, which was there before, does not count."""
+    record = read_result(job.folder)
+    if record is not None and record.get("config_hash") not in (None, job.config_hash):
+        record = None
+    return replace(job, **(_progress(record) or {"status": "pending", "reason": None, "seconds": None, "final": {}, "best": {}}))
+
+
+def _unlisted(folder: Path, number: int) -> Job:
+    """A run that no sweep.json lists."""
+    record = read_result(folder)
+    config, overrides = (_read_yaml(folder / name) for name in ("config.yaml", ".hydra/overrides.yaml"))
+    known = (record or {}).get("config_hash") or ""
+    return Job(number, folder, tuple(overrides or ()), config=config or {}, config_hash=known, **_progress(record))
+
+
+def _read_yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _progress(record: Mapping[str, Any] | None) -> dict[str, Any]:
+    if record is None:
+        return {}
+    return {
+        "status": record["status"],
+        "reason": record.get("error"),
+        "seconds": record.get("seconds") or None,
+        "final": record.get("final") or {},
+        "best": record.get("best") or {},
+    }
+
+
+def objective(best: Mapping[str, Any], config: Mapping[str, Any]) -> float | None:
+    """What a search may optimise: the best value of what the trainer monitors.
+
+    Example:
+        >>> objective({"val_loss": 0.5, "val_accuracy": 0.9}, {"trainer": {"monitor": "val_accuracy"}})
+        0.9
+    """
+    return best.get((config.get("trainer") or {}).get("monitor", "val_loss"))

@@ -1,0 +1,185 @@
+"""Weights and training state on disk, without pickle: safetensors for tensors, JSON for all else."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from modelfactory.config.errors import ConfigError, Problem
+from modelfactory.config.files import write_atomic
+from modelfactory.model.weights.files import CONFIG_KEY, TIED_KEY
+
+STATE_KEY = "modelfactory.state"
+CHECKPOINT = Path("checkpoint", "last.safetensors")
+
+
+class Weights(NamedTuple):
+    """What a weights file holds: every name of the state dict, the config, and the other metadata."""
+
+    tensors: dict[str, Tensor]
+    config: Any
+    metadata: dict[str, str]
+
+
+def save_weights(
+    path: str | os.PathLike[str], model: nn.Module, config: Any = None, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes the state dict of `model` as safetensors, tied weights once, the config as JSON in the metadata.
+
+    Example:
+        >>> import tempfile
+        >>> model = nn.Linear(2, 1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_weights(Path(folder, "w.safetensors"), model, {"seed": 0})
+        ...     read_weights(Path(folder, "w.safetensors")).config
+        {'seed': 0}
+    """
+    tensors, tied = _once(model.state_dict())
+    about = {"format": "pt", **(metadata or {})}
+    if config is not None:
+        about[CONFIG_KEY] = json.dumps(config)
+    if tied:
+        about[TIED_KEY] = json.dumps(tied)
+    write_atomic(path, lambda file: save_file(tensors, file, about))
+
+
+def read_weights(path: str | os.PathLike[str]) -> Weights:
+    """What `save_weights` wrote, on the CPU; tied names share one tensor. Runs no code from the file.
+
+    Raises:
+        ConfigError: there is no such file, or it is not a safetensors file.
+    """
+    tensors, metadata = _read(Path(path))
+    for name, first in json.loads(metadata.get(TIED_KEY, "{}")).items():
+        tensors[name] = tensors[first]
+    config = json.loads(metadata[CONFIG_KEY]) if CONFIG_KEY in metadata else None
+    return Weights(tensors, config, metadata)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if not path.is_file():
+        raise ConfigError([Problem("", f"there is no file {path}")])
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except SafetensorError as error:
+        raise ConfigError([Problem("", f"{path} is not a safetensors file: {error}")]) from error
+
+
+def _once(named: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Contiguous tensors that share no memory, and for each further name of a tensor its first name."""
+    tensors: dict[str, Tensor] = {}
+    tied: dict[str, str] = {}
+    first_of: dict[tuple[Any, ...], str] = {}
+    storages: set[int] = set()
+    for name, tensor in named.items():
+        storage = tensor.untyped_storage().data_ptr()
+        place = (storage, tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
+        if storage and tensor.numel() and place in first_of:
+            tied[name] = first_of[place]
+            continue
+        first_of[place] = name
+        tensors[name] = tensor.clone(memory_format=torch.contiguous_format) if storage in storages else tensor.contiguous()
+        storages.add(storage)
+    return tensors, tied
+
+
+def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
+    """Writes nested dicts, lists, tuples, numbers, texts and tensors as one safetensors file, JSON in its metadata.
+
+    One file, so that tensors and counters can never be of two different moments.
+
+    Raises:
+        TypeError: something else, with where it is.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_state(Path(folder, "s"), {"step": 3, 7: (torch.ones(2), None)})
+        ...     read_state(Path(folder, "s"))
+        {'step': 3, 7: (tensor([1., 1.]), None)}
+    """
+    flat: dict[str, Tensor] = {}
+    skeleton = _pack(state, "", flat)
+    tensors, tied = _once(flat)
+    about = {STATE_KEY: json.dumps(skeleton), TIED_KEY: json.dumps(tied)}
+    write_atomic(path, lambda file: save_file(tensors, file, about))
+
+
+def read_state(path: str | os.PathLike[str]) -> dict[Any, Any]:
+    """What `save_state` wrote, tensors on the CPU.
+
+    Raises:
+        ConfigError: there is no such file, or it is none of ours.
+    """
+    tensors, metadata = _read(Path(path))
+    if STATE_KEY not in metadata:
+        raise ConfigError([Problem("", f"{path} holds no training state")])
+    for name, first in json.loads(metadata.get(TIED_KEY, "{}")).items():
+        tensors[name] = tensors[first].clone()
+    return _unpack(json.loads(metadata[STATE_KEY]), tensors)
+
+
+def _pack(value: Any, where: str, flat: dict[str, Tensor]) -> Any:
+    """Plain JSON, in which {"tensor": name}, {"tuple": [...]} and {"dict": [[key, value], ...]} stand for the rest."""
+    if isinstance(value, Tensor):
+        name = where or "tensor"
+        flat[name] = value.detach()
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, (str, int)):
+                raise TypeError(f"the key {key!r} at {where or 'the root'} is neither text nor whole number")
+        return {"dict": [[key, _pack(item, f"{where}.{key}" if where else str(key), flat)] for key, item in value.items()]}
+    if isinstance(value, (list, tuple)):
+        items = [_pack(item, f"{where}.{index}", flat) for index, item in enumerate(value)]
+        return items if isinstance(value, list) else {"tuple": items}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"{type(value).__name__} at {where or 'the root'} cannot be saved without pickle")
+
+
+def _unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(packed, list):
+        return [_unpack(item, tensors) for item in packed]
+    if not isinstance(packed, dict):
+        return packed
+    if "tensor" in packed:
+        return tensors[packed["tensor"]]
+    if "tuple" in packed:
+        return tuple(_unpack(item, tensors) for item in packed["tuple"])
+    return {key: _unpack(item, tensors) for key, item in packed["dict"]}
+
+
+def load_into(model: nn.Module, tensors: Mapping[str, Tensor], path: str, source: str, *, assign: bool = False) -> None:
+    """Puts `tensors` into `model`, names and shapes matching exactly; nothing is changed where they do not.
+
+    Args:
+        path: the config path that an error names.
+        assign: the model takes the tensors themselves instead of copies; not for a model with tied weights.
+
+    Raises:
+        ConfigError: names that are missing or left over, or shapes that differ.
+    """
+    wrong = list(_mismatches(model.state_dict(), tensors))
+    if wrong:
+        shown = "; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        raise ConfigError([Problem(path, f"{source} is of another model: {shown}")])
+    model.load_state_dict(dict(tensors), assign=assign)
+
+
+def _mismatches(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    for name in own:
+        if name not in tensors:
+            yield f"{name} is missing in it"
+        elif own[name].shape != tensors[name].shape:
+            yield f"{name} is {list(tensors[name].shape)} in it and {list(own[name].shape)} here"
+    yield from (f"{name} is not in this model" for name in tensors if name not in own)

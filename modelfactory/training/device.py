@@ -1,0 +1,112 @@
+"""The device and the precision of a run, decided once."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from typing import Any
+
+import torch
+
+from modelfactory.config.errors import ConfigError, Problems, did_you_mean
+
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(name: str = "auto", path: str = "trainer.device") -> torch.device:
+    """The device that `name` means on this machine; `auto` is its accelerator, or the CPU where it has none.
+
+    Raises:
+        ConfigError: an unknown name, or a device that is not here; `path` is where the name was given.
+
+    Example:
+        >>> choose_device("cpu")
+        device(type='cpu')
+    """
+    problems = Problems()
+    device = check_device(name, path, problems)
+    if device is None:
+        raise ConfigError(problems)
+    return device
+
+
+def check_device(name: Any, path: str, problems: Problems) -> torch.device | None:
+    """Like `choose_device`, with what is wrong added to `problems`.
+
+    Example:
+        >>> problems = Problems()
+        >>> check_device("gpu", "trainer.device", problems)
+        >>> print(*problems)
+        trainer.device: 'gpu' is not a device; give auto, or cuda
+    """
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if name == "auto":
+        return _indexed(accelerator) if accelerator is not None else torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        device = None
+    if device is None or device.type not in DEVICES:
+        hint = "; give auto, or cuda" if name == "gpu" else did_you_mean(str(name), (*DEVICES, "cuda:0"))
+        problems.add(path, f"{name!r} is not a device{hint}")
+        return None
+    if device.type == "cpu":
+        return torch.device("cpu")
+    if accelerator is None or accelerator.type != device.type:
+        there = "the CPU only" if accelerator is None else f"the CPU and {accelerator.type}"
+        problems.add(path, f"{name!r} is not on this machine, which has {there}; give auto, or cpu")
+        return None
+    count = torch.accelerator.device_count()
+    if device.index is not None and device.index >= count:
+        problems.add(path, f"{name!r} is not on this machine, which has {count} {device.type} device(s), counted from 0")
+        return None
+    return _indexed(device)
+
+
+def _indexed(device: torch.device) -> torch.device:
+    return device if device.index is not None else torch.device(device.type, torch.accelerator.current_device_index())
+
+
+def check_precision(precision: str, device: torch.device, path: str, problems: Problems) -> None:
+    """Says in `problems` where this device cannot compute in `precision` (fp32, bf16 or fp16)."""
+    if precision == "fp32":
+        return
+    if device.type == "cuda" and precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        problems.add(path, f"'bf16' is not supported by {torch.cuda.get_device_name(device)}; give fp32 or fp16")
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns and turns autocast off where it does not support the pair
+        with torch.autocast(device.type, PRECISIONS[precision]):
+            enabled = torch.is_autocast_enabled(device.type)
+        if enabled and precision == "fp16":
+            enabled = torch.amp.GradScaler(device.type).is_enabled()
+    if not enabled:
+        problems.add(path, f"{precision!r} is not supported on {device.type} by torch {torch.__version__}; give fp32")
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """The context of a forward pass in `precision`; one object serves every step, entered again each time."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, PRECISIONS[precision])
+
+
+def make_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler | None:
+    """The loss scaler that fp16 needs (its smallest gradients are lost below 6e-8), None for other precisions."""
+    return torch.amp.GradScaler(device.type) if precision == "fp16" else None
+
+
+def seed_device(seed: int, device: torch.device) -> None:
+    """Seeds the default generators of the CPU and of `device`, and of no other device."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+
+
+@contextlib.contextmanager
+def kept_random_state(device: torch.device):
+    """Puts the global random state of the CPU and of `device` back at the end."""
+    devices = [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(devices=devices, device_type=device.type if devices else "cuda"):
+        yield

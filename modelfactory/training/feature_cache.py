@@ -1,0 +1,187 @@
+"""Features once: what the frozen beginning of a model gives for each sample is computed once, and the rest trains on it.
+
+`check_features` tries whether that would be the same, and says why not; `with_features` computes the features and gives the
+loop batches of them, in the order that the samples would have had. On disk they are raw files that are mapped into memory,
+and found again by a later start of the same run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from modelfactory.config.errors import ConfigError, Problems, TrainingError
+from modelfactory.data.batches import MemoryBatches, make_batches
+from modelfactory.data.dataset import Data, Split
+from modelfactory.data.determinism import Fixed, draws_at_random
+from modelfactory.training.checkpoint import read_state, save_state
+from modelfactory.training.frozen_prefix import PATH, Parts, divide, why_not_fixed
+from modelfactory.training.nonfinite import not_finite
+from modelfactory.training.setup import Run
+
+log = logging.getLogger(__name__)
+FOLDER = "features"
+INDEX = "index.safetensors"
+_TRIED, _PROBED = 8, 64  # samples that are tried, and that tell one data set on disk from another
+
+
+def check_features(
+    run: Run, model: nn.Module, data: Data, thaws: Mapping[str, int] | None, run_dir: Path | None
+) -> Parts:
+    """Divides the model, and tries whether the same sample gives the same features in every epoch, alone and among others.
+
+    Raises:
+        ConfigError: it does not, with the reason.
+    """
+    problems = Problems()
+    parts = divide(model, thaws, problems)
+    if run.spec.cached == "disk" and run_dir is None:
+        problems.add(PATH, "'disk' needs a run directory, and this training has none; give memory")
+    for name, split in (("training", data.train), ("validation", data.val)):
+        if split.dataset is not None and any(draws_at_random(split.dataset, index) for index in range(min(_TRIED, len(split)))):
+            problems.add(
+                PATH,
+                f"the {name} samples are drawn with chance, so their features would differ in each epoch; "
+                "take the random transforms away (data.transforms), or give false",
+            )
+    if parts is not None and not problems:
+        x = data.train.sample(min(_TRIED, data.batch_size))[0].to(run.device)
+        why = why_not_fixed(model, parts.body, x, run.autocast)
+        if why is not None:
+            problems.add(PATH, f"{why}, or give false")
+    if parts is None or problems:
+        raise ConfigError(problems)
+    return parts
+
+
+def with_features(run: Run, model: nn.Module, parts: Parts, data: Data, run_dir: Path | None) -> Run:
+    """The run with batches of features in place of inputs, and the rest of the model in place of the whole."""
+    began = time.perf_counter()
+    folder = None if run.spec.cached == "memory" or run_dir is None else run_dir / FOLDER
+    model.eval()
+    mark = "" if folder is None else _fingerprint(run, parts.body, data)
+    kept = None if folder is None else _read_kept(folder, mark, run.device)
+    reused = kept is not None
+    if kept is None:
+        train = _compute(run, parts.body, data.train, data.batch_size, len(data.train), data.num_workers, folder, "train")
+        size = data.val_batch_size or data.batch_size
+        wanted = min(len(data.val), run.val_batches * size)
+        val = _compute(run, parts.body, data.val, size, wanted, data.num_workers, folder, "val")
+        kept = (*train, *val)
+        if folder is not None:
+            _write_kept(folder, mark, kept)
+    x, y, val_x, val_y = kept
+    size = (x.numel() * x.element_size() + val_x.numel() * val_x.element_size()) / 2**20
+    log.info(
+        "features: %s of %d + %d samples, %.1f MiB %s, %s in %.1f s",
+        list(x.shape[1:]),
+        len(x),
+        len(val_x),
+        size,
+        "in memory" if folder is None else f"in {folder}",
+        "found again" if reused else "computed",
+        time.perf_counter() - began,
+    )
+    batches = {"device": run.device, "moved": folder is None}
+    return replace(
+        run,
+        train=MemoryBatches(x, y, data.batch_size, seed=data.seed, **batches),
+        val=MemoryBatches(val_x, val_y, data.val_batch_size or data.batch_size, **batches),
+        forward=torch.compile(parts.head) if run.spec.compile else parts.head,
+        trained=parts.head,
+    )
+
+
+def _compute(
+    run: Run, body: nn.Module, split: Split, batch_size: int, wanted: int, num_workers: int, folder: Path | None, name: str
+) -> tuple[Tensor, Tensor]:
+    """Features [wanted, ...] and targets of the first `wanted` samples, computed in batches of the size they train in."""
+    fixed = split if split.dataset is None else Split(dataset=Fixed(split.dataset))
+    batches = make_batches(fixed, batch_size, run.device, num_workers=num_workers)
+    features, targets, done = None, [], 0
+    with torch.no_grad():
+        for x, y in islice(batches.epoch(1), -(-wanted // batch_size)):
+            with run.autocast:
+                given = body(x)
+            if given.isnan().any():
+                raise not_finite(body, x, float("nan"), step=1, epoch=1, what="feature")
+            if features is None:
+                features = _room(given, wanted, folder, name)
+            features[done : done + len(given)] = given
+            targets.append(y)
+            done += len(given)
+    if features is None:
+        raise TrainingError(f"there are no {name} samples to compute features of")
+    return features, torch.cat(targets)
+
+
+def _room(like: Tensor, size: int, folder: Path | None, name: str) -> Tensor:
+    """An empty tensor [size, ...] on the device of `like`, or in a file that is mapped into memory."""
+    shape = (size, *like.shape[1:])
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        return _mapped(folder / f"{name}.bin", shape, like.dtype, fresh=True)
+    try:
+        return torch.empty(shape, dtype=like.dtype, device=like.device)
+    except (RuntimeError, MemoryError) as error:
+        gigabytes = size * like[0].numel() * like.element_size() / 2**30
+        advice = f"{PATH}=disk keeps them on disk"
+        raise TrainingError(f"the features take {gigabytes:.1f} GiB, more than {like.device} has; {advice}") from error
+
+
+def _mapped(file: Path, shape: tuple[int, ...], dtype: torch.dtype, fresh: bool) -> Tensor:
+    if fresh:
+        file.unlink(missing_ok=True)
+    size = torch.Size(shape).numel()
+    return torch.from_file(str(file), shared=True, size=size, dtype=dtype).view(shape)
+
+
+def _write_kept(folder: Path, mark: str, kept: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+    """Writes what the mapped files hold, last, so that it speaks of whole files only."""
+    x, y, val_x, val_y = kept
+    dtype = str(x.dtype).removeprefix("torch.")
+    save_state(folder / INDEX, {"mark": mark, "dtype": dtype, "x": list(x.shape), "y": y, "val_x": list(val_x.shape), "val_y": val_y})
+
+
+def _read_kept(folder: Path, mark: str, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+    """Features that a start of this run before left, if they are of the same layers, data and settings."""
+    if not (folder / INDEX).is_file():
+        return None
+    state = read_state(folder / INDEX)
+    if state["mark"] != mark:
+        return None
+    dtype = getattr(torch, state["dtype"])
+    x, val_x = (_mapped(folder / f"{name}.bin", tuple(state[key]), dtype, fresh=False) for name, key in (("train", "x"), ("val", "val_x")))
+    return x, state["y"].to(device), val_x, state["val_y"].to(device)
+
+
+def _fingerprint(run: Run, body: nn.Module, data: Data) -> str:
+    """A hash of the frozen layers, the settings that numbers depend on, and the data: all of it where it is in memory, its
+    length and evenly spaced samples where it is on disk."""
+    sizes = [data.batch_size, data.val_batch_size, len(data.train), len(data.val), run.val_batches]
+    digest = hashlib.sha256(repr([str(body), sizes, run.device.type, run.spec.precision, torch.__version__]).encode())
+    for name, tensor in body.state_dict().items():
+        digest.update(name.encode())
+        digest.update(_bytes(tensor))
+    for split in (data.train, data.val):
+        if split.x is not None and split.y is not None:
+            pairs = [(split.x, split.y)]
+        else:
+            step = max(1, len(split) // _PROBED)
+            pairs = [split.dataset[index] for index in range(0, len(split), step)]
+        for pair in pairs:
+            for value in pair:
+                digest.update(_bytes(torch.as_tensor(value)))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,177 @@
+"""The loss of a training, whether it fits the targets, and the sums from which an epoch's metrics come."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modelfactory.config import target
+from modelfactory.config.errors import ConfigError, Problem, Problems, first_line
+from modelfactory.config.schema import join
+
+_CLASS_LOSSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
+_VALUE_LOSSES = (
+    nn.MSELoss,
+    nn.L1Loss,
+    nn.SmoothL1Loss,
+    nn.HuberLoss,
+    nn.BCELoss,
+    nn.BCEWithLogitsLoss,
+    nn.PoissonNLLLoss,
+    nn.KLDivLoss,
+)
+_TENSORS = frozenset({"weight", "pos_weight"})
+
+
+def build_loss(
+    mapping: Mapping[str, Any] | None, task: str | None, problems: Problems, path: str = "trainer.loss"
+) -> nn.Module | None:
+    """The loss module that a config names, or None after saying what is wrong.
+
+    `mapping` null is CrossEntropyLoss for classification and MSELoss for regression. `task` None is not known yet.
+
+    Example:
+        >>> build_loss({"_target_": "torch.nn.CrossEntropyLoss", "label_smoothing": 0.1}, "classification", Problems())
+        CrossEntropyLoss()
+        >>> problems = Problems()
+        >>> build_loss({"_target_": "torch.nn.MSELoss"}, "classification", problems)
+        >>> print(*problems)
+        trainer.loss: MSELoss wants float targets, and the data has classes; give torch.nn.CrossEntropyLoss, or null
+    """
+    if mapping is None:
+        return nn.MSELoss() if task == "regression" else nn.CrossEntropyLoss()
+    if not isinstance(mapping, Mapping):
+        problems.add(path, f"{mapping!r} is not a mapping; give _target_, such as torch.nn.CrossEntropyLoss, or null")
+        return None
+    name, arguments = target.split(mapping)
+    factory = target.resolve(name, join(path, "_target_"), problems, kind="loss")
+    if factory is None:
+        return None
+    found = len(problems)
+    tensors = {key: value for key, value in arguments.items() if key in _TENSORS and isinstance(value, (list, tuple))}
+    rest = {key: value for key, value in arguments.items() if key not in tensors}
+    checked = target.check_arguments(factory, rest, path, problems, inferred=tensors) or {}
+    for key, value in tensors.items():
+        if not all(isinstance(item, (int, float)) and math.isfinite(item) for item in value):
+            problems.add(join(path, key), f"{value!r} is not a list of numbers")
+    if arguments.get("reduction") == "none":
+        problems.add(join(path, "reduction"), "'none' gives no one number to train on; give mean or sum")
+    if len(problems) != found:
+        return None
+    try:
+        loss = factory(**checked, **{key: torch.tensor(value, dtype=torch.float32) for key, value in tensors.items()})
+        if isinstance(loss, _CLASS_LOSSES):  # torch looks at some of the arguments no sooner than this
+            loss(torch.zeros(1, 2 if loss.weight is None else len(loss.weight)), torch.zeros(1, dtype=torch.int64))
+        elif isinstance(loss, _VALUE_LOSSES) and not tensors:
+            loss(torch.full((1, 1), 0.5), torch.full((1, 1), 0.5))
+    except (TypeError, ValueError, RuntimeError) as error:
+        problems.add(path, f"{name} refuses {arguments}: {first_line(error)}")
+        return None
+    wrong = _wrong_task(loss, task)
+    if wrong:
+        problems.add(path, wrong)
+    return None if wrong else loss
+
+
+def _wrong_task(loss: nn.Module, task: str | None) -> str:
+    name = type(loss).__name__
+    if task == "classification" and isinstance(loss, _VALUE_LOSSES):
+        return f"{name} wants float targets, and the data has classes; give torch.nn.CrossEntropyLoss, or null"
+    if task == "regression" and isinstance(loss, _CLASS_LOSSES):
+        return f"{name} wants classes, and the data has float targets; give torch.nn.MSELoss, or null"
+    return ""
+
+
+def check_fit(loss: nn.Module, output: Any, y: Tensor, path: str = "trainer.loss") -> None:
+    """Raises ConfigError where the model's `output` [N, ...] cannot be compared with the targets `y` [N, ...].
+
+    A loss of torch broadcasts [N] against [N, 1] to N x N with a warning, and an index out of range on a GPU ends the
+    process; both are caught here, on one batch.
+    """
+    name = type(loss).__name__
+    if not isinstance(output, Tensor):
+        raise ConfigError([Problem("model", f"returns {type(output).__name__}, not a tensor; {name} cannot be computed of it")])
+    shapes = f"the model's output is {list(output.shape)} and the targets are {list(y.shape)}"
+    if isinstance(loss, _VALUE_LOSSES) and output.shape != y.shape:
+        raise ConfigError(
+            [Problem(path, f"{name} compares equal shapes, and {shapes}; give the last layer {list(y.shape)[1:]} outputs")]
+        )
+    if isinstance(loss, _CLASS_LOSSES) and not y.is_floating_point():
+        if output.ndim != y.ndim + 1 or output.shape[:1] != y.shape[:1] or output.shape[2:] != y.shape[1:]:
+            raise ConfigError([Problem(path, f"{name} wants [N, classes] against [N], and {shapes}")])
+    try:
+        value = loss(output, y)
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        raise ConfigError([Problem(path, f"{name} cannot compare them, {shapes}, {y.dtype}: {error}")]) from error
+    if not isinstance(value, Tensor) or value.ndim != 0:
+        raise ConfigError([Problem(path, f"{name} gives no one number to train on")])
+
+
+def check_num_classes(output: Tensor, num_classes: int) -> None:
+    """Raises ConfigError where a classifier's `output` [N, classes, ...] has fewer classes than the data."""
+    if output.ndim > 1 and output.shape[1] < num_classes:
+        message = f"gives {output.shape[1]} classes and the data has {num_classes}; give the last layer {num_classes} outputs"
+        raise ConfigError([Problem("model", message)])
+
+
+class LossSum:
+    """The mean loss a sample over an epoch, and the first step at which the loss was not finite.
+
+    On the CPU a loss is read at each step, which costs nothing there. On other devices losses are kept where they are
+    and read together at `read`, so that no step waits for the device.
+    """
+
+    def __init__(self, device: torch.device, *, is_sum: bool = False):
+        self.reads_each = device.type == "cpu"
+        self._is_sum = is_sum  # a loss that is summed over the batch already
+        self._total, self._size = 0.0, 0
+        self._kept: list[Tensor] = []
+        self._sizes: list[int] = []
+
+    def add(self, loss: Tensor, size: int) -> bool:
+        """Takes the loss of a batch of `size` samples; False where it is known not to be finite."""
+        if not self.reads_each:
+            self._kept.append(loss.detach())
+            self._sizes.append(size)
+            return True
+        value = loss.item()
+        self._total += value if self._is_sum else value * size
+        self._size += size
+        return math.isfinite(value)
+
+    def read(self) -> tuple[int, float] | None:
+        """Reads what was kept; of the first loss there that is not finite, how many batches ago it was and its value."""
+        if not self._kept:
+            return None
+        values = torch.stack(self._kept).tolist()
+        for value, size in zip(values, self._sizes, strict=True):
+            self._total += value if self._is_sum else value * size
+            self._size += size
+        self._kept.clear()
+        self._sizes.clear()
+        bad = ((len(values) - 1 - index, value) for index, value in enumerate(values) if not math.isfinite(value))
+        return next(bad, None)
+
+    def mean(self) -> float:
+        self.read()
+        return self._total / self._size
+
+
+class Correct:
+    """The share of targets that the largest output names, summed on the device and read once."""
+
+    def __init__(self) -> None:
+        self._right: Any = 0
+        self._size = 0
+
+    def add(self, output: Tensor, y: Tensor) -> None:
+        """`output` [N, classes, ...] and `y` [N, ...]."""
+        self._right += (output.argmax(1) == y).sum()
+        self._size += y.numel()
+
+    def share(self) -> float:
+        return int(self._right) / self._size

@@ -1,0 +1,73 @@
+"""Where a number that is not finite came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modelfactory.config.errors import TrainingError
+from modelfactory.config.schema import join
+
+
+def not_finite(model: nn.Module, x: Tensor, loss: float | Tensor, *, step: int, epoch: int, what: str = "loss") -> TrainingError:
+    """The error of a loss that was not finite at `step`: names the input, or the first layer whose output was not finite.
+
+    Runs `x` through the model once more, and puts its buffers back. Where the parameters were changed by the faulty
+    step already, as on a device that is not waited for, the first such layer is the first of the model.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+        >>> _ = nn.init.constant_(model[0].bias, float("nan"))
+        >>> str(not_finite(model, torch.ones(1, 2), float("nan"), step=3, epoch=1))[:32]
+        'the loss is nan at step 3 (epoch'
+    """
+    value = float(loss.detach()) if isinstance(loss, Tensor) else loss
+    head = f"the {what} is {value:g} at step {step} (epoch {epoch})"
+    advice = "a smaller optimizer.lr or trainer.clip_norm may do"
+    if x.is_floating_point() and not x.isfinite().all():
+        bad = int((~x.isfinite()).flatten(1).any(1).sum())
+        return TrainingError(f"{head}: the input is not finite in {bad} of {len(x)} samples")
+    found = _first_layer(model, x)
+    if found is None:
+        return TrainingError(f"{head}: every layer's output is finite, so it is the loss itself; {advice}")
+    name, layer = found
+    where = f"layer {name!r} ({type(layer).__name__})" if name else f"the model ({type(layer).__name__})"
+    own = [attr for attr, parameter in layer.named_parameters(recurse=False) if not parameter.isfinite().all()]
+    why = f", whose parameter {join(name, own[0])!r} is not finite" if own else f"; {advice}"
+    return TrainingError(f"{head}: the first output that is not finite is that of {where}{why}")
+
+
+def _first_layer(model: nn.Module, x: Tensor) -> tuple[str, nn.Module] | None:
+    """The first module to finish, in the order of the forward pass, with an output that is not finite."""
+    found: list[tuple[str, nn.Module]] = []
+    names = {module: name for name, module in model.named_modules()}
+
+    def look(module: nn.Module, _inputs: Any, output: Any) -> None:
+        if not found and not all(tensor.isfinite().all() for tensor in _tensors(output)):
+            found.append((names[module], module))
+
+    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    handles = [module.register_forward_hook(look) for module in names]
+    try:
+        with torch.no_grad():
+            model(x)
+            for buffer, before in kept:
+                buffer.copy_(before)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        if output.is_floating_point():
+            yield output
+    elif isinstance(output, (tuple, list)):
+        for item in output:
+            yield from _tensors(item)
+    elif isinstance(output, dict):
+        yield from _tensors(list(output.values()))

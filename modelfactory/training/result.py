@@ -1,0 +1,144 @@
+"""What a run leaves beside its weights: metrics.csv and result.json."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import io
+import json
+import math
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from modelfactory.config.files import remove_leftovers, write_text
+from modelfactory.training.status import RESULT, Heartbeat, config_hash, status_of, told, who
+
+METRICS = ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "lr", "seconds")
+SCORES = METRICS[:5]
+
+
+@dataclass
+class Result:
+    """What a training gave.
+
+    Attributes:
+        status: running, completed, diverged, failed, killed or out_of_memory.
+        final, best: epoch, step, train_loss, val_loss and val_accuracy (None in regression) of the last epoch, and of
+            the best by the monitored value; empty before the first epoch ends.
+        seconds: wall time of the training, resumed parts included.
+        history: one row of METRICS an epoch.
+        run_dir: where the files are; None: nothing was written.
+        model: the trained model, with the weights of the last epoch; those of the best are in model.safetensors.
+        error: why it did not complete.
+        warnings: what was said before training, and of its first steps.
+        started: when, in UTC.
+        init_hash: the ledger's fingerprint of the values that the training began with; None where it is not known.
+    """
+
+    status: str = "running"
+    final: dict[str, Any] = field(default_factory=dict)
+    best: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    run_dir: Path | None = None
+    model: nn.Module | None = field(default=None, repr=False)
+    error: str | None = None
+    warnings: list[str] = field(default_factory=list)
+    started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    init_hash: str | None = None
+
+    @property
+    def outcome(self) -> str:
+        """The best epoch in a few words.
+
+        Example:
+            >>> Result(best={"epoch": 3, "step": 69, "train_loss": 0.04, "val_loss": 0.15488, "val_accuracy": 0.94429}).outcome
+            'best epoch 3, val_loss 0.1549, val_accuracy 0.9443'
+        """
+        if not self.best:
+            return "no epoch"
+        accuracy = self.best["val_accuracy"]
+        told = "" if accuracy is None else f", val_accuracy {accuracy:.4f}"
+        return f"best epoch {self.best['epoch']}, val_loss {self.best['val_loss']:.4g}{told}"
+
+
+def write_metrics(path: Path, history: Iterable[Mapping[str, Any]]) -> None:
+    """Writes metrics.csv, columns METRICS; an accuracy there is none of is left empty.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_metrics(Path(folder, "metrics.csv"), [dict.fromkeys(METRICS, 1) | {"val_accuracy": None}])
+        ...     Path(folder, "metrics.csv").read_text().splitlines()[1]
+        '1,1,1,1,,1,1'
+    """
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list[str](METRICS), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_text(path, text.getvalue())
+
+
+def write_result(path: Path, result: Result, config: Any) -> None:
+    """Writes result.json: status, final, best, seconds, config_hash, init_hash, versions, error, warnings, host, pid, started."""
+    record = {
+        "status": result.status,
+        "final": _finite(result.final),
+        "best": _finite(result.best),
+        "seconds": round(result.seconds, 3),
+        "config_hash": None if config is None else config_hash(config),
+        "init_hash": result.init_hash,
+        "versions": versions(),
+        "error": result.error,
+        "warnings": result.warnings,
+        **who(),
+        "started": result.started,
+    }
+    write_text(path, json.dumps(record, indent=2) + "\n")
+
+
+class Recorded:
+    """Keeps result.json true: running, with signs of life, then completed, or what ended it with the error."""
+
+    def __init__(self, result: Result, config: Any):
+        self.result, self.config = result, config
+        self._beat = None if result.run_dir is None else Heartbeat(result.run_dir / RESULT)
+
+    def _write(self, status: str, error: str | None = None) -> None:
+        self.result.status, self.result.error = status, error
+        if self.result.run_dir is not None:
+            write_result(self.result.run_dir / RESULT, self.result, self.config)
+
+    def __enter__(self) -> None:
+        if self.result.run_dir is not None:
+            self.result.run_dir.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self.result.run_dir)
+        self._write("running")
+        if self._beat is not None:
+            self._beat.__enter__()
+
+    def __exit__(self, kind: Any, error: BaseException | None, _trace: Any) -> None:
+        if self._beat is not None:
+            self._beat.__exit__()
+        self._write("completed" if error is None else status_of(error), None if error is None else told(error))
+
+
+def _finite(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN."""
+    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in scores.items()}
+
+
+def versions() -> dict[str, str]:
+    """The versions that decide the numbers."""
+    try:
+        own = importlib.metadata.version("modelfactory")
+    except importlib.metadata.PackageNotFoundError:
+        own = "not installed"
+    return {"modelfactory": own, "torch": str(torch.__version__), "python": platform.python_version()}

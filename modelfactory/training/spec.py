@@ -1,0 +1,107 @@
+"""The `trainer` group of a config, read and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelfactory.config.errors import Problems, did_you_mean
+from modelfactory.config.schema import join, key, read
+from modelfactory.training.checkpoint import CHECKPOINT
+from modelfactory.training.device import PRECISIONS, check_device, check_precision
+from modelfactory.training.loss import build_loss
+from modelfactory.training.progress import STYLES
+from modelfactory.training.trackers import TRACKERS, check_tracker
+
+CACHES = ("memory", "disk")
+
+
+SIGNALS = ("picture", "histograms", "table", "none")
+
+
+# The monitored values, and whether a larger one is better.
+MONITORS = {"val_loss": False, "train_loss": False, "val_accuracy": True}
+
+
+@dataclass(frozen=True)
+class TrainerSpec:
+    """The `trainer` group of a config.
+
+    Attributes:
+        max_epochs: passes over the training data.
+        max_steps: optimizer steps in all, after which training stops within an epoch; null: no such limit.
+        device: auto, cpu, cuda, xpu, mps, or one of several, such as cuda:1.
+        precision: fp32, or autocast to bf16 or to fp16 (with a loss scaler).
+        compile: whether torch.compile compiles the model.
+        clip_norm: the largest norm of all gradients together; null: no clipping.
+        accumulate: batches whose gradients make one optimizer step.
+        resume: the directory of a run to go on with.
+        loss: `_target_` of a loss module and its arguments; null: cross entropy for classes, mean squares for values.
+        monitor: what the best epoch is best by, and what early stopping and ReduceLROnPlateau look at.
+        patience: epochs without a better monitored value after which training stops; null: never.
+        limit_batches: training batches, and validation batches, that an epoch has at most.
+        check_every: optimizer steps between two looks at the loss on a device that is not waited for (all but the CPU).
+        cache_features: whether what the frozen beginning of the model gives is computed once and kept: true or memory for
+            on the device, disk for under the run directory.
+        progress: auto (a bar on a terminal, else a line an epoch), bar, lines or none.
+        tracker: who is told of each epoch beside metrics.csv: tensorboard, mlflow or wandb; null: nobody.
+        signal: what is left of a look at the signal before training: picture (signal.csv and signal.png), histograms (these and
+            signal_histograms.png), table (signal.csv), or none, which does not look.
+    """
+
+    max_epochs: int = key(20, min=1)
+    max_steps: int | None = key(None, min=1)
+    device: str = "auto"
+    precision: str = key("fp32", choices=tuple(PRECISIONS))
+    compile: bool = False
+    clip_norm: float | None = key(None, above=0)
+    accumulate: int = key(1, min=1)
+    resume: str | None = None
+    loss: dict | None = None
+    monitor: str = key("val_loss", choices=tuple(MONITORS))
+    patience: int | None = key(None, min=1)
+    limit_batches: int | None = key(None, min=1)
+    check_every: int = key(50, min=1)
+    cache_features: bool | str = False
+    progress: str = key("auto", choices=STYLES)
+    tracker: str | None = key(None, choices=tuple(TRACKERS))
+    signal: str = key("picture", choices=SIGNALS)
+
+    @property
+    def cached(self) -> str | None:
+        """Where features are kept."""
+        return "memory" if self.cache_features is True else self.cache_features or None
+
+
+def check_trainer(mapping: Any, problems: Problems, path: str = "trainer", task: str | None = None) -> TrainerSpec | None:
+    """The `trainer` group of a config, or None after adding to `problems` all that is wrong; `task` where it is known.
+
+    Example:
+        >>> problems = Problems()
+        >>> check_trainer({"max_epoch": 3, "device": "cpu"}, problems)
+        >>> print(*problems)
+        trainer.max_epoch: not a key of trainer; did you mean 'max_epochs'?
+    """
+    found = len(problems)
+    spec = read(TrainerSpec, mapping, path, problems)
+    if spec is None:
+        if isinstance(mapping, Mapping) and isinstance(mapping.get("loss"), Mapping):
+            build_loss(mapping["loss"], task, problems, join(path, "loss"))
+        return None
+    device = check_device(spec.device, join(path, "device"), problems)
+    if device is not None:
+        check_precision(spec.precision, device, join(path, "precision"), problems)
+    if isinstance(spec.cache_features, str) and spec.cache_features not in CACHES:
+        hint = did_you_mean(spec.cache_features, CACHES)
+        problems.add(join(path, "cache_features"), f"{spec.cache_features!r} is neither true nor false, nor a place{hint}")
+    build_loss(spec.loss, task, problems, join(path, "loss"))
+    check_tracker(spec.tracker, join(path, "tracker"), problems)
+    if spec.monitor == "val_accuracy" and task == "regression":
+        problems.add(join(path, "monitor"), "'val_accuracy' is of classes, and the data has values; give val_loss")
+    if spec.resume is not None and not Path(spec.resume, CHECKPOINT).is_file():
+        problems.add(
+            join(path, "resume"), f"{spec.resume!r} has no {CHECKPOINT}; give the directory of a run that finished an epoch"
+        )
+    return spec if len(problems) == found else None

@@ -1,0 +1,193 @@
+"""The training loop, read from top to bottom: `train_model`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modelfactory.data.dataset import Data
+from modelfactory.numerics.rng import key
+from modelfactory.training.device import kept_random_state, seed_device
+from modelfactory.training.feature_cache import check_features, with_features
+from modelfactory.training.loss import Correct, LossSum
+from modelfactory.training.no_dynamo import eager_step, eager_zero_grad
+from modelfactory.training.nonfinite import not_finite
+from modelfactory.training.progress import Progress
+from modelfactory.training.result import SCORES, Recorded, Result
+from modelfactory.training.resume import resume, save_epoch
+from modelfactory.training.setup import Run, check_model, set_up
+from modelfactory.training.spec import MONITORS, TrainerSpec, check_trainer
+from modelfactory.training.trackers import open_tracker
+from modelfactory.training.update_ratio import UpdateWatch
+
+__all__ = ["Result", "TrainerSpec", "check_trainer", "train_model"]
+
+
+def train_model(
+    model: nn.Module,
+    data: Data,
+    *,
+    optimizer: Mapping[str, Any] | None = None,
+    scheduler: Mapping[str, Any] | None = None,
+    trainer: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    run_dir: str | Path | None = None,
+    config: Any = None,
+    before_epoch: Callable[[int], Any] | None = None,
+    thawed_later: Mapping[str, int] | None = None,
+    init_hash: str | None = None,
+) -> Result:
+    """Trains `model` in place on `data`; on the same device the same call gives the same numbers.
+
+    Global random state is left as it was: dropout and the like draw from generators seeded by (seed, epoch).
+
+    Args:
+        optimizer, scheduler, trainer: the groups of a config as plain mappings; None: AdamW at 0.001, constant, and
+            the defaults of `TrainerSpec`.
+        run_dir: where metrics.csv, result.json, model.safetensors (the best epoch's) and checkpoint/ (the last
+            epoch's) go; None: nothing is written.
+        config: plain data that model.safetensors carries, and whose hash result.json carries.
+        before_epoch: called with each epoch's number, from 1, before it begins; the place for staged unfreezing.
+        thawed_later: names of parameters that are frozen at first, which the optimizer has to know of, with the epoch in
+            which `before_epoch` thaws each.
+        init_hash: a hash of the model's initial values, which result.json carries.
+
+    Raises:
+        ConfigError: settings that are wrong, or do not go with the model or the data; nothing is written then.
+        TrainingError: a loss that is not finite, with the first layer whose output was not.
+
+    Example:
+        >>> from modelfactory.data import build_data
+        >>> data = build_data({"_target_": "modelfactory.data.digits"})
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        >>> result = train_model(model, data, trainer={"max_epochs": 3, "device": "cpu", "progress": "none"})
+        >>> result.status, result.final["step"], result.best["val_accuracy"] > 0.5
+        ('completed', 69, True)
+    """
+    run = set_up(model, data, optimizer, scheduler, trainer, thawed_later)
+    spec, device, schedule, scaler, loss_fn = run.spec, run.device, run.schedule, run.scaler, run.loss
+    step, zero_grad = eager_step(run.optimizer), eager_zero_grad(run.optimizer)
+    result = Result(run_dir=None if run_dir is None else Path(run_dir), model=model, init_hash=init_hash)
+    steps = done = stale = 0  # optimizer steps, whole epochs, epochs since the best one
+    with kept_random_state(device):
+        check_model(run, model, data)
+        parts = check_features(run, model, data, thawed_later, result.run_dir) if spec.cached is not None else None
+        if spec.resume is not None:
+            steps, done, stale = resume(Path(spec.resume), run, model, result)
+        watch = UpdateWatch(model, run.optimizer, steps)
+        step = watch.around(step)
+        began = time.perf_counter() - result.seconds
+        tracker = open_tracker(spec.tracker, result.run_dir, config, steps)
+        with Recorded(result, config), tracker as track, Progress(spec.progress, spec.max_epochs, run.max_steps, steps) as progress:
+            if parts is not None and done < spec.max_epochs:
+                run = with_features(run, model, parts, data, result.run_dir)
+            for epoch in range(done + 1, spec.max_epochs + 1):
+                if steps >= run.max_steps or (spec.patience is not None and stale >= spec.patience):
+                    break
+                if before_epoch is not None:
+                    result.warnings.extend(before_epoch(epoch) or ())
+                seed_device(key(seed, f"trainer.epoch.{epoch}"), device)
+                model.train()
+                losses = LossSum(device, is_sum=run.sums)
+                lr, x = schedule.lr, None
+                zero_grad()  # what the caller, or a step of before, left there
+
+                for batches in _grouped(run.train.epoch(epoch), run.train_batches, spec.accumulate):
+                    size = 1 if run.sums or len(batches) == 1 else sum(len(y) for _, y in batches)
+                    for x, y in batches:
+                        with run.autocast:
+                            loss = loss_fn(run.forward(x), y)
+                        if not losses.add(loss, len(y)):
+                            raise not_finite(run.trained, x, loss, step=steps + 1, epoch=epoch)
+                        if size != 1:
+                            loss = loss * (len(y) / size)  # the mean over all samples of the step, the last one too
+                        (loss if scaler is None else scaler.scale(loss)).backward()
+                    if spec.clip_norm is not None:
+                        if scaler is not None:
+                            scaler.unscale_(run.optimizer)
+                        nn.utils.clip_grad_norm_(run.parameters, spec.clip_norm)
+                    if scaler is None:
+                        step()
+                    else:
+                        scaler.step(run.optimizer)
+                        scaler.update()
+                    zero_grad()
+                    steps += 1
+                    if schedule.each_step:
+                        lr = schedule.lr
+                        schedule.step_done()
+                    if progress.bar is not None:
+                        progress.bar.update()
+                    last = steps == run.max_steps
+                    if not losses.reads_each and (last or steps % spec.check_every == 0):
+                        _check_kept(losses, run.trained, x, steps, epoch, spec.accumulate)
+                    if last:
+                        break
+
+                _check_kept(losses, run.trained, x, steps, epoch, spec.accumulate)
+                val_loss, val_accuracy = _validate(run, model, steps, epoch)
+                result.warnings.extend(watch.tell())
+                row = {"epoch": epoch, "step": steps, "train_loss": losses.mean(), "val_loss": val_loss}
+                row |= {"val_accuracy": val_accuracy, "lr": lr, "seconds": round(time.perf_counter() - began, 3)}
+                schedule.epoch_done(steps, row[spec.monitor])
+                is_best = _is_better(row, result.best, spec.monitor)
+                stale = 0 if is_best else stale + 1
+                result.history.append(row)
+                result.final = {name: row[name] for name in SCORES}
+                result.best = result.final if is_best else result.best
+                result.seconds = row["seconds"]
+                save_epoch(run, model, result, stale, is_best, config)
+                progress.epoch_done(row, is_best)
+                if track is not None:
+                    track(row)
+    return result
+
+
+def _grouped(batches: Iterator[tuple[Tensor, Tensor]], limit: int, accumulate: int) -> Iterator[Any]:
+    """The batches of each optimizer step."""
+    batches = islice(batches, limit)
+    if accumulate == 1:
+        for batch in batches:
+            yield (batch,)
+    else:
+        while group := tuple(islice(batches, accumulate)):
+            yield group
+
+
+def _check_kept(losses: LossSum, model: nn.Module, x: Tensor | None, steps: int, epoch: int, accumulate: int) -> None:
+    """Raises for a loss that was not finite among those left on the device."""
+    bad = losses.read()
+    if bad is not None and x is not None:
+        batches_ago, value = bad
+        raise not_finite(model, x, value, step=steps - batches_ago // accumulate, epoch=epoch)
+
+
+def _validate(run: Run, model: nn.Module, steps: int, epoch: int) -> tuple[float, float | None]:
+    """Mean loss and, for classes, accuracy over the validation batches; leaves the model in eval mode."""
+    model.eval()
+    losses, correct, x = LossSum(run.device, is_sum=run.sums), Correct(), None
+    with torch.no_grad():
+        for x, y in islice(run.val.epoch(epoch), run.val_batches):
+            with run.autocast:
+                output = run.forward(x)
+                loss = run.loss(output, y)
+            if not losses.add(loss, len(y)):
+                raise not_finite(run.trained, x, loss, step=steps, epoch=epoch, what="validation loss")
+            if run.task == "classification":
+                correct.add(output, y)
+        bad = losses.read()
+        if bad is not None and x is not None:
+            raise not_finite(run.trained, x, bad[1], step=steps, epoch=epoch, what="validation loss")
+    return losses.mean(), correct.share() if run.task == "classification" else None
+
+
+def _is_better(row: Mapping[str, Any], best: Mapping[str, Any], monitor: str) -> bool:
+    if not best:
+        return True
+    return row[monitor] > best[monitor] if MONITORS[monitor] else row[monitor] < best[monitor]

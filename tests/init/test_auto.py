@@ -1,0 +1,113 @@
+"""init=auto: what it chooses for each layer, why, and that deep nets get their signal through with it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import modelfactory as mf
+from modelfactory.init.auto import stable_level
+from modelfactory.model.layers.containers import Residual
+from modelfactory.numerics.activation import ACTIVATIONS, critical, gain
+from modelfactory.numerics.gaussian_moments import respond
+from modelfactory.signal_propagation.verdict import worst
+
+
+def rows(*overrides: str) -> dict[str, tuple[str, float | None]]:
+    return {row.name: (row.scheme, row.gain) for row in mf.plan(mf.compose("init=auto", *overrides)).ledger}
+
+
+def test_the_gain_is_that_of_what_acts_on_the_layer():
+    found = rows("activation=tanh")
+    assert found["fc1.weight"] == ("lecun_normal", 1.0)
+    assert found["fc2.weight"] == ("lecun_normal", pytest.approx(gain("tanh")))
+    assert found["head.weight"] == ("lecun_normal", pytest.approx(0.5 * gain("tanh")))
+    assert found["fc1.bias"][0] == "zeros"
+
+
+def test_what_stands_after_a_norm_has_gain_1_and_the_norm_its_authors_init():
+    found = rows("model=vit")
+    assert found["blocks.0.mlp.fc1.weight"] == ("lecun_normal", 1.0)
+    assert found["blocks.0.mlp.norm.weight"][0] == "default"
+
+
+def test_the_end_of_each_of_eight_residual_branches_is_scaled():
+    found = rows("model=vit")
+    assert found["blocks.0.mlp.fc2.weight"][1] == pytest.approx(gain("gelu") / math.sqrt(8))
+    assert rows("model=resnet")["stage1.0.body.conv2.weight"][1] == pytest.approx(gain("relu"))  # a norm ends the branch
+
+
+def test_recurrent_weights_are_orthogonal_and_the_forget_gate_is_open():
+    found = rows("model=lstm")
+    assert found["lstm.weight_hh_l0"][0] == "orthogonal"
+    model = mf.build(mf.compose("model=lstm", "init=auto"))
+    biases = model.get_parameter("lstm.bias_ih_l0") + model.get_parameter("lstm.bias_hh_l0")
+    assert biases.tolist() == [0.0] * 64 + [1.0] * 64 + [0.0] * 128
+
+
+def test_an_unstable_activation_begins_where_its_variance_map_is_stable():
+    level = stable_level("gelu")
+    weight, bias = critical("gelu", level)
+    plan = mf.plan(mf.compose("init=auto", "model=deep_mlp", "activation=gelu"))
+    assert plan.ledger["hidden.0.fc.weight"].gain == pytest.approx(math.sqrt(level))
+    assert plan.ledger["hidden.1.fc.weight"].gain == pytest.approx(math.sqrt(weight))
+    assert plan.ledger["hidden.1.fc.bias"].expected_std == pytest.approx(math.sqrt(bias))
+
+
+@pytest.mark.parametrize("name", ["gelu", "silu", "mish", "hardswish"])
+def test_the_variance_map_is_stable_at_that_level(name: str):
+    level = stable_level(name)
+    weight, bias = critical(name, level)
+    for start in (0.8, 1.25):
+        q = start * level
+        for _ in range(200):
+            q = weight * respond(name, 0.0, q).second + bias
+        assert abs(math.log(q / level)) < abs(math.log(start))
+
+
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "tanh", "gelu", "silu", "elu", "selu", "mish", "hardswish", "softsign"])
+def test_thirty_layers_get_their_signal_through(name: str):
+    layers = [layer for _ in range(30) for layer in (nn.Linear(256, 256), ACTIVATIONS[name]())]
+    model = nn.Sequential(*layers, nn.Linear(256, 10))
+    torch.manual_seed(0)
+    mf.initialize(model, "auto", example=torch.randn(2, 256))
+    table = mf.signal(model, torch.randn(64, 256))
+    assert worst(table) in ("ok", "unexpected")
+    hidden = [row.measured.forward for row in table][1:-1:2]
+    assert 0.1 < hidden[-1] / hidden[0] < 10
+
+
+def test_the_reason_is_told():
+    from modelfactory.init.auto import resolve_auto
+    from modelfactory.init.choose import Choice
+    from modelfactory.init.input_activation import Acting, find_acting
+    from modelfactory.init.rules import SchemeCall
+    from modelfactory.parameters.roles import describe
+
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), Residual({"fc": nn.Linear(4, 4)}), nn.Linear(4, 2))
+    infos = describe(model)
+    choices = [Choice(info, "r", "p", SchemeCall("auto", automatic=True)) for info in infos]
+    reasons = [choice.reason for choice in resolve_auto(choices, find_acting(model))]
+    assert reasons[0] == "its input is the data" and reasons[2] == "1 (ReLU) acts on its input: 1/sqrt(E f^2)"
+    unknown = {id(infos[0].parameter): Acting(None, "not known: hidden", None, False)}
+    assert resolve_auto(choices[:1], unknown)[0].reason == "as its author wrote it: not known: hidden"
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_what_stands_behind_a_gated_layer_has_the_gain_of_the_state_it_settles_at(kind):
+    width, came_in = 256, 64
+    layers = {
+        "rnn": {"_target_": f"torch.nn.{kind}", "hidden_size": width, "batch_first": True, "output": 0},
+        "fc": {"_target_": "torch.nn.Linear", "out_features": width},
+        "act": {"_target_": "torch.nn.Tanh"},
+        "head": {"_target_": "torch.nn.Linear", "out_features": 3},
+    }
+    model = mf.build({"model": {"layers": layers}, "data": {"input_shape": [24, came_in]}, "init": "auto", "seed": 0})
+    x = torch.randn(256, 24, came_in, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        after = model.fc(model.rnn(x)[0][:, -1])
+    # gates that depend on the state they made are not quite independent, which is what the formula takes them for
+    assert after.square().mean().sqrt().item() == pytest.approx(1, abs=0.1)

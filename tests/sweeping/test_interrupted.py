@@ -1,0 +1,125 @@
+"""Sweeps that are interrupted or killed: no job goes on alone, nothing done is lost, and the same command finishes them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+import modelfactory as mf
+from modelfactory.sweeping.records import read_sweep
+from modelfactory.training.status import process_is_alive
+from tests.sweeping.conftest import QUICK, results
+
+EPOCHS = 200
+LONG = (*QUICK, f"trainer.max_epochs={EPOCHS}", "optimizer=sgd")
+
+
+def wait_for(what, seconds: float = 120.0):
+    """Waits until `what()` is true, which it gives."""
+    until = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < until, "it never came"
+        time.sleep(0.02)
+    return found
+
+
+def stop_in_the_second_job(start, folder: Path, number: int) -> tuple[int, str, int]:
+    """Starts a sweep of three, sends the signal once the second job trains; status, stderr, and the process of that job."""
+    parent = start("-m", "seed=0,1,2", *LONG)
+    wait_for((folder / "sweep" / "1" / "checkpoint" / "last.safetensors").is_file)
+    pid = results(folder / "sweep")[1]["pid"]
+    os.kill(parent.pid, number)
+    _, err = parent.communicate(timeout=120)
+    return parent.returncode, err, pid
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "told"),
+    [
+        (signal.SIGKILL, -9, ""),
+        (signal.SIGINT, 130, "interrupted\n"),
+        pytest.param(signal.SIGTERM, 143, "interrupted by SIGTERM\n", marks=pytest.mark.slow),
+    ],
+)
+def test_an_interrupted_sweep_is_finished_by_the_same_command(start, tmp_path: Path, number: int, status: int, told: str):
+    code, err, pid = stop_in_the_second_job(start, tmp_path, number)
+    assert code == status
+    assert told in err and "Traceback" not in err
+    wait_for(lambda: not process_is_alive(pid))
+    jobs = read_sweep(tmp_path / "sweep").jobs
+    assert [job.status for job in jobs] == ["completed", "killed", "pending"]
+    assert jobs[1].reason and jobs[1].final == {} or jobs[1].final["epoch"] < EPOCHS
+    first = results(tmp_path / "sweep")[0]
+    if number != signal.SIGKILL:
+        assert "the same command goes on with this sweep" in err
+        return
+    parent = start("-m", "seed=0,1,2", *LONG)
+    _, err = parent.communicate(timeout=120)
+    assert parent.returncode == 0, err
+    assert results(tmp_path / "sweep")[0] == first
+    alone = mf.train(mf.compose(*LONG[:3], *LONG[4:], "seed=1"))
+    assert results(tmp_path / "sweep")[1]["final"] == alone.final
+
+
+def test_a_run_alone_tells_that_it_was_interrupted(start, tmp_path: Path):
+    parent = start("hydra.run.dir=here", *LONG)
+    wait_for((tmp_path / "here" / "checkpoint" / "last.safetensors").is_file)
+    parent.send_signal(signal.SIGTERM)
+    _, err = parent.communicate(timeout=120)
+    assert (parent.returncode, err) == (143, "interrupted by SIGTERM\n")
+    (job,) = read_sweep(tmp_path / "here").jobs
+    assert (job.status, job.reason) == ("killed", "interrupted by SIGTERM")
+
+
+@pytest.mark.slow
+def test_twelve_schemes_on_two_seeds_killed_half_way_are_finished_and_reported(start, tmp_path: Path):
+    schemes = "critical,default,kaiming_normal,kaiming_uniform,lecun_normal,lecun_uniform,normal,orthogonal"
+    arguments = ("-m", f"init={schemes},trunc_normal,uniform,xavier_normal,xavier_uniform", "seed=0,1", "hydra.sweep.dir=sweep")
+    arguments += ("trainer.max_epochs=5", "trainer.progress=none")
+    parent = start(*arguments)
+    wait_for((tmp_path / "sweep" / "12" / "result.json").is_file, 300)
+    parent.kill()
+    parent.communicate()
+    before = results(tmp_path / "sweep")
+    assert [job.status for job in read_sweep(tmp_path / "sweep").jobs[13:]] == ["pending"] * 11
+    parent = start(*arguments)
+    out, err = parent.communicate(timeout=300)
+    assert parent.returncode == 0, err
+    after = results(tmp_path / "sweep")
+    assert len(after) == 24
+    assert {number: after[number] for number in range(12)} == {number: before[number] for number in range(12)}
+    assert "24 jobs: 24 completed" in out and out.count("kaiming_normal") > 0
+    rows = (tmp_path / "sweep" / "summary.csv").read_text().splitlines()
+    assert len(rows) == 25
+    assert {"curves.png", "report.html"} <= {path.name for path in (tmp_path / "sweep").iterdir()}
+
+
+@pytest.mark.slow
+def test_a_sweep_that_runs_is_not_gone_on_with_by_another(start, tmp_path: Path):
+    parent = start("-m", "seed=0,1", *LONG, "trainer.max_epochs=100000")
+    wait_for((tmp_path / "sweep" / "0" / "checkpoint" / "last.safetensors").is_file)
+    other = start("-m", "seed=0,1", *LONG, "trainer.max_epochs=100000", "sweep.resume=sweep")
+    _, err = other.communicate(timeout=120)
+    assert other.returncode == 2
+    assert f"sweep.resume: the sweep in {tmp_path / 'sweep'} runs: process {parent.pid} on " in err
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_takes_its_job_with_it_and_harms_no_other(start, tmp_path: Path):
+    parent = start("-m", "seed=0,1", *LONG)
+    wait_for((tmp_path / "sweep" / "0" / "checkpoint" / "last.safetensors").is_file)
+    job = results(tmp_path / "sweep")[0]["pid"]
+    (server,) = (int(pid) for pid in subprocess.check_output(["ps", "-o", "ppid=", "-p", str(job)], text=True).split())
+    os.kill(server, signal.SIGKILL)
+    parent.communicate(timeout=120)
+    assert parent.returncode == 1
+    assert not process_is_alive(job)
+    assert [(job.status, job.reason) for job in read_sweep(tmp_path / "sweep").jobs] == [
+        ("killed", "its process was killed by SIGKILL"),
+        ("completed", None),
+    ]

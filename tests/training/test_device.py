@@ -1,0 +1,65 @@
+import pytest
+import torch
+
+from modelfactory.config.errors import ConfigError, Problems
+from modelfactory.training.device import autocast, check_precision, choose_device, kept_random_state, make_scaler, seed_device
+
+HAS_GPU = torch.accelerator.current_accelerator(check_available=True) is not None
+
+
+def test_auto_is_the_accelerator_or_the_cpu():
+    device = choose_device("auto")
+    assert (device.type == "cpu") == (not HAS_GPU)
+
+
+@pytest.mark.skipif(HAS_GPU, reason="has an accelerator")
+@pytest.mark.parametrize("name", ["cuda", "cuda:0", "xpu", "mps"])
+def test_a_device_that_is_not_here_is_refused_with_its_path(name):
+    with pytest.raises(ConfigError, match=f"trainer.device: '{name}' is not on this machine, which has the CPU only"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cud", None, 3.5, "meta"])
+def test_an_unknown_device_is_refused(name):
+    with pytest.raises(ConfigError, match="is not a device"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_autocast_computes_in_the_precision_that_was_accepted(precision):
+    device, problems = torch.device("cpu"), Problems()
+    check_precision(precision, device, "trainer.precision", problems)
+    if problems:
+        pytest.skip(str(problems))
+    with autocast(device, precision):
+        out = torch.nn.Linear(4, 4)(torch.ones(1, 4))
+    assert out.dtype == {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    assert (make_scaler(device, precision) is not None) == (precision == "fp16")
+
+
+def test_an_unsupported_precision_is_refused(monkeypatch):
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device_type: False)
+    problems = Problems()
+    check_precision("fp16", torch.device("cpu"), "trainer.precision", problems)
+    assert "trainer.precision: 'fp16' is not supported on cpu" in str(*problems)
+
+
+def test_random_state_is_put_back():
+    before = torch.get_rng_state()
+    with kept_random_state(torch.device("cpu")):
+        seed_device(3, torch.device("cpu"))
+        first = torch.rand(3)
+    assert torch.equal(torch.get_rng_state(), before)
+    with kept_random_state(torch.device("cpu")):
+        seed_device(3, torch.device("cpu"))
+        assert torch.equal(torch.rand(3), first)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_random_state_of_the_gpu_is_put_back():
+    device = choose_device("cuda")
+    before = torch.cuda.get_rng_state(device)
+    with kept_random_state(device):
+        seed_device(3, device)
+        torch.rand(3, device=device)
+    assert torch.equal(torch.cuda.get_rng_state(device), before)
