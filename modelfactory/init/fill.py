@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from modelfactory.init.assign import Assignment
+from modelfactory.init.blocks import matrices, put, take
 from modelfactory.init.custom_scheme import call_own, is_own, nothing_else_changes
 from modelfactory.init.default import Author
+from modelfactory.init.fans import Block
 from modelfactory.model.deferred_init import Recording
 from modelfactory.numerics import rng
 from modelfactory.numerics.fingerprint import digest
@@ -54,10 +56,10 @@ def fill(
     """
     stats: list[tuple[float, float]] = [(math.nan, math.nan)] * len(assignments)
     by_author, following, by_own, work = _sorted_by_filler(assignments)
-    kept = [(rows, rows.clone()) for _, item in by_author for rows in _kept_rows(item)]
+    kept = [(item, block.rows, take(item.info.parameter.detach(), block.rows).clone()) for _, item in by_author for block in _kept(item)]
     Author(seed, recordings, fresh).fill([item for _, item in by_author])
-    for rows, values in kept:  # an author fills a parameter whole
-        rows.copy_(values)
+    for item, rows, values in kept:  # an author fills a parameter whole
+        put(item.info.parameter.detach(), rows, values)
     def run(share: Sequence[_Numbered]) -> None:
         with torch.no_grad(), one_core():
             for index, item in share:
@@ -140,16 +142,16 @@ def _fill_one(item: Assignment, seed: int) -> Tensor | None:
     elif not direct and keeps:  # bit for bit: a draft is float32
         for block, part in zip(item.blocks, item.parts, strict=True):
             if not (part.call.is_default or part.call.kept):
-                parameter[block.rows].copy_(draft[block.rows])
+                put(parameter, block.rows, take(draft, block.rows))
     elif not direct:
         parameter.copy_(draft)
     return draft
 
 
-def _kept_rows(item: Assignment) -> list[Tensor]:
-    """Views of the blocks that no rule sets."""
+def _kept(item: Assignment) -> list[Block]:
+    """The blocks that no rule sets."""
     pairs = zip(item.blocks, item.parts, strict=True) if item.parts else ()
-    return [item.info.parameter.detach()[block.rows] for block, part in pairs if part.call.kept]
+    return [block for block, part in pairs if part.call.kept]
 
 
 def _has_default(item: Assignment) -> bool:
@@ -159,13 +161,22 @@ def _has_default(item: Assignment) -> bool:
 def _fill_part(item: Assignment, draft: Tensor, drawing: torch.Generator | None) -> None:
     """One scheme on all of its blocks, one after another."""
     call = item.call
-    for rows, fans in [(block.rows, block.fans) for block in item.blocks] or [(None, None)]:
-        part = draft if rows is None else draft[rows]
+    for block in item.blocks or (None,):
+        part = draft if block is None else take(draft, block.rows)
         if call.function is not None:
             call_own(item, call.function, part, drawing)
         elif call.scheme is not None:
+            fans = None if block is None else block.fans
             extra = {"fans": fans} if call.scheme.uses_fans and fans is not None else {}
-            call.scheme.fill(part, **item.args, **extra, **({"generator": drawing} if call.scheme.random else {}))
+            random = {"generator": drawing} if call.scheme.random else {}
+            together = block is None or call.scheme.elementwise or not block.copied and block.order is None
+            for matrix in (part,) if together else matrices(part, block):  # pyright: ignore[reportArgumentType]
+                own = matrix if together else matrix.contiguous()
+                call.scheme.fill(own, **item.args, **extra, **random)
+                if own is not matrix:
+                    matrix.copy_(own)
+        if block is not None:
+            put(draft, block.rows, part)
 
 
 def measure(parameter: Tensor) -> tuple[float, float]:

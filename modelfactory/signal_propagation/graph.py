@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from modelfactory.init.input_activation import Applied
-from modelfactory.model.meta_shapes import known_result
+from modelfactory.tracing.meta_shapes import known_result
 from modelfactory.numerics.activation import ACTIVATIONS, is_activation
 
 _ACTIVATIONS = frozenset(ACTIVATIONS) | {f"{name}_" for name in ACTIVATIONS}

@@ -127,7 +127,7 @@ class _Reader:
         if node is None:
             return TracedActivation(None, "the input" if carried.kind == "input" else "a constant", shape)
         kind = steps.kind(node)
-        if kind == "activation" and node.op != "prelu" or kind == "activation":
+        if kind == "activation" or self._is_composed(node, carried):
             return TracedActivation(self._function(node, carried), self._place(node), shape)
         if kind == "join":
             ends = [self.acting(item) for item in steps.signals(node)]
@@ -140,6 +140,16 @@ class _Reader:
         if node.op in RECURRENT:
             return TracedActivation(_state_of(node), self._place(node), shape)
         return TracedActivation(None, self._place(node), shape)
+
+    def _is_composed(self, node: Node, value: Value) -> bool:
+        """Whether a value is a function of one other that a single module writes in several calls; `x + f(x)` is a residual sum."""
+        source = self.steps.source.get(value.index)
+        if source is None or source in node.inputs and self.steps.kind(node) == "sum":
+            return False
+        nodes = self._between(source, value)
+        if any(item.layer != node.layer for item in nodes):
+            return False
+        return any(self.steps.kind(item) in ("activation", "bend", "product") for item in nodes)
 
     def _product(self, node: Node, shape: tuple[int, ...]) -> TracedActivation:
         """A product of two branches: of an activation with what is linear, or of neither."""

@@ -127,16 +127,28 @@ def _summed_over(node: Node, value: Value, steps: Steps) -> set[Dim]:
     return {atom.dim for dim in dims for atom in axes[dim] if atom.dim.kind == "parameter"}
 
 
-def convolution_fans(node: Node) -> tuple[float, float]:
-    """Fans of a convolution's weight: means over its positions, as taps on a padding of zeros act on nothing."""
+def convolution_fans(node: Node, borders: bool = True) -> tuple[float, float]:
+    """Fans of a convolution's weight: means over its positions, as taps on a padding of zeros act on nothing.
+
+    Args:
+        borders: False for the fans far from every border, where the size of the input is not known.
+    """
     given = convolution_arguments(node)
     x, weight = given["input"], given["weight"]
     axes, transposed, groups = len(weight.shape) - 2, node.op in TRANSPOSED, given["groups"]
-    means = [_mean_taps(node, given, axis, axes, x.shape[axis - axes]) for axis in range(axes)]
+    if not borders:
+        kernel, stride = math.prod(weight.shape[2:]), math.prod(_setting(given["stride"], axis) for axis in range(axes))
+        means = [(kernel / stride, float(kernel)) if transposed else (float(kernel), kernel / stride)]
+    else:
+        means = _all_taps(node, given, axes, x)
     taps_in, taps_out = math.prod(mean for mean, _ in means), math.prod(mean for _, mean in means)
     inputs = weight.shape[0] // groups if transposed else weight.shape[1]
     outputs = weight.shape[1] if transposed else weight.shape[0] // groups
     return inputs * taps_in, outputs * taps_out
+
+
+def _all_taps(node: Node, given: dict[str, object], axes: int, x: Value) -> list[tuple[float, float]]:
+    return [_mean_taps(node, given, axis, axes, x.shape[axis - axes]) for axis in range(axes)]
 
 
 def _setting(value: object, axis: int) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from modelfactory.init.shapes import known_result
+from modelfactory.tracing.meta_shapes import known_result
 from modelfactory.tracing.graph import Graph, Node, Value, leaves, tensors_of
 from modelfactory.tracing.lowering import LOWERED
 from modelfactory.tracing.operators import KEEPS, SHAPED_LIKE, SILENT, VIEW_ATTRIBUTES, operator_name
@@ -23,7 +23,7 @@ _MOST_NUMBERS = 64 * 2**20
 """Parameters of a model on the meta device that is still given numbers, where a run needs them."""
 
 
-def record(model: nn.Module, inputs: Any, training: bool = False) -> Graph:
+def record(model: nn.Module, inputs: Any, training: bool = False, with_numbers: bool = True) -> Graph:
     """The graph of one run of a model, which is left as it was.
 
     The run is on the meta device. Where the model's control flow needs numbers it is done once more with a model's own (or,
@@ -31,6 +31,7 @@ def record(model: nn.Module, inputs: Any, training: bool = False) -> Graph:
 
     Args:
         inputs: a tensor, a tuple of positional arguments, or a mapping of named ones; their numbers are used where they have any.
+        with_numbers: whether it may be run with numbers where the meta device cannot go.
         training: the mode of the run. In evaluation no part of a model is dropped, and no statistics are taken.
 
     Returns:
@@ -45,13 +46,13 @@ def record(model: nn.Module, inputs: Any, training: bool = False) -> Graph:
     if lazy is not None:
         return Graph(reason=f"{lazy} has no shape yet")
     graph = _run(model, inputs, training, _META)
-    if graph.reason is None:
+    if graph.reason is None or not with_numbers:
         return graph
     own = list(model.parameters())
-    with_numbers = None if not any(tensor.is_meta for tensor in own) else torch.device("cpu")
-    if with_numbers is not None and sum(tensor.numel() for tensor in own) > _MOST_NUMBERS:
+    on_meta = any(tensor.is_meta for tensor in own)
+    if on_meta and sum(tensor.numel() for tensor in own) > _MOST_NUMBERS:
         return graph
-    again = _run(model, inputs, training, with_numbers or (own[0].device if own else torch.device("cpu")))
+    again = _run(model, inputs, training, torch.device("cpu") if on_meta or not own else own[0].device)
     return graph if again.reason is not None and len(again) <= len(graph) else again
 
 

@@ -127,3 +127,22 @@ def _of_table(kind: str, name: str, node: Node, value: Value, steps: Steps) -> s
     weight = steps.weight(made) if made is not None and steps.kind(made) == "weights" else None
     of_stack = weight is not None and any(len(steps.graph.parameters[main].shape) > 2 for main in labels[weight].mains)
     return "bias" if of_stack else "embedding"
+
+
+def biases_of_weights(steps: Steps) -> dict[str, list[str]]:
+    """By parameter that multiplies the signal, those that are added to what it gives."""
+    found: dict[str, list[str]] = {}
+    for index, product in steps.labels.contractions.items():
+        node = steps.graph.nodes[index]
+        weight = steps.weight(node)
+        if weight is None or steps.kind(node) != "weights":
+            continue
+        added = [product.bias] if product.bias is not None else []
+        for user, _ in steps.uses(node.output, frozenset({"carry"})):
+            if steps.kind(user) == "shift":
+                added += [value for value in user.inputs if steps.labels.pure(value) and _kind(steps, user, value) == "bias"] if len(node.output.users) == 1 else []
+        names = sorted({name for value in added if steps.labels.pure(value) for name in steps.labels[value].mains})
+        for name in steps.labels[weight].mains:
+            found.setdefault(name, [])
+            found[name] += [bias for bias in names if bias not in found[name]]
+    return found

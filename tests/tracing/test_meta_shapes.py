@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from modelfactory.model.layers.glue import Reduce
-from modelfactory.model.meta_shapes import KnownShapes
+from modelfactory.tracing.meta_shapes import KnownShapes
 from modelfactory.numerics.activation import ACTIVATIONS
 
 CASES = [
