@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from modelfactory.config.schema import join
 from modelfactory.parameters.declared import BLOCKS, FANS, ROLES_OF, declared_axes, declared_blocks, globs_of, is_called
@@ -158,6 +159,8 @@ class Facts:
         for place, item in enumerate(self._owned):
             kind, more, named_parts, parts = self._of_run(item)
             roles = kind
+            if item.computed is None and isinstance(item.module, ParametrizationList):
+                kind, roles, more, named_parts, parts = None, ("other",), [], (), ()  # what torch cannot be given back
             if roles is None:
                 roles = known_roles(type(item.module), item.attr, item.parameter.ndim)
             if roles is None:

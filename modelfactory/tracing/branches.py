@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from modelfactory.tracing.graph import Node, Value
+from modelfactory.tracing.operators import CONVOLUTIONS
 from modelfactory.tracing.steps import Steps
 
 _PARTS = frozenset({"chunk", "split", "unbind", "select", "gather", "index_select", "split_with_sizes", "tensor_split", "narrow"})
@@ -48,7 +49,8 @@ def traced_branches(steps: Steps) -> list[TracedBranch]:
     """The residual branches of a model, in the order of its run.
 
     A sum is residual where one of its terms is what another is made of, as it is or after one linear projection of its own
-    (a shortcut), and the other is no linear map of it: it bends the signal and multiplies it with weights.
+    (a shortcut), and the other bends the signal and multiplies it with weights. A linear map beside the signal itself counts if
+    it is a full matrix; a filter of each channel alone is a part of one larger filter.
 
     Example:
         >>> import torch
@@ -122,7 +124,8 @@ class _Branches:
             for trunk, cost, scaled in self._shortcut(term):
                 made = [other for other in others if self._is_above(trunk, other)]
                 others = [other for other in others if other not in made]  # the nearest fork decides
-                regions = [(other, region) for other in made if self._bends(region := self._region(trunk, other))]
+                plain = cost == 0 and not scaled
+                regions = [(other, region) for other in made if self._bends(region := self._region(trunk, other), plain)]
                 if regions:
                     if best is None or (cost, -len(regions)) < best[0]:
                         best = (cost, -len(regions)), term, trunk, scaled, regions
@@ -182,9 +185,13 @@ class _Branches:
             ahead += self.steps.signals(node)
         return frozenset(seen)
 
-    def _bends(self, region: frozenset[int]) -> bool:
-        kinds = {self._bend_of(self.steps.graph.nodes[index]) for index in region}
-        return "weights" in kinds and "bends" in kinds
+    def _bends(self, region: frozenset[int], plain: bool) -> bool:
+        """Whether a way is a branch: it multiplies with weights and bends, or (around it the signal itself) has a full matrix."""
+        nodes = [self.steps.graph.nodes[index] for index in region]
+        kinds = {self._bend_of(node) for node in nodes}
+        if "weights" not in kinds:
+            return False
+        return "bends" in kinds or plain and any(self.steps.kind(node) == "weights" and not is_depthwise(self.steps, node) for node in nodes)
 
     def _bend_of(self, node: Node) -> str:
         kind = self.steps.kind(node)
@@ -338,3 +345,9 @@ def norm_scale(steps: Steps, node: Node) -> str | None:
     if isinstance(value, Value) and steps.labels.pure(value):
         return next(iter(steps.labels[value].mains))
     return None
+
+
+def is_depthwise(steps: Steps, node: Node) -> bool:
+    """Whether a product with weights is a convolution of each channel alone."""
+    product = steps.labels.contractions[node.index]
+    return node.op in CONVOLUTIONS and product.groups > 1 and product.groups == node.output.shape[1]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from modelfactory.tracing.branches import TracedBranch
+from modelfactory.tracing.branches import TracedBranch, is_depthwise
 from modelfactory.tracing.fans import stacked_axes
 from modelfactory.tracing.graph import Node, Value
-from modelfactory.tracing.operators import ATTENTION, CONVOLUTIONS
+from modelfactory.tracing.operators import ATTENTION
 from modelfactory.tracing.packed import Part
 from modelfactory.tracing.steps import Steps
 from modelfactory.tracing.uses import Use
@@ -105,16 +105,12 @@ class _Reader:
             kind = self.steps.kind(node)
             if node is None or node.index in self._sums:
                 continue
-            if kind == "weights" and not (depthwise and self._is_depthwise(node)):
+            if kind == "weights" and not (depthwise and is_depthwise(self.steps, node)):
                 found.append((node, seen))
             elif kind == "weights" or kind in kinds:
                 base = self.steps.normalised_in(node) if kind == "norm" else None
                 ahead += [base] if base is not None else self.steps.signals(node)
         return found
-
-    def _is_depthwise(self, node: Node) -> bool:
-        product = self.steps.labels.contractions[node.index]
-        return node.op in CONVOLUTIONS and product.groups > 1 and product.groups == node.output.shape[1]
 
     def _weights(self, node: Node) -> list[str]:
         weight = self.steps.weight(node)
