@@ -13,6 +13,7 @@ from typing import overload
 
 from modelfactory.init.assign import Assignment
 from modelfactory.numerics.fingerprint import combined
+from modelfactory.numerics.rng import INIT_VERSION
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Ledger:
     Attributes:
         rows: the rows.
         digests: after a build, a hash of each parameter's initial values (in float32) by its first name.
+        init_version: raised whenever the same seed, name, shape and scheme give other values than before.
 
     Example:
         >>> import modelfactory as mf
@@ -74,6 +76,7 @@ class Ledger:
     def __init__(self, rows: Iterable[Row], digests: Mapping[str, str] | None = None):
         self.rows = tuple(rows)
         self.digests = dict(digests or {})
+        self.init_version = INIT_VERSION
 
     @property
     def fingerprint(self) -> str:

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from modelfactory.config.files import remove_leftovers, write_text
+from modelfactory.numerics.rng import INIT_VERSION
 from modelfactory.training.status import RESULT, Heartbeat, config_hash, status_of, told, who
 
 METRICS = ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "lr", "seconds")
@@ -87,7 +88,7 @@ def write_metrics(path: Path, history: Iterable[Mapping[str, Any]]) -> None:
 
 
 def write_result(path: Path, result: Result, config: Any) -> None:
-    """Writes result.json: status, final, best, seconds, config_hash, init_hash, versions, error, warnings, host, pid, started."""
+    """Write result.json: how the run went, its hashes and versions, and who ran it."""
     record = {
         "status": result.status,
         "final": _finite(result.final),
@@ -95,6 +96,7 @@ def write_result(path: Path, result: Result, config: Any) -> None:
         "seconds": round(result.seconds, 3),
         "config_hash": None if config is None else config_hash(config),
         "init_hash": result.init_hash,
+        "init_version": INIT_VERSION,
         "versions": versions(),
         "error": result.error,
         "warnings": result.warnings,
