@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from modelfactory.config.errors import Problems, SchemeError
 from modelfactory.config.schema import join
+from modelfactory.init.blocks import block_rows, blocks_of, matrix_shape
 from modelfactory.init.choose import Choice
 from modelfactory.init.default_moments import authored_moments
-from modelfactory.init.blocks import block_rows, blocks_of, matrix_shape
 from modelfactory.init.fans import Block, Fans, torch_fans
 from modelfactory.init.input_activation import Acting
 from modelfactory.init.rules import SchemeCall

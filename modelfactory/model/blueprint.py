@@ -16,8 +16,8 @@ from modelfactory.config.schema import join
 from modelfactory.model.clone import mould_of, shadow_of
 from modelfactory.model.deferred_construction import construction
 from modelfactory.model.deferred_init import Recording
-from modelfactory.parameters.layer_rules import Definition
 from modelfactory.parameters.declared import BLOCKS, FANS, ROLES_OF
+from modelfactory.parameters.layer_rules import Definition
 
 # Constructors of torch.nn whose parameters are filled by `reset_parameters` and nothing else: it is left out.
 QUIET = frozenset(

@@ -139,7 +139,7 @@ class _Reader:
         if config.get("output") is not None and "layers" not in config:
             self.problems.add(join(path, "output"), "cannot stand beside repeat; write layers: {name: {..., output: ...}} under it")
             return None, BROKEN
-        # beside layers, init, freeze, roles, blocks and fans are of the whole block (0.fc.weight); beside a class, of each of its copies (weight)
+        # beside layers, they are of the whole block (0.fc.weight); beside a class, of each of its copies (weight)
         lifted = () if "_target_" in config else ("init", "freeze", "roles", "blocks", "fans")
         definition = self._definition({key: config[key] for key in lifted if key in config}, path)
         body = {key: value for key, value in config.items() if key not in ("repeat", *lifted)}

@@ -105,7 +105,7 @@ class Facts:
         if any(weight in branch.ends for branch in found for weight in weights):
             return
         if self.is_read and not getattr(type(module), "is_residual", False):
-            self.notes.append(f"{name} is declared a residual branch, and in the run of the model its output is added to no signal around it")
+            self.notes.append(f"{name} is declared a residual branch, and in the run its output is added to no signal around it")
         if not weights:
             return
         if self.is_read:
@@ -172,7 +172,8 @@ class Facts:
                 named_parts = known_blocks(item.module, item.attr)
                 parts = _equal_parts(item, named_parts)
             of_parts = [role for name in named_parts if (role := block_role(name))]
-            roles += tuple(role for role in dict.fromkeys([*of_parts, *(r for r in more if r not in ("head", "stem"))]) if role not in roles)
+            further = dict.fromkeys([*of_parts, *(role for role in more if role not in ("head", "stem"))])
+            roles += tuple(role for role in further if role not in roles)
             branch = branches.get(item.names[0])
             if branch is not None:
                 roles += _branch_roles(item, branch, self._biases)
@@ -214,7 +215,8 @@ class Facts:
         name = item.names[0]
         if not self.is_read or name not in self.reading.roles.kinds or decides(type(item.module)):
             roles = self.reading.roles if self.is_read else None
-            places = [] if roles is None else [role for role in roles.roles(name) if role in ("head", "stem")]
+            source = self._biases.get(name, name)
+            places = [] if roles is None else [role for role in roles.roles(source) if role in ("head", "stem")]
             return None, places, (), ()
         traced = self.reading.roles
         kind = traced.kinds[name]
@@ -260,7 +262,8 @@ class Facts:
                 blocks = declared_blocks(_declared(module, BLOCKS), item, prefix) or blocks
             if axes is not None and facts.fans and (axes[0], axes[1]) != (facts.fans[0].summed, facts.fans[0].coming_out):
                 seen = f"in {list(facts.fans[0].summed)}, out {list(facts.fans[0].coming_out)}"
-                self.notes.append(f"{item.names[0]}: its fans are declared as in {list(axes[0])}, out {list(axes[1])}, and its run shows {seen}")
+                said = f"in {list(axes[0])}, out {list(axes[1])}"
+                self.notes.append(f"{item.names[0]}: its fans are declared as {said}, and its run shows {seen}")
             parts, packed = facts.parts, facts.packed
             if blocks is not None:
                 along = axes[1][0] if axes is not None and axes[1] else facts.fans[0].coming_out[0] if facts.fans else 0
@@ -316,9 +319,7 @@ def _branch_roles(item: Owned, branch: Branch, biases: Mapping[str, str]) -> tup
     return (*roles, "residual_end") if name in branch.silenced_by else roles
 
 
-def _places(
-    item: Owned, place: int, more: Sequence[str], first: nn.Module | None, head: nn.Module | None, met: bool
-) -> tuple[str, ...]:
+def _places(item: Owned, place: int, more: Sequence[str], first: nn.Module | None, head: nn.Module | None, met: bool) -> tuple[str, ...]:
     """Whether it belongs to the first layer, the last, or neither."""
     if met or first is None and head is None:
         return tuple(role for role in ("stem", "head") if role in more)

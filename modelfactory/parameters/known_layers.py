@@ -40,7 +40,7 @@ def known_roles(owner: type, attr: str, ndim: int) -> tuple[str, ...] | None:
         >>> known_roles(nn.BatchNorm2d, "bias", 1), known_roles(nn.Linear, "weight", 2), known_roles(nn.Module, "scale", 1)
         (('norm', 'bias'), ('weight',), None)
     """
-    is_bias = attr.startswith("bias")
+    is_bias = attr.startswith("bias") or attr.endswith("bias")
     if issubclass(owner, NORMS):
         return (("norm", "bias") if is_bias else ("norm",)) if attr in ("weight", "bias") else None
     if issubclass(owner, _RECURRENT):

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-
 from modelfactory.config.errors import Problems, did_you_mean
 from modelfactory.init.assign import Assignment, assign, wants_shape
 from modelfactory.init.auto import needs_acting, resolve_auto

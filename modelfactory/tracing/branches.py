@@ -191,7 +191,8 @@ class _Branches:
         kinds = {self._bend_of(node) for node in nodes}
         if "weights" not in kinds:
             return False
-        return "bends" in kinds or plain and any(self.steps.kind(node) == "weights" and not is_depthwise(self.steps, node) for node in nodes)
+        weights = [node for node in nodes if self.steps.kind(node) == "weights"]
+        return "bends" in kinds or plain and not all(is_depthwise(self.steps, node) for node in weights)
 
     def _bend_of(self, node: Node) -> str:
         kind = self.steps.kind(node)
@@ -249,7 +250,8 @@ class _Branches:
                 ends.append(node)
                 continue
             if kind == "scale" and alone:
-                scale = next((name for item in node.inputs if self.steps.labels.pure(item) for name in self.steps.labels[item].mains), scale)
+                pure = [item for item in node.inputs if self.steps.labels.pure(item)]
+                scale = next((name for item in pure for name in self.steps.labels[item].mains), scale)
             if kind == "norm" and alone and norm is None:
                 norm = norm_scale(self.steps, node) or scale
             follow = self.follow(node, ends_only=True)

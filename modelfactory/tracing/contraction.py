@@ -159,7 +159,8 @@ def _spelled(term: str, ndim: int) -> Letters:
 def _bilinear(node: Node) -> Contraction:
     one, other, weight, bias = _values(node, ("input1", "input2", "weight", "bias"))
     lead = _batch(len(one.shape) - 1, 0)
-    return Contraction(node, (Operand(one, (*lead, "i")), Operand(other, (*lead, "j")), Operand(weight, ("o", "i", "j"))), (*lead, "o"), bias)
+    operands = (Operand(one, (*lead, "i")), Operand(other, (*lead, "j")), Operand(weight, ("o", "i", "j")))
+    return Contraction(node, operands, (*lead, "o"), bias)
 
 
 def _tensordot(node: Node) -> Contraction | None:

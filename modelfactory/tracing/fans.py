@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from modelfactory.tracing.axes import Axis, Dim
 from modelfactory.tracing.contraction import Contraction, Operand, convolution_arguments
 from modelfactory.tracing.graph import Node, Value
-from modelfactory.tracing.labels import reduced_dims
+from modelfactory.tracing.layouts import reduced_dims
 from modelfactory.tracing.operators import CONVOLUTIONS, TRANSPOSED
 from modelfactory.tracing.steps import Steps
 
@@ -50,7 +50,7 @@ def traced_fans(steps: Steps) -> dict[str, list[TracedFans]]:
     found: dict[str, list[TracedFans]] = {}
     labels = steps.labels
     stacks = stacked_axes(steps)
-    for index, product in labels.contractions.items():
+    for product in labels.contractions.values():
         for operand in product.operands:
             facts = labels[operand.value]
             if not facts.pure or not operand.value.floating or _meets_constants(steps, product, operand):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 _META = torch.device("meta")
-_SIZES = (32, 64, 224, 96, 128, 256, 16, 384, 299)
+_SIZES = (32, 64, 224, 28, 8, 16, 96, 128, 256, 299, 384, 12, 10, 48, 6, 20, 24, 40)
 _MOST = 60
 
 

@@ -49,5 +49,6 @@ def _longer(states: Tensor, token: Tensor) -> Tensor:
     return torch.cat([states, token])
 
 
-LOWERED: Mapping[Any, Callable[[TorchFunctionMode, Any, tuple[Any, ...], dict[str, Any]], Any]] = {F.multi_head_attention_forward: _attention}
+Lowering = Callable[[TorchFunctionMode, Any, tuple[Any, ...], dict[str, Any]], Any]
+LOWERED: Mapping[Any, Lowering] = {F.multi_head_attention_forward: _attention}
 """By function, what makes the same of it in smaller calls, which are recorded."""

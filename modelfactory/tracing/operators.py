@@ -10,11 +10,12 @@ def _names(text: str) -> frozenset[str]:
 
 
 SILENT = _names(
-    "__set__ size dim ndimension numel stride is_floating_point is_complex requires_grad_ storage_offset is_contiguous data_ptr item tolist "
-    "_assert isnan isinf isfinite all any nelement __len__ __bool__ __repr__ __format__ __int__ __float__ __index__ __contains__ get_device "
-    "__hash__ element_size is_pinned is_shared register_hook backward equal allclose is_nonzero is_same_size has_names __deepcopy__ "
-    "zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros new_empty new_ones new_full new_tensor "
-    "is_inference is_conj is_neg result_type can_cast promote_types broadcast_tensors_shape is_nested cpu_info untyped_storage storage"
+    "__set__ size dim ndimension numel stride is_floating_point is_complex requires_grad_ storage_offset is_contiguous data_ptr "
+    "item tolist _assert isnan isinf isfinite all any nelement __len__ __bool__ __repr__ __format__ __int__ __float__ __index__ "
+    "__contains__ get_device __hash__ element_size is_pinned is_shared register_hook backward equal allclose is_nonzero "
+    "is_same_size has_names __deepcopy__ zeros_like ones_like empty_like full_like rand_like randn_like randint_like new_zeros "
+    "new_empty new_ones new_full new_tensor is_inference is_conj is_neg result_type can_cast promote_types "
+    "broadcast_tensors_shape is_nested cpu_info untyped_storage storage"
 )
 """Calls that give no tensor of the signal."""
 
@@ -23,13 +24,19 @@ VIEW_ATTRIBUTES = _names("T mT H mH data real imag")
 
 RESHAPES = _names("view reshape flatten unflatten squeeze unsqueeze view_as reshape_as ravel _unsafe_view")
 PERMUTES = _names("transpose permute t T mT H mH movedim moveaxis swapaxes swapdims adjoint")
-SLICES = _names("getitem narrow select chunk split split_with_sizes tensor_split unbind index_select gather take_along_dim unsafe_chunk unsafe_split slice")
+SLICES = _names(
+    "getitem narrow select chunk split split_with_sizes tensor_split unbind index_select gather take_along_dim unsafe_chunk "
+    "unsafe_split slice"
+)
 COPIES = _names(
-    "contiguous clone detach to type float half bfloat16 double cpu cuda alias data real type_as requires_grad dropout dropout1d dropout2d dropout3d "
-    "feature_dropout alpha_dropout feature_alpha_dropout identity view_as_real view_as_complex positive"
+    "contiguous clone detach to type float half bfloat16 double cpu cuda alias data real type_as requires_grad dropout dropout1d "
+    "dropout2d dropout3d feature_dropout alpha_dropout feature_alpha_dropout identity view_as_real view_as_complex positive"
 )
 SPREADS = _names("expand expand_as repeat repeat_interleave tile broadcast_to")
-MOVES = _names("roll flip pad constant_pad_nd interpolate upsample pixel_shuffle pixel_unshuffle unfold channel_shuffle diagonal grid_sample im2col fold tril triu")
+MOVES = _names(
+    "roll flip pad constant_pad_nd interpolate upsample pixel_shuffle pixel_unshuffle unfold channel_shuffle diagonal grid_sample "
+    "im2col fold tril triu"
+)
 JOINS = _names("cat concat concatenate stack hstack vstack dstack")
 KEEPS = RESHAPES | PERMUTES | COPIES | SPREADS
 """Calls that may return the very tensor that they were given."""
@@ -49,18 +56,20 @@ SMOOTH = _names("pow square sqrt rsqrt reciprocal abs exp log neg float_power lo
 NORMS = _names("batch_norm layer_norm group_norm instance_norm rms_norm local_response_norm normalize native_layer_norm")
 SOFTMAXES = _names("softmax softmin log_softmax gumbel_softmax _softmax sparsemax")
 PRODUCTS_OF_MATRICES = _names(
-    "linear matmul mm bmm addmm baddbmm addbmm mv addmv rmatmul dot vdot inner einsum tensordot bilinear chain_matmul multi_dot grouped_mm "
-    "conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d conv_transpose3d"
+    "linear matmul mm bmm addmm baddbmm addbmm mv addmv rmatmul dot vdot inner einsum tensordot bilinear chain_matmul multi_dot "
+    "grouped_mm conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d conv_transpose3d"
 )
 CONVOLUTIONS = _names("conv1d conv2d conv3d convolution")
 TRANSPOSED = _names("conv_transpose1d conv_transpose2d conv_transpose3d")
 LOOKUPS = _names("embedding embedding_bag")
 RECURRENT = _names("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell")
 ATTENTION = _names("scaled_dot_product_attention")
-WRITES = _names("setitem index_add index_copy scatter scatter_add index_put copy written slice_scatter index_reduce scatter_reduce masked_scatter")
+WRITES = _names(
+    "setitem index_add index_copy scatter scatter_add index_put copy written slice_scatter index_reduce scatter_reduce masked_scatter"
+)
 ACTIVATIONS = _names(
-    "celu elu gelu hardshrink hardsigmoid hardswish hardtanh leaky_relu logsigmoid mish prelu relu relu6 rrelu selu sigmoid silu softplus "
-    "softshrink softsign tanh tanhshrink threshold erf swish expit special_expit square_relu"
+    "celu elu gelu hardshrink hardsigmoid hardswish hardtanh leaky_relu logsigmoid mish prelu relu relu6 rrelu selu sigmoid silu "
+    "softplus softshrink softsign tanh tanhshrink threshold erf swish expit special_expit square_relu"
 )
 GATED = _names("glu")
 SHAPED_LIKE = _names("reshape_as view_as expand_as type_as")

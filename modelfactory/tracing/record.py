@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
 
-from modelfactory.tracing.meta_shapes import known_result
 from modelfactory.tracing.graph import Graph, Node, Value, leaves, tensors_of
 from modelfactory.tracing.lowering import LOWERED
+from modelfactory.tracing.meta_shapes import known_result
 from modelfactory.tracing.operators import KEEPS, SHAPED_LIKE, SILENT, VIEW_ATTRIBUTES, operator_name
 from modelfactory.tracing.standing_in import standing_in
 

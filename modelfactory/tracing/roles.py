@@ -40,9 +40,7 @@ class TracedRoles:
         return self.more.get(name, [])
 
 
-def traced_roles(
-    steps: Steps, uses: dict[str, list[Use]], parts: dict[str, list[Part]], branches: Sequence[TracedBranch]
-) -> TracedRoles:
+def traced_roles(steps: Steps, uses: dict[str, list[Use]], parts: dict[str, list[Part]], branches: Sequence[TracedBranch]) -> TracedRoles:
     """The roles of every parameter that takes part in the run.
 
     Example:

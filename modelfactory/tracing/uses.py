@@ -138,9 +138,9 @@ def biases_of_weights(steps: Steps) -> dict[str, list[str]]:
         if weight is None or steps.kind(node) != "weights":
             continue
         added = [product.bias] if product.bias is not None else []
-        for user, _ in steps.uses(node.output, frozenset({"carry"})):
+        for user, _ in steps.uses(node.output, frozenset({"carry"})) if len(node.output.users) == 1 else ():
             if steps.kind(user) == "shift":
-                added += [value for value in user.inputs if steps.labels.pure(value) and _kind(steps, user, value) == "bias"] if len(node.output.users) == 1 else []
+                added += [value for value in user.inputs if steps.labels.pure(value) and _kind(steps, user, value) == "bias"]
         names = sorted({name for value in added if steps.labels.pure(value) for name in steps.labels[value].mains})
         for name in steps.labels[weight].mains:
             found.setdefault(name, [])
