@@ -151,6 +151,8 @@ class _Overlay:
 
     def __getitem__(self, value: Value) -> Facts:
         own = self.layouts.get(value.index)
+        if own is not None and value.index < 0:  # half of a gated unit, which is no value of the graph
+            return Facts(own, True)
         facts = self._labels[value]
         return facts if own is None else facts._replace(layout=own)
 
