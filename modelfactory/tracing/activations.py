@@ -93,6 +93,8 @@ class _Reader:
         for node in self.steps.graph.nodes:
             signals = self.steps.signals(node)
             pure = [value for value in node.inputs if labels.pure(value)]
+            if self.steps.kind(node) == "weights" and not signals:
+                signals = node.inputs[:1]
             if not pure or not signals or not node.outputs or not labels.signal(node.output):
                 continue
             if node.op in RECURRENT:

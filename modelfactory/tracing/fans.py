@@ -62,6 +62,8 @@ def traced_fans(steps: Steps) -> dict[str, list[TracedFans]]:
 
 def _meets_constants(steps: Steps, product: Contraction, operand: Operand) -> bool:
     """Whether all other factors are constants: a power iteration, a fixed resampling."""
+    if product.node.op == "linear" or product.node.op in CONVOLUTIONS:  # a layer, whatever it is given
+        return False
     others = [other.value for other in product.operands if other is not operand]
     return not any(steps.labels.signal(value) or steps.labels.pure(value) for value in others)
 

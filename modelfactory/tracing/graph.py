@@ -120,15 +120,16 @@ def leaves(value: Any) -> Iterator[Any]:
         >>> list(leaves((1, [2, {"a": 3}])))
         [1, 2, 3]
     """
-    kind = type(value)
-    if kind is tuple or kind is list or isinstance(value, (tuple, list)):
-        for item in value:
-            yield from leaves(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from leaves(item)
-    else:
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    if not isinstance(value, (tuple, list)):
         yield value
+        return
+    for item in value:
+        if isinstance(item, (tuple, list, dict)):
+            yield from leaves(item)
+        else:
+            yield item
 
 
 def tensors_of(value: Any) -> list[Tensor]:

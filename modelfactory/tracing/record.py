@@ -60,7 +60,8 @@ def _run(model: nn.Module, inputs: Any, training: bool, device: torch.device) ->
     recorder = _Recorder(model, device)
     graph = recorder.graph
     graph.on_meta = device.type == "meta"
-    keeps_own = not graph.on_meta and not any(tensor.is_meta for tensor in model.parameters())
+    held = [*model.parameters(), *model.buffers()]
+    keeps_own = all(tensor.is_meta for tensor in held) if graph.on_meta else not any(tensor.is_meta for tensor in held)
     with ExitStack() as stack:
         original = stack.enter_context(standing_in(model, None if keeps_own else device, training))
         args, kwargs = _arguments(inputs, device)
@@ -148,6 +149,8 @@ class _Recorder(TorchFunctionMode):
         if tag is not None and tag[0] is self.graph:
             return tag[1]
         held = self._held.get(id(tensor))
+        if held is None:
+            return None
         if isinstance(held, str):
             value = self._new(tensor, "parameter", name=held)
             self._held[id(tensor)] = self.graph.parameters[held] = value
@@ -184,8 +187,10 @@ class _Recorder(TorchFunctionMode):
         elif name in SILENT:
             return func(*args, **kwargs)
         self._calls += 1
-        given = [item for item in leaves((args, kwargs)) if isinstance(item, Tensor)]
-        if not any(self.known(tensor) is not None for tensor in given):
+        given = [item for item in args if isinstance(item, Tensor)]
+        if len(given) < len(args) or kwargs:
+            given = [item for item in leaves((args, kwargs)) if isinstance(item, Tensor)]
+        if all(self.known(tensor) is None for tensor in given):
             if not self._on_meta or given and not isinstance(func, types.FunctionType):
                 return func(*args, **kwargs)
             with _META:

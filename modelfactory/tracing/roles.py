@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from modelfactory.tracing.branches import TracedBranch, is_depthwise
 from modelfactory.tracing.fans import stacked_axes
 from modelfactory.tracing.graph import Node, Value
-from modelfactory.tracing.operators import ATTENTION
+from modelfactory.tracing.operators import ATTENTION, RECURRENT
 from modelfactory.tracing.packed import Part
 from modelfactory.tracing.steps import Steps
 from modelfactory.tracing.uses import Use
@@ -266,10 +266,17 @@ class _Reader:
             elif kind in ("lookup", "recurrent"):
                 index = node.inputs[0]
                 if self.steps.labels.signal(index) and self._is_first(node):
-                    for value in node.inputs[1:]:
+                    for value in self._taking_the_input(node):
                         for name in sorted(self.steps.labels[value].mains):
                             roles = self.found.more.setdefault(name, [])
                             roles += [] if "stem" in roles else ["stem"]
+
+    def _taking_the_input(self, node: Node) -> list[Value]:
+        """Of the weights of a lookup or a recurrent layer, those that act on its input and not on its state."""
+        if node.op not in RECURRENT:
+            return node.inputs[1:]
+        names = [(value, name.rpartition(".")[2]) for value in node.inputs[1:] for name in self.steps.labels[value].mains]
+        return [value for value, attr in names if "_hh" not in attr and ("_l" not in attr or "_l0" in attr)]
 
     def _is_last(self, node: Node) -> bool:
         """Whether no weights see what a call gives."""
