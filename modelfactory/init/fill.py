@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from modelfactory.init.assign import Assignment
+from modelfactory.init.blocks import matrices, put, take
 from modelfactory.init.custom_scheme import call_own, is_own, nothing_else_changes
 from modelfactory.init.default import Author
+from modelfactory.init.fans import Block, Fans
 from modelfactory.model.deferred_init import Recording
 from modelfactory.numerics import rng
 from modelfactory.numerics.fingerprint import digest
@@ -57,10 +59,10 @@ def fill(
     """
     stats: list[tuple[float, float]] = [(math.nan, math.nan)] * len(assignments)
     by_author, following, by_own, work = _sorted_by_filler(assignments)
-    kept = [(rows, rows.clone()) for _, item in by_author for rows in _kept_rows(item)]
+    kept = [(item, block.rows, take(item.info.parameter.detach(), block.rows).clone()) for _, item in by_author for block in _kept(item)]
     Author(seed, recordings, fresh).fill([item for _, item in by_author])
-    for rows, values in kept:  # an author fills a parameter whole
-        rows.copy_(values)
+    for item, rows, values in kept:  # an author fills a parameter whole
+        put(item.info.parameter.detach(), rows, values)
     def run(share: Sequence[_Numbered]) -> None:
         with torch.no_grad(), one_core():
             for index, item in share:
@@ -144,16 +146,16 @@ def _fill_one(item: Assignment, seed: int) -> Tensor | None:
     elif not direct and keeps:  # bit for bit: a draft is float32
         for block, part in zip(item.blocks, item.parts, strict=True):
             if not (part.call.is_default or part.call.kept):
-                parameter[block.rows].copy_(draft[block.rows])
+                put(parameter, block.rows, take(draft, block.rows))
     elif not direct:
         parameter.copy_(draft)
     return draft
 
 
-def _kept_rows(item: Assignment) -> list[Tensor]:
-    """Views of the blocks that no rule sets."""
+def _kept(item: Assignment) -> list[Block]:
+    """The blocks that no rule sets."""
     pairs = zip(item.blocks, item.parts, strict=True) if item.parts else ()
-    return [item.info.parameter.detach()[block.rows] for block, part in pairs if part.call.kept]
+    return [block for block, part in pairs if part.call.kept]
 
 
 def _has_default(item: Assignment) -> bool:
@@ -167,17 +169,33 @@ def _fill_part(item: Assignment, draft: Tensor, drawing: torch.Generator | None,
     a block's first, so that a process that holds some rows of a large tensor need not draw those before them.
     """
     call, streams = item.call, count(1)
-    for rows, fans in [(block.rows, block.fans) for block in item.blocks] or [(None, None)]:
-        part = draft if rows is None else draft[rows]
+    for block in item.blocks or (None,):
+        part = draft if block is None else take(draft, block.rows)
         if call.function is not None:
             call_own(item, call.function, part, drawing)
         elif call.scheme is not None:
-            extra = {"fans": fans} if call.scheme.uses_fans and fans is not None else {}
-            separable = call.scheme.random and call.scheme.elementwise and (fans is not None or not call.scheme.uses_fans)
-            whole = not separable or part.numel() <= _PIECE
-            for index, piece in enumerate((part,) if whole else part.split(max(1, _PIECE * len(part) // part.numel()))):
-                source = {"generator": stream(next(streams)) if index else drawing} if call.scheme.random else {}
-                call.scheme.fill(piece, **item.args, **extra, **source)
+            together = block is None or call.scheme.elementwise or not block.copied and block.order is None
+            for matrix in (part,) if together else matrices(part, block):  # pyright: ignore[reportArgumentType]
+                own = matrix if together else matrix.contiguous()
+                _fill_matrix(item, None if block is None else block.fans, own, drawing, lambda: stream(next(streams)))
+                if own is not matrix:
+                    matrix.copy_(own)
+        if block is not None:
+            put(draft, block.rows, part)
+
+
+def _fill_matrix(
+    item: Assignment, fans: Fans | None, matrix: Tensor, drawing: torch.Generator | None, stream: Callable[[], torch.Generator]
+) -> None:
+    scheme = item.call.scheme
+    if scheme is None:
+        return
+    extra = {"fans": fans} if scheme.uses_fans and fans is not None else {}
+    separable = scheme.random and scheme.elementwise and (fans is not None or not scheme.uses_fans)
+    whole = not separable or matrix.numel() <= _PIECE
+    for index, piece in enumerate((matrix,) if whole else matrix.split(max(1, _PIECE * len(matrix) // matrix.numel()))):
+        source = {"generator": stream() if index else drawing} if scheme.random else {}
+        scheme.fill(piece, **item.args, **extra, **source)
 
 
 def measure(parameter: Tensor) -> tuple[float, float]:

@@ -34,7 +34,9 @@ class Advice(str):
 
 
 def plan_warnings(assignments: Sequence[Assignment], rules: Sequence[Rule]) -> Iterable[Advice]:
-    """What rules probably do not mean: a scheme that nobody should take, and rules that set nothing."""
+    """What rules probably do not mean: a scheme that nobody should take, rules that set nothing, and roles that nothing tells."""
+    if assignments and any(rule.selector.role for rule in rules):
+        yield from (Advice(note) for note in assignments[0].info.model.notes)
     yield from overridden(rules, [item.choice for item in assignments])
     thumb = [item for item in assignments if item.call.name == "rule_of_thumb"]
     if thumb:

@@ -23,10 +23,11 @@ from modelfactory.model.infer import BROKEN, UNKNOWN, Incoming, Inference, shape
 from modelfactory.model.layers.containers import Parallel, Residual
 from modelfactory.model.layers.glue import Item, SelfAttention
 from modelfactory.model.layers.sizes import shape_text
+from modelfactory.parameters.declared import read_blocks, read_fans
 from modelfactory.parameters.layer_rules import Definition
 from modelfactory.parameters.roles import read_roles
 
-MODEL_KEYS = ("_target_", "layers", "repeat", "init", "freeze", "roles", "output")
+MODEL_KEYS = ("_target_", "layers", "repeat", "init", "freeze", "roles", "blocks", "fans", "output")
 _ATTRIBUTES = frozenset(vars(nn.Module()))
 _CONTAINERS = {Residual: ("scale",), Parallel: ("combine", "dim"), nn.Sequential: ()}
 
@@ -123,7 +124,12 @@ class _Reader:
             self.problems.add(join(path, "init"), f"{init!r} is not a mapping; give parameter: scheme, like {{weight: zeros}}")
             init = None
         check_value(freeze, bool | None, join(path, "freeze"), self.problems)
-        return Definition(path, dict(init or {}), freeze, read_roles(config.get("roles"), join(path, "roles"), self.problems))
+        roles = read_roles(config.get("roles"), join(path, "roles"), self.problems)
+        blocks = config.get("blocks")
+        blocks = None if "layers" in config and isinstance(blocks, (int, float)) else blocks  # a figure of the config's own, how many
+        blocks = read_blocks(blocks, join(path, "blocks"), self.problems)
+        fans = read_fans(config.get("fans"), join(path, "fans"), self.problems)
+        return Definition(path, dict(init or {}), freeze, roles, blocks, fans)
 
     def _repeat(self, config: Mapping[str, Any], path: str, incoming: Incoming) -> tuple[Node | None, Incoming]:
         found = len(self.problems)
@@ -133,8 +139,8 @@ class _Reader:
         if config.get("output") is not None and "layers" not in config:
             self.problems.add(join(path, "output"), "cannot stand beside repeat; write layers: {name: {..., output: ...}} under it")
             return None, BROKEN
-        # beside layers, init, freeze and roles are of the whole block (0.fc.weight); beside a class, of each of its copies (weight)
-        lifted = () if "_target_" in config else ("init", "freeze", "roles")
+        # beside layers, they are of the whole block (0.fc.weight); beside a class, of each of its copies (weight)
+        lifted = () if "_target_" in config else ("init", "freeze", "roles", "blocks", "fans")
         definition = self._definition({key: config[key] for key in lifted if key in config}, path)
         body = {key: value for key, value in config.items() if key not in ("repeat", *lifted)}
         children: list[tuple[str, Node]] = []

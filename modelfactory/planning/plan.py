@@ -18,6 +18,7 @@ from torch import nn
 from modelfactory.config.errors import ConfigError, Problem, Problems, SchemeError
 from modelfactory.init.calibrate import Calibration, calibrate
 from modelfactory.init.fill import fill, measure
+from modelfactory.init.input_activation import acting_on
 from modelfactory.init.ledger import Ledger, Row
 from modelfactory.init.rule_warnings import Advice, plan_warnings
 from modelfactory.init.rules import InitSpec
@@ -26,7 +27,7 @@ from modelfactory.model.blueprint import Draft, Leaf, assemble
 from modelfactory.model.infer import Inference
 from modelfactory.numerics.fingerprint import digest
 from modelfactory.parameters.freezing import apply_frozen, thaw
-from modelfactory.planning.account import Account, account, frozen_untrained, ledger_rows, look_for_acting
+from modelfactory.planning.account import Account, account, frozen_untrained, ledger_rows
 from modelfactory.planning.overview.as_json import record
 from modelfactory.planning.overview.compare import Difference, compare
 from modelfactory.planning.overview.explain import Explanations, explain
@@ -147,7 +148,7 @@ class Plan:
         draft, account = self._look_once()
         spec = self._spec
         rows = [row for row in self.ledger.rows if row.role != "buffer"]
-        acting = look_for_acting(draft, spec)
+        acting = acting_on(account.infos)
         items = [replace(item, acting=item.acting or acting.get(id(item.info.parameter))) for item in account.assignments]
         return explain(name, items, rows, spec.init, draft.definitions, account.beside, spec.freeze, spec.seed)
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from modelfactory.init.input_activation import Applied
-from modelfactory.model.meta_shapes import known_result
 from modelfactory.numerics.activation import ACTIVATIONS, is_activation
+from modelfactory.tracing.meta_shapes import known_result
 
 _ACTIVATIONS = frozenset(ACTIVATIONS) | {f"{name}_" for name in ACTIVATIONS}
 _PASSIVE = frozenset(
