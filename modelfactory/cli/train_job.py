@@ -12,9 +12,9 @@ from modelfactory.api.run import train
 from modelfactory.config.errors import ModelFactoryError
 from modelfactory.config.files import write_text
 from modelfactory.config.target import trust
-from modelfactory.training.checkpoint import CHECKPOINT
 from modelfactory.training.result import Result, write_result
-from modelfactory.training.status import RESULT, Heartbeat, config_hash, end_record, read_result, status_of, told
+from modelfactory.training.resume import saved_hash
+from modelfactory.training.status import RESULT, Heartbeat, config_hash, end_record, read_result, recorded, status_of, told
 
 log = logging.getLogger(__name__)
 DONE, FAILED = 0, 1
@@ -33,7 +33,7 @@ def train_job(config: dict[str, Any], folder: str, trusted: Sequence[str] = ()) 
     place = Path(folder)
     resume = place if _was_begun(place, config) else None
     if resume is None:
-        write_result(place / RESULT, Result(), config)  # from here on it is known who runs it
+        write_result(place / RESULT, Result(), recorded(config))  # from here on it is known who runs it
     (place / "error.txt").unlink(missing_ok=True)
     try:
         with Heartbeat(place / RESULT):
@@ -48,6 +48,6 @@ def train_job(config: dict[str, Any], folder: str, trusted: Sequence[str] = ()) 
 
 
 def _was_begun(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Whether the folder has a checkpoint of this very config."""
-    record = read_result(folder)
-    return record is not None and record.get("config_hash") == config_hash(config) and (folder / CHECKPOINT).is_file()
+    """Whether an earlier try at this very config left a checkpoint; one of another config, in a folder that was used, is none."""
+    record, ours = read_result(folder), config_hash(recorded(config))
+    return record is not None and record.get("config_hash") == ours == saved_hash(folder)

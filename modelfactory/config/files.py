@@ -39,6 +39,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files that a killed process left in `folder` and in its checkpoint folder."""
-    for leftover in [*folder.glob(f".*{_TEMPORARY}"), *folder.glob(f"checkpoint/.*{_TEMPORARY}")]:
-        leftover.unlink(missing_ok=True)
+    """Remove the temporary files that a killed process left in the folder of a run, in its checkpoints and in its features."""
+    for pattern in ("", "checkpoint/", "features/"):
+        for leftover in folder.glob(f"{pattern}.*{_TEMPORARY}"):
+            leftover.unlink(missing_ok=True)
