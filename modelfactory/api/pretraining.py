@@ -6,6 +6,7 @@ sweep, finds it. A pretraining may have a pretraining itself.
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 import shutil
@@ -98,7 +99,9 @@ def _is_done(folder: Path) -> bool:
 def _train(inner: dict[str, Any], folder: Path, train: Callable[[dict[str, Any], Path], Any]) -> Path:
     """Trains beside the place and moves the run there, so that who looks finds a whole run or none."""
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
+        if left == draft or (read_result(left) or {}).get("status") == "killed":  # its process is gone
+            shutil.rmtree(left, ignore_errors=True)
     log.info("pretraining: %s", folder)
     try:
         train(inner, draft)

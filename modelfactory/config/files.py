@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 _TEMPORARY = ".tmp"
+_LONGEST_NAME = 255
+_LONGEST_PATH = 4096 - 64  # with room for the names of the files in it
 
 
 def write_atomic(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> None:
@@ -36,6 +38,20 @@ def write_atomic(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes a text file whole or not at all."""
     write_atomic(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def name_problem(path: str | os.PathLike[str]) -> str | None:
+    """What of a path no file system takes; None where nothing is known to be wrong.
+
+    Example:
+        >>> name_problem("runs/a"), name_problem("runs/" + "a" * 300)
+        (None, 'has a name of 300 bytes, aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa..., and file systems take 255')
+    """
+    for part in Path(path).parts:
+        if len(os.fsencode(part)) > _LONGEST_NAME:
+            return f"has a name of {len(os.fsencode(part))} bytes, {part[:40]}..., and file systems take {_LONGEST_NAME}"
+    length = len(os.fsencode(os.path.abspath(path)))
+    return f"has a path of {length} bytes, and file systems take {_LONGEST_PATH}" if length > _LONGEST_PATH else None
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -17,6 +17,8 @@ from modelfactory.config.files import write_text
 from modelfactory.training.status import RESULT, config_hash, read_result, recorded
 
 SWEEP = "sweep.json"
+# what is made of a whole sweep, and cleared where one begins anew in a folder that was used
+REPORTS = ("summary.csv", "curves.png", "report.html", "paper.png", "paper.csv", "optimization_results.yaml")
 FINISHED = ("completed", "diverged")  # what would come out the same if it were run again
 
 
