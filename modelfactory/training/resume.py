@@ -41,17 +41,22 @@ _CARRIED = ("ledger.csv", "signal.csv", "signal.png", "signal_histograms.png")
 
 def check_resume(config: Mapping[str, Any], source: str | Path, problems: Problems) -> None:
     """Say in `problems` which keys of a config cannot differ from the run in `source`, as far as its config tells."""
-    metadata = read_metadata(Path(source, CHECKPOINT))
     try:
-        before = _config_of(metadata)
-    except (ValueError, TypeError):  # damaged, which is told when it is read
+        with _named(PATH):
+            before = _config_of(read_metadata(Path(source, CHECKPOINT)))
+    except DamagedFile as error:
+        problems.extend(error.problems)
         return
     if before:
         problems.extend(_refused(find_changes(before, config), str(source)))
 
 
 def saved_hash(folder: Path) -> str | None:
-    """The hash of the config that the checkpoint in a folder was saved under; None where there is no checkpoint."""
+    """The hash of the config that the checkpoint in a folder was saved under; None where there is no checkpoint.
+
+    Raises:
+        DamagedFile: it cannot be read.
+    """
     return read_metadata(folder / CHECKPOINT).get(HASH_KEY)
 
 
@@ -65,16 +70,18 @@ class RunFiles:
 
     Attributes:
         config: as it is recorded; known when `resume` is done.
+        notice: what to tell of a training that had nothing to do, which is no part of the run's record.
     """
 
     def __init__(self, folder: Path | None, config: Any, settings: Mapping[str, Any]):
-        self.folder, self.config = folder, recorded(config)
+        self.folder, self.config, self.notice = folder, recorded(config), ""
         plain = json.loads(json.dumps(settings, default=lambda value: type(value).__name__))
         self._settings = {**plain, "trainer": {name: value for name, value in (plain["trainer"] or {}).items() if name != "resume"}}
         self._source: Path | None = None
         self._state: dict[str, Any] = {}
         self._metadata: dict[str, str] = {}
         self._weights: PackedWeights | None = None
+        self._positions: list[int] = []  # of the schedule, in steps, after each epoch
 
     def resume(self, source: Path, run: Run, model: nn.Module, result: Result) -> tuple[Run, int]:
         """Put model, optimizer, schedule, scaler and records where the run in `source` left them; nothing is written.
@@ -140,9 +147,8 @@ class RunFiles:
             if effects:
                 raise ConfigError([Problem(change.path, f"{_values(change)} cannot take effect: {nothing}") for change in effects])
             self.config = self._saved_config or self.config  # what was trained is what that one says
-            if nothing not in result.warnings:
-                result.warnings.append(nothing)
             log.warning(nothing)
+            self.notice = nothing
             return run
         last = state["last_epoch"]
         if last["batches"] != last["of"]:
@@ -157,15 +163,16 @@ class RunFiles:
         for note in notes:
             log.warning("resume: %s", note)
         if effects:
-            changed = {change.path: [change.before, change.after] for change in effects}
+            changed = json.loads(json.dumps({change.path: [change.before, change.after] for change in effects}))
             result.resumed.append({"from": str(source), "epoch": done, "changed": changed})
         if run.scaler is not None and state["scaler"] is not None:
             run.scaler.load_state_dict(state["scaler"])
-        replay(run.schedule, result.history, state["steps_per_epoch"], run.steps_per_epoch, spec.monitor)
+        values = [row[spec.monitor] for row in result.history]
+        self._positions = replay(run.schedule, values, state["schedule_steps"], state["steps_per_epoch"], run.steps_per_epoch)
         log.info("resumes %s after epoch %d", source, done)
         left = steps + (spec.max_epochs - done) * run.steps_per_epoch
         max_steps = left if spec.max_steps is None else min(left, spec.max_steps)
-        return replace(run, max_steps=max_steps, schedule_ahead=run.schedule.steps - steps)
+        return replace(run, max_steps=max_steps)
 
     def _best_weights(self, model: nn.Module, result: Result, changes: list[Change]) -> PackedWeights:
         """The best epoch's weights as they are to be written: from the checkpoint, where that is of the best epoch.
@@ -215,6 +222,7 @@ class RunFiles:
         if self.folder is None:
             return
         write_metrics(self.folder / "metrics.csv", result.history)
+        self._positions.append(run.schedule.steps)
         weights = model.state_dict()
         best = pack_weights(weights, self.config, _scores(result)) if is_best else None
         result.weights_checksum = result.weights_checksum if best is None else best.digest
@@ -230,6 +238,7 @@ class RunFiles:
             "last_epoch": dict(seen),
             "steps_per_epoch": run.steps_per_epoch,
             "schedule_length": run.schedule.length,
+            "schedule_steps": self._positions,
             "num_samples": run.num_samples,
             "init_hash": result.init_hash,
             "warnings": result.warnings,
@@ -243,22 +252,29 @@ class RunFiles:
             best.save(self.folder / WEIGHTS)
 
 
-def replay(schedule: Schedule, history: list[dict[str, Any]], before: int, steps_per_epoch: int, monitor: str) -> None:
+def replay(schedule: Schedule, values: list[float], positions: list[int], before: int, steps_per_epoch: int) -> list[int]:
     """Step a new schedule through the epochs that were done, at this config's number of steps an epoch.
 
     An uninterrupted run computes its learning rates by the same steps, so they are the same to the last bit.
 
     Args:
+        values: the monitored value of each epoch.
+        positions: of the schedule after each epoch, in steps.
         before: the steps that a whole epoch had; one that had others, such as steps that were skipped, keeps its own number.
+
+    Returns:
+        The positions of this schedule.
     """
-    last = position = 0
-    for row in history:
-        taken, last = row["step"] - last, row["step"]
+    last, replayed = 0, []
+    for position, value in zip(positions, values, strict=True):
+        taken, last = position - last, position
         taken = steps_per_epoch if taken == before else taken
         for _ in range(taken if schedule.each_step else 0):
             schedule.step_done()
-        position += taken
-        schedule.epoch_done(position, row[monitor])
+        if taken:
+            schedule.epoch_done((replayed[-1] if replayed else 0) + taken, value)
+        replayed.append(schedule.steps)
+    return replayed
 
 
 def _config_of(metadata: Mapping[str, str]) -> dict[str, Any]:

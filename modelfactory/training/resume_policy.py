@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Iterator, Mapping
 from enum import Enum
@@ -10,9 +11,11 @@ from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any, NamedTuple
 
+from modelfactory.config import target
+from modelfactory.config.errors import Problems
 from modelfactory.data.spec import DataSpec
 from modelfactory.training.optimizer import DEFAULT
-from modelfactory.training.scheduler import CONSTANT
+from modelfactory.training.scheduler import CONSTANT, CommonSpec
 from modelfactory.training.spec import TrainerSpec
 from modelfactory.training.status import is_ordered
 
@@ -112,7 +115,7 @@ def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     for group, defaults in _defaults().items():
         if plain.get(group) is None:
             plain[group] = dict(defaults)
-        elif isinstance(plain[group], dict) and group in ("data", "trainer"):
+        elif isinstance(plain[group], dict) and group != "optimizer":
             plain[group] = {**defaults, **plain[group]}
     if isinstance(plain["trainer"], dict):
         plain["trainer"].pop("resume", None)
@@ -121,14 +124,17 @@ def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def _defaults() -> Mapping[str, Mapping[str, Any]]:
-    specs = {"data": DataSpec, "trainer": TrainerSpec}
+    specs = {"data": DataSpec, "trainer": TrainerSpec, "scheduler": CommonSpec}
     filled = {name: {field.name: field.default for field in dataclasses.fields(spec)} for name, spec in specs.items()}
-    return {**filled, "optimizer": DEFAULT, "scheduler": CONSTANT}
+    return {**filled, "scheduler": {**CONSTANT, **filled["scheduler"]}, "optimizer": DEFAULT}
 
 
 def _differences(before: Any, after: Any, path: tuple[str, ...], kind: tuple[str, ...]) -> Iterator[Change]:
     """The changes below a path; `kind` is the path without the names of layers, which may be any word."""
     before, after = (None if value in ({}, []) else value for value in (before, after))
+    if isinstance(before, dict) and isinstance(after, dict) and before.get("_target_") == after.get("_target_"):
+        defaults = _arguments_of(str(before.get("_target_")))
+        before, after = {**defaults, **before}, {**defaults, **after}
     if before == after and not isinstance(before, dict):
         return
     policy = policy_of(".".join(kind))
@@ -142,6 +148,22 @@ def _differences(before: Any, after: Any, path: tuple[str, ...], kind: tuple[str
     for key in dict.fromkeys([*before, *after]):
         name = "NAME" if kind and kind[-1] == "layers" else key
         yield from _differences(before.get(key), after.get(key), (*path, key), (*kind, name))
+
+
+@cache
+def _arguments_of(name: str) -> Mapping[str, Any]:
+    """The defaults of a class or function of `_target_`, as JSON holds them; empty where it may not be looked at."""
+    for kind in ("layer", "optimizer", "scheduler", "data", "loss"):
+        found = target.resolve(name, "", Problems(), kind=kind)
+        if found is not None:
+            try:
+                parameters = inspect.signature(found).parameters.values()
+            except (TypeError, ValueError):  # of C code
+                return {}
+            plain = (bool, int, float, str, tuple)
+            given = {item.name: item.default for item in parameters if isinstance(item.default, plain)}
+            return json.loads(json.dumps(given, default=str))
+    return {}
 
 
 def _shown(value: Any) -> str:

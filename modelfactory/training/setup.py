@@ -41,7 +41,6 @@ class Run:
     val_batches: int
     max_steps: int
     num_samples: int  # for training
-    schedule_ahead: int = 0  # steps that the schedule is further than the run, whose first epochs had another number of them
 
     @property
     def steps_per_epoch(self) -> int:

@@ -129,10 +129,8 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         beat = (folder / RESULT).stat().st_mtime
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         return {"status": "failed", "error": f"{RESULT} cannot be read: {error}"}
-    if not isinstance(record, dict) or record.get("status") not in STATUSES:
-        return {"status": "failed", "error": f"{RESULT} cannot be read: it has no status of a run"}
     if record.get("status") == "running" and not is_alive(record, beat):
         place = f"process {record.get('pid')} on {record.get('host')}"
         record |= {"status": "killed", "error": f"killed while running: {place} is gone"}
@@ -186,6 +184,21 @@ def end_record(folder: Path, status: str, error: str) -> None:
         record = {"status": "running"} | who()
     if isinstance(record, dict) and record.get("status") == "running":
         write_text(file, json.dumps(record | {"status": status, "error": error}, indent=2) + "\n")
+
+
+def reopen_record(folder: Path) -> None:
+    """Says in the result.json of a run that ended that this process runs it again.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     end_record(Path(folder), "killed", "interrupted")
+        ...     reopen_record(Path(folder))
+        ...     read_result(Path(folder))["status"]
+        'running'
+    """
+    record = read_result(folder) or {}
+    write_text(folder / RESULT, json.dumps(record | {"status": "running", "error": None} | who(), indent=2) + "\n")
 
 
 def clear_run(folder: Path) -> None:

@@ -87,6 +87,7 @@ def train_model(
         if spec.resume is not None:
             run, stale = files.resume(Path(spec.resume), run, model, result)
             steps, done = result.final["step"], result.final["epoch"]
+        updates = schedule.steps  # those that the schedule counts: other than `steps` where earlier epochs had other batches
         watch = UpdateWatch(model, run.optimizer, steps)
         step = watch.around(step)
         began = time.perf_counter() - result.seconds
@@ -131,6 +132,7 @@ def train_model(
                     seen["batches"] += len(batches)
                     seen["samples"] += sum(len(y) for _, y in batches)
                     steps += 1
+                    updates += 1
                     if schedule.each_step:
                         lr = schedule.lr
                         schedule.step_done()
@@ -147,7 +149,7 @@ def train_model(
                 result.warnings.extend(watch.tell())
                 row = {"epoch": epoch, "step": steps, "train_loss": losses.mean(), "val_loss": val_loss}
                 row |= {"val_accuracy": val_accuracy, "lr": lr, "seconds": round(time.perf_counter() - began, 3)}
-                schedule.epoch_done(steps + run.schedule_ahead, row[spec.monitor])
+                schedule.epoch_done(updates, row[spec.monitor])
                 is_best = _is_better(row, result.best, spec.monitor)
                 stale = 0 if is_best else stale + 1
                 result.history.append(row)
@@ -158,6 +160,7 @@ def train_model(
                 progress.epoch_done(row, is_best)
                 if track is not None:
                     track(row)
+    result.warnings.extend([files.notice] if files.notice else [])
     return result
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from modelfactory.config.errors import ConfigError, Problem, first_line
 from modelfactory.config.files import write_atomic
 
+DIGEST_KEY = "modelfactory.tensors_sha256"
 CHECKSUM_KEY = "modelfactory.sha256"
 RESTORE = "restore it from a copy"
 _CODES = {
@@ -63,15 +64,15 @@ def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def checksum(digest: str, metadata: Mapping[str, str]) -> str:
-    """Hash the digest of tensors with all metadata, but for the checksum itself.
+def checksum(metadata: Mapping[str, str]) -> str:
+    """Hash all metadata but the checksum itself; the digest of the tensors is among them.
 
     Example:
-        >>> checksum("0", {"note": "x"}) == checksum("0", {"note": "y"})
+        >>> checksum({"note": "x"}) == checksum({"note": "y"})
         False
     """
     texts = sorted((key, text) for key, text in metadata.items() if key != CHECKSUM_KEY)
-    return hashlib.sha256(json.dumps([digest, texts]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
 def write_tensors(
@@ -94,7 +95,8 @@ def write_tensors(
         if tensor.dtype not in _CODES:
             raise TypeError(f"{name} is {tensor.dtype}, which a safetensors file cannot hold")
     here = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    about = {**metadata, CHECKSUM_KEY: checksum(digest or tensor_digest(here), metadata)}
+    about = {**metadata, DIGEST_KEY: digest or tensor_digest(here)}
+    about[CHECKSUM_KEY] = checksum(about)
     order = sorted(here, key=lambda name: (-here[name].element_size(), name))  # wide types first, so that each is aligned
     header: dict[str, Any] = {"__metadata__": dict(sorted(about.items()))}
     end = 0
@@ -128,8 +130,7 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         with safe_open(file, framework="pt") as opened:
             tensors, metadata = {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}
     except _UNREADABLE as error:
-        why = f"{file} is not a safetensors file, or not a whole one ({first_line(error)}); {RESTORE}"
-        raise DamagedFile([Problem("", why)]) from error
+        raise _unreadable(file, error) from error
     verify(file, tensors, metadata)
     return tensors, metadata
 
@@ -140,22 +141,45 @@ def verify(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str
     Raises:
         DamagedFile: they differ.
     """
-    if CHECKSUM_KEY in metadata and checksum(tensor_digest(tensors), metadata) != metadata[CHECKSUM_KEY]:
-        raise DamagedFile([Problem("", f"{file} is damaged: its content does not have the checksum that it carries; {RESTORE}")])
+    _verify_metadata(file, metadata)
+    if CHECKSUM_KEY in metadata and tensor_digest(tensors) != metadata.get(DIGEST_KEY):
+        raise _damaged(file)
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Read the metadata of a safetensors file and no tensor, so nothing is verified; empty where there is no such file.
+    """Read and verify the metadata of a safetensors file, and no tensor; empty where there is no such file.
+
+    Raises:
+        DamagedFile: they cannot be read, or are not as they were written.
 
     Example:
         >>> read_metadata("nowhere.safetensors")
         {}
     """
-    try:
-        with safe_open(path, framework="pt") as opened:
-            return opened.metadata() or {}
-    except _UNREADABLE:
+    file = Path(path)
+    if not file.is_file():
         return {}
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+    except _UNREADABLE as error:
+        raise _unreadable(file, error) from error
+    _verify_metadata(file, metadata)
+    return metadata
+
+
+def _verify_metadata(file: Path, metadata: Mapping[str, str]) -> None:
+    if CHECKSUM_KEY in metadata and checksum(metadata) != metadata[CHECKSUM_KEY]:
+        raise _damaged(file)
+
+
+def _unreadable(file: Path, error: Exception) -> DamagedFile:
+    why = f"{file} is not a safetensors file, or not a whole one ({first_line(error)}); {RESTORE}"
+    return DamagedFile([Problem("", why)])
+
+
+def _damaged(file: Path) -> DamagedFile:
+    return DamagedFile([Problem("", f"{file} is damaged: its content does not have the checksum that it carries; {RESTORE}")])
 
 
 def _bytes(tensor: Tensor) -> Any:
