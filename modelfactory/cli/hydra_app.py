@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from modelfactory.config.compose import register_plugins, with_experiment
 from modelfactory.config.errors import ConfigError, Problem, Problems
+from modelfactory.config.files import name_problem
 from modelfactory.config.hydra_allowlist import check_hydra
 from modelfactory.config.rejected_overrides import Refused, telling_all, with_the_rest
 from modelfactory.config.search_path import config_folder
@@ -34,6 +35,12 @@ from modelfactory.sweeping.spec import AUTO
 def current_folder() -> Path:
     """The directory that Hydra made for what the application runs at present."""
     return Path(HydraConfig.get().runtime.output_dir)
+
+
+def started_in() -> str | None:
+    """Where the command was given, for a run that `hydra.job.chdir` puts into its own directory; else None."""
+    node = HydraConfig.get()
+    return str(node.runtime.cwd) if node.job.chdir else None
 
 
 @dataclass
@@ -59,6 +66,8 @@ class _Session:
         HydraConfig.instance().set_config(config)
         try:  # configs may use ${hydra:runtime.output_dir}, which Hydra sets in the same way when it makes the directory
             folder = Path(config.hydra.run.dir).absolute()
+            if wrong := name_problem(folder):
+                raise ConfigError([Problem("hydra.run.dir", f"the run directory {wrong}; give a shorter one")])
             with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
                 config.hydra.runtime.output_dir = str(folder)
             self.begin(folder)

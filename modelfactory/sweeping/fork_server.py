@@ -5,6 +5,7 @@ It computes nothing itself, so that a child finds neither threads nor a device t
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import logging
@@ -103,7 +104,8 @@ def _be_the_job(request: Mapping[str, Any], asked_by: int | None) -> None:
     finally:
         logging.shutdown()
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            with contextlib.suppress(AttributeError, OSError, ValueError):  # one that there is not, or that nobody reads
+                stream.flush()
         os._exit(code)
 
 

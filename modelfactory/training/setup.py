@@ -40,6 +40,11 @@ class Run:
     train_batches: int
     val_batches: int
     max_steps: int
+    num_samples: int  # for training
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.train_batches // self.spec.accumulate)
 
 
 def set_up(
@@ -85,6 +90,7 @@ def set_up(
         train_batches=train_batches,
         val_batches=val_batches,
         max_steps=max_steps,
+        num_samples=len(data.train),
     )
 
 

@@ -507,23 +507,15 @@ def test_patience_goes_on_where_it_was(digits, tmp_path):
     assert result.final["epoch"] == 4
 
 
-@pytest.mark.parametrize(
-    ("model", "keys", "message"),
-    [
-        (linear(), {}, "trainer.resume: .* is of another model"),
-        (net(), {"optimizer": {**SGD, "groups": {"head": {"match": "5.*"}}}}, "trainer.resume: .*other settings"),
-        (net(), {"optimizer": SGD, "scheduler": COSINE}, "trainer.resume: .*other settings"),
-    ],
-)
-def test_a_run_of_something_else_is_not_gone_on_with(digits, tmp_path, model, keys, message):
+def test_a_run_of_another_model_is_not_resumed(digits, tmp_path):
     train(net(), digits, trainer={"max_epochs": 1}, run_dir=tmp_path, optimizer=SGD)
-    with pytest.raises(ConfigError, match=message):
-        train(model, digits, trainer={"max_epochs": 2, "resume": str(tmp_path)}, **{"optimizer": SGD, **keys})
+    with pytest.raises(ConfigError, match="trainer.resume: .* is of another model"):
+        train(linear(), digits, trainer={"max_epochs": 2, "resume": str(tmp_path)}, optimizer=SGD)
 
 
-def test_a_run_that_stopped_within_an_epoch_is_not_gone_on_with(digits, tmp_path):
+def test_a_run_that_stopped_within_an_epoch_is_not_resumed(digits, tmp_path):
     train(net(), digits, trainer={"max_epochs": 2, "max_steps": 30}, run_dir=tmp_path)
-    with pytest.raises(ConfigError, match="trainer.resume: .*stopped at step 30, within epoch 2"):
+    with pytest.raises(ConfigError, match=r"trainer.resume: .*stopped at step 30, within epoch 2, after 7 of 23 batches \(448 samples\)"):
         train(net(), digits, trainer={"max_epochs": 3, "resume": str(tmp_path)})
 
 
