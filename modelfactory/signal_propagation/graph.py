@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from modelfactory.config.errors import contained
-from modelfactory.init.input_activation import Applied
 from modelfactory.numerics.activation import ACTIVATIONS, is_activation
+from modelfactory.tracing.activations import Applied
 from modelfactory.tracing.meta_shapes import known_result
 
 _ACTIVATIONS = frozenset(ACTIVATIONS) | {f"{name}_" for name in ACTIVATIONS}

@@ -5,7 +5,6 @@ import torch
 
 import modelfactory as mf
 from modelfactory.config.compose import to_plain
-
 from modelfactory.config.errors import ConfigError, Problems
 from modelfactory.training.device import (
     autocast,

@@ -6,7 +6,6 @@ import pytest
 
 import modelfactory as mf
 from modelfactory.config.compose import to_plain
-from modelfactory.data.spec import DataSpec
 from modelfactory.training.resume_policy import POLICY, Rule, find_changes, policy_of
 from modelfactory.training.spec import TrainerSpec
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelfactory.init.input_activation import Applied
 from modelfactory.numerics.activation import Activation, is_elementwise, resolve, value_and_derivative
 from modelfactory.numerics.gaussian_moments import Law, Response, correlation, finite_part, interpolated, powers, respond
 from modelfactory.signal_propagation.finite_width import Passage, is_needed, pass_on
 from modelfactory.signal_propagation.graph import Node, Signal, Value, walk
 from modelfactory.signal_propagation.rules.base import Context
 from modelfactory.signal_propagation.state import Gradient, State, flat
+from modelfactory.tracing.activations import Applied
 
 
 def response_of(node: Node, state: State) -> Response:

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from modelfactory.init.input_activation import Applied
 from modelfactory.numerics.gaussian_moments import Law, NotPredicted
 from modelfactory.signal_propagation.graph import Node, Signal, Value
 from modelfactory.signal_propagation.masking import is_mask, shown_by
 from modelfactory.signal_propagation.rules.activations import bend_backward, bend_forward
 from modelfactory.signal_propagation.rules.base import Context, arguments
 from modelfactory.signal_propagation.state import Gradient, State, flat
+from modelfactory.tracing.activations import Applied
 
 _PAIR = ("input", "other", "alpha")
 _DROPPED_WHOLE = ("StochasticDepth", "DropPath")
