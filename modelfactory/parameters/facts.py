@@ -246,6 +246,8 @@ class Facts:
 
     def _with_declared(self, found: list[ParamFacts]) -> list[ParamFacts]:
         """With what is declared put over it; a declared stem or head is the only one there is."""
+        if not self._declarations:
+            return found
         given = {name: _declared(module, ROLES_OF) for name, module in self._declarations.items()}
         replaced = {role for roles in given.values() for role in ("stem", "head") if role in roles}
         result = []
