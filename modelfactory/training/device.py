@@ -108,6 +108,9 @@ def scaled_step(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) 
         (False, [1.0])
     """
     before = scaler.get_scale()
+    # A fused kernel that skips a step by itself has made its state by then: the momentum of SGD is what happened to be in memory. Without
+    # this mark the scaler unscales the gradients, looks at them, and calls the kernel or does not. Seen in torch 2.14.
+    optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
     scaler.step(optimizer)
     scaler.update()
     return 0 < before <= scaler.get_scale()  # it backs off after a step that it skipped, and only then

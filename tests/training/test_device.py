@@ -1,8 +1,10 @@
+import math
+
 import pytest
 import torch
 
 from modelfactory.config.errors import ConfigError, Problems
-from modelfactory.training.device import autocast, check_precision, choose_device, kept_random_state, make_scaler, seed_device
+from modelfactory.training.device import autocast, check_precision, choose_device, kept_random_state, make_scaler, scaled_step, seed_device
 
 HAS_GPU = torch.accelerator.current_accelerator(check_available=True) is not None
 
@@ -63,3 +65,19 @@ def test_random_state_of_the_gpu_is_put_back():
         seed_device(3, device)
         torch.rand(3, device=device)
     assert torch.equal(torch.cuda.get_rng_state(device), before)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_skipped_step_leaves_weights_and_the_optimizers_state(fused):
+    """The fused SGD of torch makes its momentum, of whatever is in memory, before it finds that the step is to be skipped."""
+    weight = torch.ones(4, requires_grad=True)
+    scaler, optimizer = torch.amp.GradScaler("cpu", init_scale=8.0), torch.optim.SGD([weight], lr=0.5, momentum=0.9, fused=fused)
+    torch.full((4,), math.nan)  # which is what the memory has then
+    for factor, taken in ((math.inf, False), (2.0, True), (2.0, True)):
+        weight.grad = None
+        scaler.scale((weight * factor).sum()).backward()
+        assert scaled_step(scaler, optimizer) is taken
+        if not taken:
+            assert weight.tolist() == [1.0] * 4 and not optimizer.state
+    assert weight.tolist() == pytest.approx([1.0 - 0.5 * 2.0 - 0.5 * (2.0 + 0.9 * 2.0)] * 4)
+    assert scaler.get_scale() == 4.0
