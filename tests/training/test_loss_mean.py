@@ -1,5 +1,7 @@
 """The loss of an epoch, and of an accumulated step, is that of all its samples at once, whatever its mean is over."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -64,7 +66,7 @@ class Dice(nn.Module):
         return 1 - (2 * (shares * right).sum() + 1) / ((shares + right).sum() + 1)
 
 
-def make(kind="classes", n=36, nval=37):
+def make(kind="classes", n=36, nval=37) -> Any:
     source = torch.Generator().manual_seed(3)
     x = torch.randn(n + nval, 6, generator=source)
     y = (x @ torch.randn(6, 3, generator=source) + torch.tensor([3.0, 0.0, 0.0])).argmax(1)
@@ -90,7 +92,8 @@ def net(kind):
 
 def train(data, loss, kind, **trainer):
     settings = {"device": "cpu", "progress": "none", "max_epochs": 2, "loss": loss, **trainer}
-    return train_model(net(kind), data, optimizer=SGD, trainer=settings)
+    model = net(kind)
+    return model, train_model(model, data, optimizer=SGD, trainer=settings)
 
 
 def torchs(name, **arguments):
@@ -99,6 +102,10 @@ def torchs(name, **arguments):
 
 def own(kind):
     return {"_target_": f"{NAMES}.{kind.__name__}"}
+
+
+def bce(**arguments):
+    return lambda output, y: F.binary_cross_entropy_with_logits(output, y, **arguments)
 
 
 LOSSES = [
@@ -112,8 +119,8 @@ LOSSES = [
     ("tokens", None, {}),
     ("tokens", torchs("CrossEntropyLoss", weight=[0.2, 1, 4]), {"weight": WEIGHT}),
     ("shares", torchs("CrossEntropyLoss", weight=[0.2, 1, 4]), {"weight": WEIGHT}),
-    ("labels", torchs("BCEWithLogitsLoss", pos_weight=[0.2, 1, 4]), lambda o, y: F.binary_cross_entropy_with_logits(o, y, pos_weight=WEIGHT)),
-    ("labels", torchs("BCEWithLogitsLoss", weight=[0.2, 1, 4]), lambda o, y: F.binary_cross_entropy_with_logits(o, y, weight=WEIGHT)),
+    ("labels", torchs("BCEWithLogitsLoss", pos_weight=[0.2, 1, 4]), bce(pos_weight=WEIGHT)),
+    ("labels", torchs("BCEWithLogitsLoss", weight=[0.2, 1, 4]), bce(weight=WEIGHT)),
     ("labels", torchs("MultiLabelSoftMarginLoss"), F.multilabel_soft_margin_loss),
     ("classes", torchs("MultiMarginLoss", weight=[0.2, 1, 4]), lambda o, y: F.multi_margin_loss(o, y, weight=WEIGHT)),
     ("classes", own(Declared), {"weight": WEIGHT}),
@@ -137,11 +144,11 @@ def trusted(monkeypatch):
 @pytest.mark.parametrize(("kind", "loss", "right"), LOSSES, ids=map(name_of, LOSSES))
 def test_the_validation_loss_is_that_of_the_whole_set_for_any_batch_size(kind, loss, right):
     data = make(kind)
-    results = [train(with_val_batch(data, size), loss, kind) for size in (37, 5, 1)]
+    trained = [train(with_val_batch(data, size), loss, kind) for size in (37, 5, 1)]
     with torch.no_grad():
-        output, y = results[0].model(data.val.x), data.val.y
+        output, y = trained[0][0](data.val.x), data.val.y
         expected = F.cross_entropy(output, y, **right) if isinstance(right, dict) else right(output, y)
-    assert [result.final["val_loss"] for result in results] == pytest.approx([float(expected)] * 3, rel=1e-5)
+    assert [result.final["val_loss"] for _, result in trained] == pytest.approx([float(expected)] * 3, rel=1e-5)
 
 
 def with_val_batch(data, size):
@@ -155,9 +162,9 @@ ADDING_UP = [case for case in LOSSES if case[1] not in (own(Weighted), own(Dice)
 def test_an_accumulated_step_is_that_of_the_larger_batch(kind, loss, right):
     data = make(kind, n=35)  # the last step has 11 samples: 4 + 4 + 3
     small = Data(data.train, data.val, data.task, data.num_classes, data.input_shape, batch_size=4)
-    whole, parts = train(data, loss, kind), train(small, loss, kind, accumulate=3)
+    (model, whole), (another, parts) = train(data, loss, kind), train(small, loss, kind, accumulate=3)
     assert whole.final["step"] == parts.final["step"] == 6
-    for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+    for one, other in zip(model.parameters(), another.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
     # of the epoch, too: numerators over denominators, not a mean of means
     assert whole.final["train_loss"] == pytest.approx(parts.final["train_loss"], rel=1e-5)
@@ -170,24 +177,24 @@ def test_batches_of_a_loss_that_is_no_mean_over_samples_are_not_added_up(kind):
 
 
 def test_a_denominator_that_is_not_what_the_mean_is_over_is_told():
-    (warning,) = [text for text in train(make(), own(WronglyDeclared), "classes").warnings if "trainer.loss" in text]
+    (warning,) = [text for text in train(make(), own(WronglyDeclared), "classes")[1].warnings if "trainer.loss" in text]
     assert "WronglyDeclared.denominator is not what its mean is over" in warning
-    assert not [text for text in train(make(), own(Declared), "classes").warnings if "trainer.loss" in text]
+    assert not [text for text in train(make(), own(Declared), "classes")[1].warnings if "trainer.loss" in text]
 
 
 def test_accuracy_is_over_the_targets_that_count():
     data = make("tokens")
-    result = train(with_val_batch(data, 4), None, "tokens")
+    model, result = train(with_val_batch(data, 4), None, "tokens")
     with torch.no_grad():
-        right = result.model(data.val.x).argmax(1) == data.val.y
+        right = model(data.val.x).argmax(1) == data.val.y
     assert result.final["val_accuracy"] == pytest.approx(right[data.val.y != -100].double().mean().item())
 
 
 def test_accuracy_of_class_shares_is_that_of_the_largest():
     data = make("shares")
-    result = train(data, torchs("CrossEntropyLoss"), "shares", monitor="val_accuracy")
+    model, result = train(data, torchs("CrossEntropyLoss"), "shares", monitor="val_accuracy")
     with torch.no_grad():
-        right = result.model(data.val.x).argmax(1) == data.val.y.argmax(1)
+        right = model(data.val.x).argmax(1) == data.val.y.argmax(1)
     assert result.final["val_accuracy"] == pytest.approx(right.double().mean().item())
 
 
@@ -226,7 +233,7 @@ def test_a_training_set_of_ignored_targets_only_is_an_error():
 @pytest.mark.parametrize(("kind", "loss", "right"), LOSSES[:9], ids=map(name_of, LOSSES[:9]))
 def test_on_a_device_that_is_not_waited_for_the_numbers_are_the_same(monkeypatch, kind, loss, right):
     data = with_val_batch(make(kind), 5)
-    here = train(data, loss, kind, accumulate=2)
+    model, here = train(data, loss, kind, accumulate=2)
 
     class Later(modelfactory.training.loss.LossSum):
         def __init__(self, *args, **keys):
@@ -234,10 +241,10 @@ def test_on_a_device_that_is_not_waited_for_the_numbers_are_the_same(monkeypatch
             self.reads_each = False
 
     monkeypatch.setattr("modelfactory.training.trainer.LossSum", Later)
-    there = train(data, loss, kind, accumulate=2)
+    another, there = train(data, loss, kind, accumulate=2)
     for name in ("train_loss", "val_loss", "val_accuracy"):
         assert there.final[name] == pytest.approx(here.final[name], rel=1e-6)
-    assert torch.equal(there.model[0].weight, here.model[0].weight)
+    assert torch.equal(another[0].weight, model[0].weight)
 
 
 def plain(kind="classes", n=4):

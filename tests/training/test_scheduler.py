@@ -24,7 +24,8 @@ def test_the_mode_of_a_plateau_follows_what_is_monitored(monitor, mode):
     if mode is not None:
         assert plateau(monitor, mode=mode).arguments["mode"] == mode
         other = {"min": "max", "max": "min"}[mode]
-        with pytest.raises(ConfigError, match=rf"scheduler.mode: '{other}' contradicts trainer.monitor={monitor}; leave it out, or give {mode}"):
+        message = f"scheduler.mode: '{other}' contradicts trainer.monitor={monitor}; leave it out, or give {mode}"
+        with pytest.raises(ConfigError, match=message):
             plateau(monitor, mode=other)
 
 

@@ -492,6 +492,7 @@ def test_targets_that_are_not_finite_are_named_on_a_device_that_is_not_waited_fo
             self.reads_each = False
 
     data = values(1)
+    assert data.train.y is not None
     data.train.y[5] = float("nan")
     for kind in (Later, modelfactory.training.loss.LossSum):
         monkeypatch.setattr(modelfactory.training.trainer, "LossSum", kind)
