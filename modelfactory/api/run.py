@@ -34,6 +34,7 @@ from modelfactory.sweeping.spec import check_sweep
 from modelfactory.training.checkpoint import load_into, read_weights
 from modelfactory.training.device import training_context
 from modelfactory.training.frozen_prefix import divide
+from modelfactory.training.loss import ignored_target
 from modelfactory.training.optimizer import build_optimizer, check_optimizer
 from modelfactory.training.result import Result
 from modelfactory.training.resume import check_resume
@@ -88,7 +89,7 @@ def _evidence(config: Mapping[str, Any]) -> Evidence | None:
     data = config.get("data")
     if not isinstance(data, Mapping) or "_target_" not in data:
         return None
-    return evidence_of(lambda: build_data(data, backbone=config.get("backbone")))
+    return evidence_of(lambda: build_data(data, backbone=config.get("backbone"), ignored=ignored_target(config.get("trainer"))))
 
 
 def check(cfg: Any) -> Plan:
@@ -110,7 +111,7 @@ def check(cfg: Any) -> Plan:
     checks: dict[str, Callable[[Any, Problems], Any]] = {
         "data": partial(check_data, backbone=config.get("backbone")),
         "optimizer": check_optimizer,
-        "scheduler": partial(check_scheduler, max_epochs=_max_epochs(config.get("trainer"))),
+        "scheduler": partial(check_scheduler, max_epochs=_max_epochs(config.get("trainer")), monitor=_monitor(config.get("trainer"))),
         "trainer": check_trainer,
         "sweep": check_sweep,
         "experiment": check_experiment,
@@ -156,6 +157,12 @@ def _max_epochs(trainer: Any) -> int | None:
     return epochs if isinstance(epochs, int) and epochs > 0 else None
 
 
+def _monitor(trainer: Any) -> str | None:
+    """What the trainer monitors, where the config tells it rightly."""
+    monitor = trainer.get("monitor", TrainerSpec.monitor) if isinstance(trainer, Mapping) else TrainerSpec.monitor
+    return monitor if isinstance(monitor, str) else None
+
+
 @training_context()
 def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None, *, resume: str | os.PathLike[str] | None = None) -> Result:
     """Builds the model of a config, trains it on its data, and leaves a run directory.
@@ -186,7 +193,7 @@ def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None, *, resume: st
         made = check(settled)
     if config.get("data") is None:
         raise ConfigError([Problem("data", "missing; give _target_, such as modelfactory.data.digits")])
-    data = build_data(config["data"], backbone=settled.get("backbone"))
+    data = build_data(config["data"], backbone=settled.get("backbone"), ignored=ignored_target(config.get("trainer")))
     model = made.build(evidence=evidence_of(lambda: data))
     rows = [row for row in made.ledger if row.role != "buffer"]
     if made.pretrained is not None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from modelfactory.config.errors import ConfigError, ModelFactoryError, did_you_mean
+from modelfactory.config.printable import printable
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
@@ -302,7 +303,7 @@ def report(arguments: Sequence[str]) -> int:
     if given.json:
         print(json.dumps(made.plain(), indent=2))
     else:
-        print(f"{made}\n\n{', '.join(FILES)}: in {given.folder}")
+        print(f"{made}\n\n{', '.join(FILES)}: in {printable(given.folder)}")
         if all(job.status == "completed" for job in made.sweep.jobs):
             return _conclude(Path(given.folder))
     return DONE

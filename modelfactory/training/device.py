@@ -101,6 +101,25 @@ def make_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler | 
     return torch.amp.GradScaler(device.type) if precision == "fp16" else None
 
 
+def scaled_step(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> bool:
+    """Takes a step of an optimizer, which the scaler skips where a gradient overflows; returns whether it was taken.
+
+    Example:
+        >>> weight = torch.ones(1, requires_grad=True)
+        >>> scaler, optimizer = torch.amp.GradScaler("cpu"), torch.optim.SGD([weight], lr=0.5, foreach=False)
+        >>> scaler.scale(weight.sum() * torch.inf).backward()
+        >>> scaled_step(scaler, optimizer), weight.tolist()
+        (False, [1.0])
+    """
+    before = scaler.get_scale()
+    # A fused kernel that skips a step by itself has made its state by then: the momentum of SGD is what happened to be in memory. Without
+    # this mark the scaler unscales the gradients, looks at them, and calls the kernel or does not. Seen in torch 2.14.
+    optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
+    scaler.step(optimizer)
+    scaler.update()
+    return 0 < before <= scaler.get_scale()  # it backs off after a step that it skipped, and only then
+
+
 def seed_device(seed: int, device: torch.device) -> None:
     """Seeds the default generators of the CPU and of `device`, and of no other device."""
     torch.default_generator.manual_seed(seed)

@@ -95,7 +95,7 @@ def with_features(run: Run, model: nn.Module, parts: Parts, data: Data, run_dir:
     batches = {"device": run.device, "moved": folder is None}
     return replace(
         run,
-        train=MemoryBatches(x, y, data.batch_size, seed=data.seed, **batches),
+        train=MemoryBatches(x, y, data.batch_size, seed=data.seed, drop_last=data.drop_last, **batches),
         val=MemoryBatches(val_x, val_y, data.val_batch_size or data.batch_size, **batches),
         forward=torch.compile(parts.head) if run.spec.compile else parts.head,
         trained=parts.head,

@@ -25,6 +25,7 @@ from modelfactory.training.status import RESULT, Heartbeat, config_hash, read_re
 
 METRICS = ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "lr", "seconds")
 SCORES = METRICS[:5]
+SKIPPED = "skipped_steps"  # a column of fp16: steps of the epoch that the loss scaler skipped
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Result:
         final, best: epoch, step, train_loss, val_loss and val_accuracy (None in regression) of the last epoch, and of
             the best by the monitored value; empty before the first epoch ends.
         seconds: wall time of the training, resumed parts included.
-        history: one row of METRICS an epoch.
+        history: one row of METRICS an epoch, with fp16 `skipped_steps` too.
         run_dir: where the files are; None: nothing was written.
         model: the trained model, with the weights of the last epoch; those of the best are in model.safetensors.
         error: why it did not complete.
@@ -78,7 +79,7 @@ class Result:
 
 
 def write_metrics(path: Path, history: Iterable[Mapping[str, Any]]) -> None:
-    """Writes metrics.csv, columns METRICS; an accuracy there is none of is left empty.
+    """Writes metrics.csv, columns METRICS, and `skipped_steps` where fp16 was used; what there is none of is left empty.
 
     Example:
         >>> import tempfile
@@ -87,10 +88,11 @@ def write_metrics(path: Path, history: Iterable[Mapping[str, Any]]) -> None:
         ...     Path(folder, "metrics.csv").read_text().splitlines()[1]
         '1,1,1,1,,1,1'
     """
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list[str](METRICS), lineterminator="\n")
+    rows, text = list(history), io.StringIO(newline="")
+    more = [SKIPPED] if any(SKIPPED in row for row in rows) else []
+    writer = csv.DictWriter(text, [*METRICS, *more], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(history)
+    writer.writerows(rows)
     write_text(path, text.getvalue())
 
 

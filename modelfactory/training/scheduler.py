@@ -22,6 +22,7 @@ from modelfactory.config import target
 from modelfactory.config.errors import ConfigError, Problem, Problems, nearest
 from modelfactory.config.schema import check_value, join, key, read
 from modelfactory.training.no_dynamo import without_dynamo
+from modelfactory.training.spec import MONITORS
 
 CONSTANT = {"_target_": None}
 _LENGTHS = ("T_max", "total_steps")
@@ -58,9 +59,13 @@ class SchedulerSpec:
 
 
 def check_scheduler(
-    mapping: Any, problems: Problems, path: str = "scheduler", max_epochs: int | None = None
+    mapping: Any, problems: Problems, path: str = "scheduler", max_epochs: int | None = None, monitor: str | None = None
 ) -> SchedulerSpec | None:
-    """The `scheduler` group of a config, or None after adding to `problems` all that is wrong; `max_epochs` where it is known.
+    """The `scheduler` group of a config, or None after adding to `problems` all that is wrong.
+
+    Args:
+        max_epochs: of the training, where it is known.
+        monitor: what the trainer monitors, where it is known: ReduceLROnPlateau's `mode` follows from it.
 
     Example:
         >>> problems = Problems()
@@ -97,9 +102,19 @@ def check_scheduler(
             join(path, "interval"), "'step' does not go with ReduceLROnPlateau, which needs the epoch's value; give epoch"
         )
     checked = _check_arguments(kind, arguments, path, problems)
+    if issubclass(kind, ReduceLROnPlateau) and monitor in MONITORS:
+        checked = _with_mode(checked, monitor, path, problems)
     if spec is not None and len(problems) == found:
         return _tried(SchedulerSpec(kind, checked, spec.interval, spec.warmup_epochs), max_epochs, path, problems)
     return None
+
+
+def _with_mode(arguments: dict[str, Any], monitor: str, path: str, problems: Problems) -> dict[str, Any]:
+    """The arguments of ReduceLROnPlateau with the direction of what is monitored."""
+    mode = "max" if MONITORS[monitor] else "min"
+    if arguments.get("mode", mode) != mode:
+        problems.add(join(path, "mode"), f"{arguments['mode']!r} contradicts trainer.monitor={monitor}; leave it out, or give {mode}")
+    return {**arguments, "mode": mode}
 
 
 def _nearest(key: Any) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from modelfactory.config.errors import TrainingError
-from modelfactory.config.files import write_text
+from modelfactory.config.files import read_text, write_text
 
 RESULT = "result.json"
 CHECKPOINT = Path("checkpoint", "last.safetensors")
@@ -124,14 +124,15 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         'killed'
     """
     try:
-        text = (folder / RESULT).read_text(encoding="utf-8")
-        record = json.loads(text)
+        record = json.loads(read_text(folder / RESULT))
         beat = (folder / RESULT).stat().st_mtime
+        if not isinstance(record, dict) or record.get("status") not in STATUSES:
+            raise ValueError("it has no status of a run")
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return {"status": "failed", "error": f"{RESULT} cannot be read: {error}"}
-    if record.get("status") == "running" and not is_alive(record, beat):
+    if record["status"] == "running" and not is_alive(record, beat):
         place = f"process {record.get('pid')} on {record.get('host')}"
         record |= {"status": "killed", "error": f"killed while running: {place} is gone"}
     return record
@@ -139,7 +140,7 @@ def read_result(folder: Path) -> dict[str, Any] | None:
 
 def is_alive(record: Mapping[str, Any], beat: float) -> bool:
     """Whether the process that wrote `record`, last renewed at `beat`, lives: by signs of life and, on this host, by its number."""
-    if record.get("pid") is None or time.time() - beat > STALE_SECONDS:
+    if not isinstance(record.get("pid"), int) or time.time() - beat > STALE_SECONDS:
         return False
     return record.get("host") != socket.gethostname() or process_is_alive(record["pid"])
 

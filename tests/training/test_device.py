@@ -1,3 +1,4 @@
+import math
 import threading
 
 import pytest
@@ -12,6 +13,7 @@ from modelfactory.training.device import (
     choose_device,
     kept_random_state,
     make_scaler,
+    scaled_step,
     seed_device,
     training_context,
 )
@@ -122,3 +124,19 @@ def test_trainings_in_two_threads_at_once_have_the_numbers_that_each_has_alone()
 def test_a_training_may_be_within_another():
     with training_context(), training_context():
         assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_skipped_step_leaves_weights_and_the_optimizers_state(fused):
+    """The fused SGD of torch makes its momentum, of whatever is in memory, before it finds that the step is to be skipped."""
+    weight = torch.ones(4, requires_grad=True)
+    scaler, optimizer = torch.amp.GradScaler("cpu", init_scale=8.0), torch.optim.SGD([weight], lr=0.5, momentum=0.9, fused=fused)
+    torch.full((4,), math.nan)  # which is what the memory has then
+    for factor, taken in ((math.inf, False), (2.0, True), (2.0, True)):
+        weight.grad = None
+        scaler.scale((weight * factor).sum()).backward()
+        assert scaled_step(scaler, optimizer) is taken
+        if not taken:
+            assert weight.tolist() == [1.0] * 4 and not optimizer.state
+    assert weight.tolist() == pytest.approx([1.0 - 0.5 * 2.0 - 0.5 * (2.0 + 0.9 * 2.0)] * 4)
+    assert scaler.get_scale() == 4.0
