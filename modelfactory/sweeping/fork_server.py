@@ -9,7 +9,6 @@ import contextlib
 import importlib
 import json
 import logging
-import logging.config
 import os
 import pkgutil
 import select
@@ -19,6 +18,8 @@ import traceback
 import warnings
 from collections.abc import Mapping
 from typing import Any
+
+from modelfactory.config.log_config import configure_logging
 
 PRELOAD = ("modelfactory.cli.train_job", "sklearn.datasets", "matplotlib.figure", "matplotlib.backends.backend_agg")
 
@@ -97,7 +98,7 @@ def _be_the_job(request: Mapping[str, Any], asked_by: int | None) -> None:
         os.environ.clear()
         os.environ.update(request["environment"])
         if request["logging"] is not None:
-            logging.config.dictConfig(request["logging"])
+            configure_logging(**request["logging"])
         code = pkgutil.resolve_name(request["function"])(**request["arguments"])
     except BaseException:
         traceback.print_exc()

@@ -64,7 +64,7 @@ class SweepJob:
         config = job_config(cfg, self.cwd if node.job.chdir else None)
         try:
             cwd = self.cwd if Path(self.cwd).is_dir() and not node.job.chdir else str(Path.cwd())
-            self._do(config, folder, number, cwd, _logging(node))
+            self._do(config, folder, number, cwd, {"config": _logging(node), "folder": str(root), "trusted": list(self.trusted)})
         except KeyboardInterrupt as error:
             end_record(folder, "killed", str(error) or "interrupted")
             raise
@@ -76,18 +76,18 @@ class SweepJob:
             (root / STOPPED).touch()
         raise JobFailed(f"job {number} {record.get('status')}: {record.get('error')}")
 
-    def _do(self, config: dict[str, Any], folder: Path, number: int, cwd: str, logging_config: Any) -> None:
+    def _do(self, config: dict[str, Any], folder: Path, number: int, cwd: str, logging_request: dict[str, Any]) -> None:
         arguments = {"config": config, "folder": str(folder), "trusted": list(self.trusted)}
         if not self.spec.isolate:
             pkgutil.resolve_name(self.function)(**arguments)
             return
         environment, kills = dict(os.environ), num_oom_kills()
         if self.spec.gpus is None:
-            code = call_isolated(self.function, arguments, environment, cwd, logging_config)
+            code = call_isolated(self.function, arguments, environment, cwd, logging_request)
         else:
             with held_gpu(number, visible_gpus(self.spec.gpus, environment.get("CUDA_VISIBLE_DEVICES"))) as gpu:
                 log.info("job %s is on GPU %s", number, gpu)
-                code = call_isolated(self.function, arguments, environment | {"CUDA_VISIBLE_DEVICES": gpu}, cwd, logging_config)
+                code = call_isolated(self.function, arguments, environment | {"CUDA_VISIBLE_DEVICES": gpu}, cwd, logging_request)
         starved = code == -9 and num_oom_kills() > kills
         status = "out_of_memory" if starved else "killed" if code < 0 else "failed"
         reason = f"{told_exit(code)}{', by the kernel for lack of memory' if starved else ''}"

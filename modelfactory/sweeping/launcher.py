@@ -24,6 +24,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from modelfactory.config.checked import settle_job
 from modelfactory.config.errors import ConfigError, Problem, Problems, did_you_mean
 from modelfactory.config.hydra_errors import complaint
 from modelfactory.config.rejected_overrides import Refused
@@ -104,7 +105,7 @@ class SweepLauncher(Launcher):
             first.numbers = [job.number for job in waiting]
             with self._listed():
                 try:
-                    self._inner.launch([self._words(job) for job in waiting], initial_job_idx=first)
+                    self._inner.launch([[*self._words(job), _number_override(job.number)] for job in waiting], initial_job_idx=first)
                 except Exception as error:
                     log.error("%s: %s: %s", type(self._inner).__name__, type(error).__name__, error)
                     if any(read_job(job).status == "pending" for job in waiting):  # else each job's folder says what became of it
@@ -146,18 +147,14 @@ class SweepLauncher(Launcher):
         kept = HydraConfig.instance().cfg
         try:
             try:
-                config = self._context.config_loader.load_sweep_config(self._config, list(given))
+                config = self._context.config_loader.load_sweep_config(self._config, [*given, _number_override(number)])
             except Refused as error:
                 if error.rest is None or refused is None:
                     raise
                 refused.extend(error.problems)
-                config = error.rest
-            with open_dict(config):
-                config.hydra.job.id = config.hydra.job.num = number
+                config = settle_job(error.rest)
             HydraConfig.instance().set_config(config)
-            folder = Path(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)).absolute()
-            with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
-                config.hydra.runtime.output_dir = str(folder)
+            folder = Path(config.hydra.runtime.output_dir)
             plain = job_config(config, Path.cwd() if config.hydra.job.chdir else None)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError([complaint(error)]) from error
@@ -310,6 +307,11 @@ def move_sweep(config: DictConfig, folder: Path) -> None:
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.sweep.dir = str(folder)
         given.append(f"hydra.sweep.dir={quoted(str(folder))}")
+
+
+def _number_override(number: int) -> str:
+    """The override that tells a job its number when its config is composed, where Hydra would tell it afterwards."""
+    return f"hydra.job.num={number}"
 
 
 def _without_seeds(config: Mapping[str, Any]) -> Mapping[str, Any]:
