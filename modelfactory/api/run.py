@@ -17,6 +17,7 @@ from modelfactory.api.signal_check import probe_run
 from modelfactory.config.compose import to_plain, to_yaml
 from modelfactory.config.errors import ConfigError, Problem, Problems, did_you_mean, nearest
 from modelfactory.config.files import write_text
+from modelfactory.config.nesting import check_depth
 from modelfactory.config.unused_keys import unused_figures
 from modelfactory.data.first_batch import evidence_of
 from modelfactory.data.spec import build_data, check_data
@@ -61,7 +62,11 @@ def plan(cfg: Any) -> Plan:
         [('fc.weight', 'xavier_normal'), ('fc.bias', 'zeros')]
     """
     problems = Problems()
-    config = settle(to_plain(cfg), problems, check)
+    config = settle(_read(cfg), problems, check)
+    if isinstance(config.get("optimizer"), Mapping):  # one that is not among those allowed here tells nothing, and is left alone
+        told = Problems()
+        check_optimizer(config["optimizer"], told)
+        problems.extend(problem for problem in told if problem.path != "optimizer._target_")
     problems.raise_if_any()
     return make_plan(config, evidence=_evidence(config))
 
@@ -80,8 +85,15 @@ def build(cfg: Any, device: str | torch.device | None = None) -> nn.Module:
           (act): ReLU()
         )
     """
-    config = _settled(to_plain(cfg))
+    config = _settled(_read(cfg))
     return make_plan(config, look=False, evidence=_evidence(config)).build(device, accounted=False)
+
+
+def _read(cfg: Any) -> dict[str, Any]:
+    """A config as a plain dict that all that follows can walk through."""
+    config = to_plain(cfg)
+    check_depth(config)
+    return config
 
 
 def _evidence(config: Mapping[str, Any]) -> Evidence | None:
@@ -105,7 +117,7 @@ def check(cfg: Any) -> Plan:
         optimizer.lr: -1 is too small; give a number >= 0
     """
     problems = Problems()
-    config = settle(to_plain(cfg), problems, check)
+    config = settle(_read(cfg), problems, check)
     _check_figures(cfg, problems)
     spec = read_spec(config, problems)
     checks: dict[str, Callable[[Any, Problems], Any]] = {
@@ -183,7 +195,7 @@ def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None, *, resume: st
         >>> mf.train(cfg).final["epoch"]
         1
     """
-    config = to_plain(cfg)
+    config = _read(cfg)
     if resume is not None:
         config["trainer"] = {**(config.get("trainer") or {}), "resume": str(resume)}
     made = check(config)
@@ -266,6 +278,7 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
     weights = read_weights(file)
     if not isinstance(weights.config, Mapping):
         raise ConfigError([Problem("", f"{file} carries no config, so its model cannot be built again")])
+    check_depth(weights.config)
     problems = Problems()
     of_model = ("seed", "data", "backbone", "model", "init", "freeze", "optimizer")
     config = {name: value for name, value in weights.config.items() if name in of_model}

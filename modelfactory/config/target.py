@@ -63,6 +63,8 @@ _CHOSEN_BY_THE_FACTORY = frozenset({"device", "dtype"})
 # Arguments that the caller gives itself, so that an error does not offer them.
 _NEVER_OFFERED = _CHOSEN_BY_THE_FACTORY | {"params", "optimizer", "last_epoch", "tensor", "generator"}
 _LIMITS: dict[str, Mapping[str, Any]] = {"dropout": {"min": 0, "max": 1}}  # what torch looks at in training only
+_STACKED = frozenset({"num_layers", "num_encoder_layers", "num_decoder_layers"})  # of which each is constructed
+MAX_STACKED = 10_000
 
 
 def trust(*packages: str, variables: Iterable[str] = ()) -> None:
@@ -220,6 +222,8 @@ def _check_one(name: str, value: Any, hint: Any, where: str, problems: Problems,
             if isinstance(size, (int, float)) and not isinstance(size, bool) and size < least:
                 problems.add(where, f"{value!r} is too small; give a whole number >= {least}")
                 break
+    if name in _STACKED and isinstance(value, int) and value > MAX_STACKED:
+        problems.add(where, f"{value} is too large; give a whole number <= {MAX_STACKED}")
     return value
 
 

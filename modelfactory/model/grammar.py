@@ -17,12 +17,13 @@ from torch import nn
 from modelfactory.config.errors import Problems, did_you_mean, first_line, nearest
 from modelfactory.config.schema import check_value, join
 from modelfactory.config.target import check_arguments, resolve
-from modelfactory.model.arguments import channel_dim, check_dimensions, without_weights
+from modelfactory.model.arguments import channel_dim, check_dimensions, with_batch_first, without_weights
 from modelfactory.model.blueprint import Chain, Leaf, Node
 from modelfactory.model.infer import BROKEN, UNKNOWN, Incoming, Inference, shape_of
 from modelfactory.model.layers.containers import Parallel, Residual
 from modelfactory.model.layers.glue import Item, SelfAttention
 from modelfactory.model.layers.sizes import shape_text
+from modelfactory.model.repeats import MAX_LAYERS, count_layers
 from modelfactory.parameters.declared import read_blocks, read_fans
 from modelfactory.parameters.layer_rules import Definition
 from modelfactory.parameters.roles import read_roles
@@ -143,6 +144,9 @@ class _Reader:
         lifted = () if "_target_" in config else ("init", "freeze", "roles", "blocks", "fans")
         definition = self._definition({key: config[key] for key in lifted if key in config}, path)
         body = {key: value for key, value in config.items() if key not in ("repeat", *lifted)}
+        if (made := count_layers(config)) > MAX_LAYERS:
+            self.problems.add(join(path, "repeat"), f"{times:,} makes {made:,} layers; at most {MAX_LAYERS:,} are made of one repeat")
+            times = 1  # so that what is wrong with them is told too
         children: list[tuple[str, Node]] = []
         node: Node | None = None
         shape_in = None
@@ -302,7 +306,7 @@ class _Reader:
                 )
         given = {str(name): value for name, value in config.items() if name not in MODEL_KEYS}
         arguments = {name: self._argument(value, join(path, name)) for name, value in given.items()}
-        arguments = without_weights(target, arguments, path, self.problems)
+        arguments = with_batch_first(target, without_weights(target, arguments, path, self.problems), path, self.problems)
         sized = self.infer.sizes(target, arguments, path, incoming)
         left_open = self.infer.left_open(target, incoming)
         checked = check_arguments(target, {**arguments, **sized}, path, self.problems, left_open, also=MODEL_KEYS[3:])
@@ -331,7 +335,7 @@ class _Reader:
         }
         if target is None:
             return None
-        given = without_weights(target, given, path, self.problems)
+        given = with_batch_first(target, without_weights(target, given, path, self.problems), path, self.problems)
         partly = check_value(value.get("_partial_", False), bool, join(path, "_partial_"), self.problems)
         checked = check_arguments(target, given, path, self.problems, inferred=_all_arguments(target) if partly else ())
         return Leaf(Definition(path), target, {**(checked or {}), **({"_partial_": True} if partly else {})})

@@ -89,7 +89,7 @@ def read_grouping(mapping: Mapping[str, Any], path: str, problems: Problems) -> 
         if role not in ROLES:
             problems.add(join(path, "no_decay"), f"{role!r} is not a role{did_you_mean(role, ROLES, limit=20)}")
     groups = _read_groups(mapping.get("groups"), join(path, "groups"), problems)
-    return Grouping(groups, decay if isinstance(decay, float) else None, roles if isinstance(roles, tuple) else ())
+    return Grouping(groups, decay if isinstance(decay, float) and 0 < decay <= 1 else None, roles if isinstance(roles, tuple) else ())
 
 
 def _read_groups(groups: Any, path: str, problems: Problems) -> tuple[GroupSpec, ...]:

@@ -25,6 +25,7 @@ from modelfactory.init.rules import InitSpec
 from modelfactory.init.structural_arguments import Evidence
 from modelfactory.model.blueprint import Draft, Leaf, assemble
 from modelfactory.model.infer import Inference
+from modelfactory.model.samples import check_samples
 from modelfactory.numerics.fingerprint import digest
 from modelfactory.parameters.freezing import apply_frozen, thaw
 from modelfactory.planning.account import Account, account, frozen_untrained, ledger_rows
@@ -54,6 +55,7 @@ class Plan:
         self._ledger: Ledger | None = None
         self._overview: tuple[Ledger, Overview] | None = None
         self._looked_at: tuple[Draft, Account] | None = None
+        self._mixing: tuple[Advice, ...] | None = None
         self.warnings: tuple[str, ...] = ()
         self.pretrained: Pretrained | None = None
         self.calibration: Calibration | None = None
@@ -85,13 +87,14 @@ class Plan:
             Inference(problems).forward(draft.module, "model", self._spec.incoming)
             for module, training in modes:
                 module.training = training
+        mixing = self._find_mixing(problems)
         pretrained = find_pretrained(draft.module, self._spec.backbone, problems, fetch=False)
         problems.raise_if_any()
         plans = account(draft, self._spec, problems, _schemes(pretrained))
         problems.raise_if_any()
         self._ledger = Ledger((*ledger_rows(plans, self._spec, None), *_buffers(draft.module, plans, pretrained, measured=False)))
         self.pretrained = None if pretrained is None else pretrained.closed()
-        self.warnings = tuple(self._advice(plans))
+        self.warnings = (*mixing, *self._advice(plans))
         self.thaws = plans.thaws
         apply_frozen(draft.module, plans.frozen, self._spec.freeze.dropout)
         self._looked_at = draft, plans
@@ -169,6 +172,7 @@ class Plan:
         problems = Problems()
         evidence = evidence or self._evidence
         with _without_collection():
+            mixing = self._find_mixing(problems)
             draft = assemble(self._spec.node, self._spec.seed)
             pretrained = find_pretrained(draft.module, self._spec.backbone, problems, fetch=True)
             problems.raise_if_any()
@@ -196,8 +200,14 @@ class Plan:
             problems.raise_if_any()
             self.pretrained = None if pretrained is None else pretrained.closed()
             symmetric = find_symmetric(plans.infos, [spread for _, spread in stats])
-            self.warnings = (*self._advice(plans), *symmetric)
+            self.warnings = (*mixing, *self._advice(plans), *symmetric)
         return draft.module if device is None else draft.module.to(device)
+
+    def _find_mixing(self, problems: Problems) -> tuple[Advice, ...]:
+        """What mixes the samples of a batch, looked for once."""
+        if self._mixing is None and not problems:
+            self._mixing = tuple(advice for node, coming in self._spec.parts for advice in check_samples(node, coming, problems))
+        return self._mixing or ()
 
     def _advice(self, plans: Account) -> Iterable[Advice]:
         yield from plan_warnings(plans.assignments, self._spec.init.rules)

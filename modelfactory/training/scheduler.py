@@ -278,7 +278,7 @@ def build_schedule(
         >>> round(schedule.lr, 6)
         0.025
     """
-    warmup_steps = round(spec.warmup_epochs * steps_per_epoch)
+    warmup_steps = round(min(spec.warmup_epochs * steps_per_epoch, max_steps))
     if warmup_steps >= max_steps and warmup_steps:
         epochs = max_steps / steps_per_epoch
         message = f"{spec.warmup_epochs:g} is not less than the {epochs:g} epochs of the training; give fewer, or 0"

@@ -97,6 +97,16 @@ def test_composing_leaves_a_running_hydra_as_it_was():
         (["+experiment=digits_cn"], "^experiment: 'digits_cn' is not a config of experiment; did you mean 'digits_cnn'"),
         (["model.widht=3"], r"^model\.widht: there is no such key; did you mean 'width'"),
         (["trainer.max_epoch=3"], r"^trainer\.max_epoch: there is no such key; did you mean 'max_epochs'"),
+        (["lr=0.1"], r"^lr: there is no such key; did you mean 'optimizer\.lr'\?$"),
+        (["max_epochs=3"], r"^max_epochs: there is no such key; did you mean 'trainer\.max_epochs'\?$"),
+        (["epochs=3"], r"^epochs: there is no such key; did you mean 'trainer\.max_epochs'\?$"),
+        (["trainer.batch_size=3"], r"^trainer\.batch_size: there is no such key; did you mean 'data\.batch_size'\?$"),
+        (["resume=x"], r"^resume: there is no such key; did you mean 'sweep\.resume' or 'trainer\.resume'\?$"),
+        (["model=cnn", "freeze=[conv1.*]"], r"^freeze: 'conv1\.\*' is not a config of freeze; choose one of .* goes to freeze\.rules: "),
+        (["freeze=conv1.*"], r"^freeze: 'conv1\.\*' is not a config of freeze; choose one of .* goes to freeze\.rules: "),
+        (["freeze=[1]"], r"^freeze: \[1\] is no name of a config, and freeze is a group; give one \(backbone, none, staged\); a rule"),
+        (["init=[{match: a}]"], r"^init: \[\{'match': 'a'\}\] is no name of a config, and init is a group; .* goes to init\.rules: "),
+        (["data=[digit]"], r"^data: 'digit' is not a config of data; did you mean 'digits'\?$"),
         (["foo=1"], r"^foo: there is no such key; choose one of seed, .*; to add a key, write \+foo="),
         (["~foo"], "^foo: there is no such key"),
         (["seed"], "missing EQUAL"),
@@ -106,6 +116,16 @@ def test_composing_leaves_a_running_hydra_as_it_was():
 def test_a_wrong_override_is_an_error_with_path_value_and_what_would_do(overrides: list[str], message: str):
     with pytest.raises(mf.ConfigError, match=message):
         compose(*overrides)
+
+
+@pytest.mark.parametrize("value", ["null", "false", "off", "none"])
+def test_a_group_that_has_none_is_switched_off_in_any_word(value: str):
+    assert compose(f"freeze={value}", f"backbone={value}", "seed=3") == compose("freeze=none", "backbone=none", "seed=3")
+
+
+@pytest.mark.parametrize("value", [None, False, "none"])
+def test_it_is_in_a_dict_too(value: object):
+    assert to_plain({"freeze": value, "backbone": value}) == {"freeze": None, "backbone": None}
 
 
 ALL_REFUSED = [
