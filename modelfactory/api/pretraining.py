@@ -6,7 +6,7 @@ sweep, finds it. A pretraining may have a pretraining itself.
 
 from __future__ import annotations
 
-import json
+import glob
 import logging
 import os
 import shutil
@@ -18,7 +18,7 @@ from modelfactory.config.compose import compose, to_plain
 from modelfactory.config.errors import ConfigError, Problem, Problems, did_you_mean
 from modelfactory.config.schema import check_value, join
 from modelfactory.model.weights.files import WEIGHTS
-from modelfactory.training.status import RESULT, config_hash
+from modelfactory.training.status import config_hash, read_result
 
 log = logging.getLogger(__name__)
 PATH = "backbone.weights"
@@ -93,14 +93,15 @@ def _name(words: list[str], inner: Mapping[str, Any]) -> str:
 
 
 def _is_done(folder: Path) -> bool:
-    result = folder / RESULT
-    return (folder / WEIGHTS).is_file() and result.is_file() and json.loads(result.read_text())["status"] == "completed"
+    return (folder / WEIGHTS).is_file() and (read_result(folder) or {}).get("status") == "completed"
 
 
 def _train(inner: dict[str, Any], folder: Path, train: Callable[[dict[str, Any], Path], Any]) -> Path:
     """Trains beside the place and moves the run there, so that who looks finds a whole run or none."""
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
+        if left == draft or (read_result(left) or {}).get("status") == "killed":  # its process is gone
+            shutil.rmtree(left, ignore_errors=True)
     log.info("pretraining: %s", folder)
     try:
         train(inner, draft)

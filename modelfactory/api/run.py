@@ -32,9 +32,12 @@ from modelfactory.planning.spec import read_spec
 from modelfactory.sweeping.experiment import check_experiment
 from modelfactory.sweeping.spec import check_sweep
 from modelfactory.training.checkpoint import load_into, read_weights
+from modelfactory.training.device import training_context
 from modelfactory.training.frozen_prefix import divide
+from modelfactory.training.loss import ignored_target
 from modelfactory.training.optimizer import build_optimizer, check_optimizer
 from modelfactory.training.result import Result
+from modelfactory.training.resume import check_resume
 from modelfactory.training.scheduler import check_scheduler
 from modelfactory.training.spec import TrainerSpec, check_trainer
 from modelfactory.training.trainer import train_model
@@ -86,7 +89,7 @@ def _evidence(config: Mapping[str, Any]) -> Evidence | None:
     data = config.get("data")
     if not isinstance(data, Mapping) or "_target_" not in data:
         return None
-    return evidence_of(lambda: build_data(data, backbone=config.get("backbone")))
+    return evidence_of(lambda: build_data(data, backbone=config.get("backbone"), ignored=ignored_target(config.get("trainer"))))
 
 
 def check(cfg: Any) -> Plan:
@@ -108,12 +111,14 @@ def check(cfg: Any) -> Plan:
     checks: dict[str, Callable[[Any, Problems], Any]] = {
         "data": partial(check_data, backbone=config.get("backbone")),
         "optimizer": check_optimizer,
-        "scheduler": partial(check_scheduler, max_epochs=_max_epochs(config.get("trainer"))),
+        "scheduler": partial(check_scheduler, max_epochs=_max_epochs(config.get("trainer")), monitor=_monitor(config.get("trainer"))),
         "trainer": check_trainer,
         "sweep": check_sweep,
         "experiment": check_experiment,
     }
     right = {group: check_group(config[group], problems) for group, check_group in checks.items() if config.get(group) is not None}
+    if right.get("trainer") is not None and right["trainer"].resume is not None:
+        check_resume(config, right["trainer"].resume, problems)
     made = Plan(spec) if spec is not None else None
     if made is not None:
         try:
@@ -152,6 +157,13 @@ def _max_epochs(trainer: Any) -> int | None:
     return epochs if isinstance(epochs, int) and epochs > 0 else None
 
 
+def _monitor(trainer: Any) -> str | None:
+    """What the trainer monitors, where the config tells it rightly."""
+    monitor = trainer.get("monitor", TrainerSpec.monitor) if isinstance(trainer, Mapping) else TrainerSpec.monitor
+    return monitor if isinstance(monitor, str) else None
+
+
+@training_context()
 def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None, *, resume: str | os.PathLike[str] | None = None) -> Result:
     """Builds the model of a config, trains it on its data, and leaves a run directory.
 
@@ -172,6 +184,8 @@ def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None, *, resume: st
         1
     """
     config = to_plain(cfg)
+    if resume is not None:
+        config["trainer"] = {**(config.get("trainer") or {}), "resume": str(resume)}
     made = check(config)
     config.pop("sweep", None)  # how a sweep of runs goes on is no part of a run
     settled = _settled(config)
@@ -179,7 +193,7 @@ def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None, *, resume: st
         made = check(settled)
     if config.get("data") is None:
         raise ConfigError([Problem("data", "missing; give _target_, such as modelfactory.data.digits")])
-    data = build_data(config["data"], backbone=settled.get("backbone"))
+    data = build_data(config["data"], backbone=settled.get("backbone"), ignored=ignored_target(config.get("trainer")))
     model = made.build(evidence=evidence_of(lambda: data))
     rows = [row for row in made.ledger if row.role != "buffer"]
     if made.pretrained is not None:
@@ -193,36 +207,32 @@ def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None, *, resume: st
     for warning in first_warnings:
         log.warning(warning)
     folder = None if run_dir is None else Path(run_dir)
-    trainer = config.get("trainer")
-    if resume is not None:
-        trainer = {**(trainer or {}), "resume": str(resume)}
-    written = False
 
-    def before_epoch(epoch: int) -> list[str]:
-        nonlocal written
-        thawed = made.before_epoch(model, epoch)
-        if thawed:
-            log.info("epoch %d: %d tensors train from here on, %s to %s", epoch, len(thawed), thawed[0], thawed[-1])
-        if written:
-            return []
-        written = True
+    def begin(result: Result, recorded: Mapping[str, Any]) -> list[str]:
         if folder is not None:
-            write_text(folder / "config.yaml", to_yaml(config))
-            made.ledger.to_csv(folder / "ledger.csv")
-        said = probe_run(model, data, config, folder) if epoch == 1 else []  # trained weights are nothing to warn of
+            write_text(folder / "config.yaml", to_yaml(recorded))
+            if result.init_hash == made.ledger.fingerprint:  # else the ledger of the run that is resumed stays
+                made.ledger.to_csv(folder / "ledger.csv")
+        said = [] if result.history else probe_run(model, data, config, folder)  # trained weights are nothing to warn of
         for warning in said:
             log.warning(warning)
         return [*first_warnings, *said]
+
+    def before_epoch(epoch: int) -> None:
+        thawed = made.before_epoch(model, epoch)
+        if thawed:
+            log.info("epoch %d: %d tensors train from here on, %s to %s", epoch, len(thawed), thawed[0], thawed[-1])
 
     return train_model(
         model,
         data,
         optimizer=config.get("optimizer"),
         scheduler=config.get("scheduler"),
-        trainer=trainer,
+        trainer=config.get("trainer"),
         seed=config.get("seed", 0),
         run_dir=folder,
         config=config,
+        begin=begin,
         before_epoch=before_epoch,
         thawed_later=made.thaws,
         init_hash=made.ledger.fingerprint,

@@ -84,9 +84,9 @@ def _loss_warnings(model: nn.Module, output: Any, y: Tensor, data: Data, trainer
     if data.task != "classification" or not isinstance(loss, nn.CrossEntropyLoss) or not isinstance(output, Tensor) or output.ndim != 2:
         return []
     with torch.no_grad():
-        first = nn.functional.cross_entropy(output.float(), y).item()
+        first = nn.functional.cross_entropy(output.float(), y, ignore_index=loss.ignore_index).item()
     guess = math.log(output.shape[1])
-    if first <= _TOO_HIGH * guess:
+    if not first > _TOO_HIGH * guess:  # NaN where every target is ignored
         return []
     head = next((info.name for info in describe(model) if {"head", "weight"} <= set(info.roles)), "head.weight")
     spread = output.float().std(dim=1).mean().item()

@@ -20,11 +20,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, open_dict, read_write
-from omegaconf.errors import OmegaConfBaseException
 
+from modelfactory.config.checked import checked_loading, checked_plugins, settle_run, settle_shown, settle_sweep
 from modelfactory.config.compose import register_plugins, with_experiment
-from modelfactory.config.errors import ConfigError, Problem, Problems
-from modelfactory.config.hydra_allowlist import check_hydra
+from modelfactory.config.errors import ConfigError, Problem
+from modelfactory.config.files import name_problem
 from modelfactory.config.rejected_overrides import Refused, telling_all, with_the_rest
 from modelfactory.config.search_path import config_folder
 from modelfactory.sweeping.launcher import SweepLauncher, move_sweep, read_sweep_spec
@@ -34,6 +34,12 @@ from modelfactory.sweeping.spec import AUTO
 def current_folder() -> Path:
     """The directory that Hydra made for what the application runs at present."""
     return Path(HydraConfig.get().runtime.output_dir)
+
+
+def started_in() -> str | None:
+    """Where the command was given, for a run that `hydra.job.chdir` puts into its own directory; else None."""
+    node = HydraConfig.get()
+    return str(node.runtime.cwd) if node.job.chdir else None
 
 
 @dataclass
@@ -59,6 +65,8 @@ class _Session:
         HydraConfig.instance().set_config(config)
         try:  # configs may use ${hydra:runtime.output_dir}, which Hydra sets in the same way when it makes the directory
             folder = Path(config.hydra.run.dir).absolute()
+            if wrong := name_problem(folder):
+                raise ConfigError([Problem("hydra.run.dir", f"the run directory {wrong}; give a shorter one")])
             with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
                 config.hydra.runtime.output_dir = str(folder)
             self.begin(folder)
@@ -137,16 +145,19 @@ def _return_value(done: JobReturn) -> Any:
     return done._return_value
 
 
-def _check_hydra_node(config: DictConfig, told: Sequence[Problem] = ()) -> None:
-    problems = Problems()
-    check_hydra(config.hydra, Plugins.instance().class_name_to_class, problems, OmegaConfBaseException)
-    if problems:
-        raise ConfigError([*told, *problems])
+def _settle(config: DictConfig, overrides: Sequence[str], run_mode: RunMode, told: Sequence[Problem] = ()) -> None:
+    """Has Hydra's own node plain and checked, as far as Hydra is about to use it, before it calls anything that is named there."""
+    begins = any(word.startswith(_CALLBACK) for word in overrides)
+    settle = settle_shown if not begins else settle_sweep if run_mode is RunMode.MULTIRUN else settle_run
+    try:
+        settle(config)
+    except ConfigError as error:
+        raise ConfigError([*told, *error.problems]) from error
 
 
 @contextmanager
 def _guarded(session: _Session) -> Iterator[None]:
-    """Checks Hydra's own node of every config it composes, before it calls anything that is named there.
+    """Settles Hydra's own node of every config it composes; the jobs of a sweep have theirs settled where they run.
 
     And puts our launcher before the one that a sweep's config names, and keeps Hydra from printing an error that is told here.
     """
@@ -164,14 +175,15 @@ def _guarded(session: _Session) -> Iterator[None]:
         except Refused as error:
             if error.rest is None or session.launcher is not None:
                 raise
-            _check_hydra_node(error.rest, error.problems)
+            _settle(error.rest, overrides, run_mode, error.problems)
             if run_mode is RunMode.MULTIRUN:  # told with what is wrong in the jobs
                 session.refused, config = error.problems, error.rest
             elif any(word.startswith(_CALLBACK) for word in overrides):
                 raise with_the_rest(error, session.check_run) from error
             else:
                 raise
-        _check_hydra_node(config)
+        if session.launcher is None:
+            _settle(config, overrides, run_mode)
         return config
 
     def instantiate_ours(self: Plugins, hydra_context: HydraContext, task_function: Any, config: DictConfig) -> Launcher:
@@ -212,6 +224,8 @@ def run_application(
     """
     global _session
     register_plugins()
+    if any(word.startswith("--e") for word in arguments):  # --experimental-rerun, also shortened
+        raise ConfigError([Problem("--experimental-rerun", "is refused: it reads a pickle; trainer.resume goes on with a run")])
     words = _with_callback(list(arguments))
     program = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(job)
     kept = sys.argv, os.environ.get("HYDRA_FULL_ERROR"), _session
@@ -223,7 +237,7 @@ def run_application(
         program()
 
     try:
-        with _guarded(session):
+        with _guarded(session), checked_loading(), checked_plugins():
             with_experiment(run, words)
         if session.launcher is not None and not session.launcher.launched:
             raise ConfigError(session.launcher.why_empty())

@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
+from modelfactory.config.checked import checked_loading
 from modelfactory.config.errors import ConfigError, Problem, Problems
 from modelfactory.config.hydra_errors import complaint
 from modelfactory.config.rejected_overrides import no_experiment_group, telling_all
@@ -56,7 +57,7 @@ def compose(*overrides: str, config_dir: str | os.PathLike[str] | None = None, c
     folder = config_folder() if config_dir is None else Path(config_dir).resolve()
     if not folder.is_dir():
         raise ConfigError([Problem("config_dir", f"{str(config_dir)!r} is not a folder")])
-    with _hydra_put_aside(), hydra.initialize_config_dir(config_dir=str(folder), version_base="1.3"):
+    with _hydra_put_aside(), checked_loading(), hydra.initialize_config_dir(config_dir=str(folder), version_base="1.3"):
         return with_experiment(telling_all(lambda given: hydra.compose(config_name, overrides=given)), overrides)
 
 

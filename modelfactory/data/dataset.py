@@ -8,7 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modelfactory.config.errors import ConfigError
+from modelfactory.data.samples import KeyedSamples, collate
 from modelfactory.numerics.rng import generator
+
+IGNORED = -100
+"""The class that torch's losses ignore unless they are told another: a target that does not count."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,10 @@ class Split:
         return len(self.dataset) if self.x is None else len(self.x)
 
     def sample(self, size: int) -> tuple[Tensor, Tensor]:
-        """The first `size` samples, stacked, on the CPU or wherever the split is in memory.
+        """The first `size` samples, stacked, on the CPU or wherever the split is in memory; the same each time.
+
+        Raises:
+            ConfigError: one cannot be read.
 
         Example:
             >>> Split(torch.zeros(5, 3), torch.arange(5)).sample(2)[1]
@@ -37,9 +45,11 @@ class Split:
         """
         if self.x is not None and self.y is not None:
             return self.x[:size], self.y[:size]
-        from torch.utils.data import default_collate
-
-        return default_collate([self.dataset[index] for index in range(min(size, len(self.dataset)))])
+        keyed = KeyedSamples(self.dataset, seed=0)
+        batch = collate([keyed[0, index] for index in range(min(size, len(self.dataset)))])
+        if isinstance(batch, ConfigError):
+            raise batch
+        return batch
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,8 @@ class Data:
         batch_size: samples a training batch; `val_batch_size` for validation (None: the same).
         seed: decides the order of the training batches, and the augmentation of a dataset on disk.
         num_workers: processes that load a dataset on disk.
+        drop_last: whether a last training batch that is smaller is left out.
+        warnings: what there is to say of the data, such as files that were left out.
     """
 
     train: Split
@@ -64,6 +76,8 @@ class Data:
     val_batch_size: int | None = None
     seed: int = 0
     num_workers: int = 0
+    drop_last: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 def keyed_permutation(size: int, seed: int, name: str) -> Tensor:

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from modelfactory.config.errors import TrainingError
+from modelfactory.config.errors import ConfigError, TrainingError
+from modelfactory.data.samples import KeyedSamples
 
 
 class Fixed:
@@ -40,6 +41,18 @@ def draws_at_random(dataset: Any, index: int) -> bool:
     return not _same(before, _states()) or not _same(list(first), list(second))
 
 
+def is_repeatable(dataset: Any) -> bool:
+    """Whether the first sample is the same when it is read twice with all generators seeded alike.
+
+    Example:
+        >>> is_repeatable([(torch.rand(2), 1)])
+        True
+    """
+    keyed = KeyedSamples(dataset, seed=0)
+    (_, first), (_, second) = keyed[0, 0], keyed[0, 0]
+    return isinstance(first, ConfigError) or _same(first, second)
+
+
 def _states() -> list[Any]:
     """The states of torch's, Python's and, where it is in use, NumPy's global generators."""
     numpy = sys.modules.get("numpy")
@@ -48,7 +61,7 @@ def _states() -> list[Any]:
 
 def _same(one: Any, other: Any) -> bool:
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return torch.equal(one, other)
+        return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())  # NaN is NaN
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(_same(*pair) for pair in zip(one, other, strict=True))
     return bool((one == other).all()) if hasattr(one == other, "all") else bool(one == other)  # an array of NumPy's has it

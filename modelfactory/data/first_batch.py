@@ -11,6 +11,7 @@ from torch import Tensor
 
 from modelfactory.config.errors import SchemeError
 from modelfactory.data.batches import make_batches
+from modelfactory.data.checked_samples import CheckedSamples
 from modelfactory.data.dataset import Data
 from modelfactory.init.structural_arguments import Evidence
 
@@ -38,22 +39,41 @@ def class_shares(data: Data) -> list[float]:
     if data.task != "classification":
         raise SchemeError("the data are for regression: there are no classes whose priors could be counted; give p or priors")
     targets = data.train.y if data.train.y is not None else targets_of(data.train.dataset)
-    counts = torch.bincount(targets.reshape(-1), minlength=data.num_classes).double()
+    targets = targets.reshape(-1)
+    counts = torch.bincount(targets[(targets >= 0) & (targets < data.num_classes)], minlength=data.num_classes).double()
     return (counts / counts.sum()).tolist()
 
 
 def targets_of(dataset: Any) -> Tensor:
-    """The targets of a dataset on disk, by its list of them where it has one, else sample by sample."""
-    known = getattr(dataset, "targets", None)
-    if known is not None:
-        return torch.as_tensor(known, dtype=torch.int64)
-    indices, whole = getattr(dataset, "indices", None), getattr(getattr(dataset, "dataset", None), "targets", None)
-    if indices is not None and whole is not None:  # torch.utils.data.Subset
-        return torch.as_tensor(whole, dtype=torch.int64)[torch.as_tensor(indices)]
-    return torch.tensor([int(dataset[index][1]) for index in range(len(dataset))])  # pyright: ignore
+    """The classes of a dataset on disk, by its list of them where it has one, else sample by sample."""
+    known = known_targets(dataset)
+    return known if known is not None else torch.tensor([int(dataset[index][1]) for index in range(len(dataset))])
+
+
+def known_targets(dataset: Any) -> Tensor | None:
+    """The classes that a dataset on disk lists (`targets`, also of a Subset); None where it lists none.
+
+    Example:
+        >>> from torchvision.datasets import FakeData
+        >>> known_targets(FakeData(3)) is None
+        True
+    """
+    if isinstance(dataset, CheckedSamples):
+        return known_targets(dataset.dataset)
+    listed, indices = getattr(dataset, "targets", None), getattr(dataset, "indices", None)
+    if listed is None and indices is not None:  # torch.utils.data.Subset
+        inner = known_targets(getattr(dataset, "dataset", None))
+        return None if inner is None else inner[torch.as_tensor(indices, dtype=torch.int64)]
+    if listed is None or len(listed) != len(dataset):
+        return None
+    try:
+        targets = torch.as_tensor(listed)
+    except (TypeError, ValueError, RuntimeError):  # something else by this name
+        return None
+    return None if targets.is_floating_point() else targets.long()
 
 
 def first_batch(data: Data) -> Tensor:
     """The inputs of the first training batch, on the CPU: those that the first step of the training sees."""
-    batches = make_batches(data.train, data.batch_size, torch.device("cpu"), seed=data.seed)
+    batches = make_batches(data.train, data.batch_size, torch.device("cpu"), seed=data.seed, drop_last=data.drop_last)
     return next(iter(batches.epoch(1)))[0]

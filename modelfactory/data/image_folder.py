@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from modelfactory.config import target
 from modelfactory.config.errors import ConfigError, Problem, Problems, did_you_mean
 from modelfactory.config.schema import join
 from modelfactory.data.dataset import Data, Split, split_indices
+from modelfactory.data.image_file import EXTENSIONS, read_rgb, read_tensor
 from modelfactory.model.backbone.preprocessing import Preprocessing
 
 _PARTS = ("train", "val")
@@ -113,7 +116,6 @@ def load_folder(
 ) -> Data:
     """See `modelfactory.data.image_folder`."""
     from torch.utils.data import Subset
-    from torchvision.datasets import ImageFolder
     from torchvision.transforms import v2
 
     problems = Problems()
@@ -123,16 +125,11 @@ def load_folder(
         raise ConfigError(problems)
     problems.raise_if_any()
 
-    def images(folder: Path, part: str) -> ImageFolder:
+    def images(folder: Path, part: str) -> ImageFiles:
         last = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std)), v2.ToPureTensor()]
         if isinstance(declared[part], Preprocessing):
-            transform = declared[part].transform
-        else:
-            transform = v2.Compose([v2.ToImage(), *declared[part], *last])
-        try:
-            return ImageFolder(str(folder), transform)
-        except FileNotFoundError as error:
-            raise ConfigError([Problem("data.root", f"{folder} is not one folder of images a class: {error}")]) from error
+            return ImageFiles(folder, declared[part].transform, read_rgb)
+        return ImageFiles(folder, v2.Compose([*declared[part], *last]), read_tensor)
 
     train = images(folders[0], "train")
     val = images(folders[1] or folders[0], "val")
@@ -142,6 +139,73 @@ def load_folder(
     parts = Split(dataset=train), Split(dataset=val)
     if folders[1] is None and val_fraction is not None:
         chosen = split_indices(len(train), val_fraction, split_seed, classes=torch.tensor(train.targets))
-        parts = tuple(Split(dataset=Subset(whole, index.tolist())) for whole, index in zip((train, val), chosen, strict=True))
+        parts = tuple(
+            Split(dataset=Subset(whole, index.tolist()))  # pyright: ignore[reportArgumentType]
+            for whole, index in zip((train, val), chosen, strict=True)
+        )
+    if not all(map(len, parts)):
+        part = "training" if not len(parts[0]) else "validation"
+        message = f"{val_fraction} of the images of each class leaves no {part} images; give another fraction, or more images"
+        raise ConfigError([Problem("data.val_fraction", message)])
     shape = tuple(parts[0].sample(1)[0].shape[1:])
-    return Data(parts[0], parts[1], "classification", len(train.classes), shape)
+    return Data(parts[0], parts[1], "classification", len(train.classes), shape, warnings=_told([*train.left_out, *val.left_out], root))
+
+
+class ImageFiles:
+    """The images of a folder, one folder a class, in the order that torchvision's ImageFolder has; what is hidden is left out.
+
+    Attributes:
+        samples: (path, class) of each image; `targets`: its class.
+        classes: the names of the folders.
+        left_out: files that may have been meant: visible ones that are no images, and hidden images.
+
+    Raises:
+        ConfigError: there is no class, or a class without an image.
+    """
+
+    def __init__(self, folder: Path, transform: Callable[[Any], Tensor], read: Callable[[str], Any]):
+        self.transform, self.read = transform, read
+        self.samples: list[tuple[str, int]] = []
+        inside = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        self.classes = [entry.name for entry in inside if entry.is_dir() and not _is_hidden(entry.name)]
+        self.left_out = [entry.path for entry in inside if entry.is_file() and not _is_hidden(entry.name)]
+        for label, name in enumerate(self.classes):
+            self._add(os.path.join(folder, name), label)
+        self.targets = [label for _, label in self.samples]
+        empty = sorted(set(self.classes) - {self.classes[label] for label in self.targets})
+        if empty or not self.classes:
+            why = f"there is no image in {', '.join(empty)}" if empty else "there is no folder in it"
+            message = f"{folder} is not one folder of images a class: {why}; images are {', '.join(EXTENSIONS)}"
+            raise ConfigError([Problem("data.root", message)])
+
+    def _add(self, folder: str, label: int) -> None:
+        for place, _, names in sorted(os.walk(folder, followlinks=True)):
+            in_hidden = any(map(_is_hidden, place[len(folder) :].split(os.sep)))
+            for name in sorted(names):
+                hidden = in_hidden or _is_hidden(name)
+                is_image = name.lower().endswith(EXTENSIONS)
+                if is_image and not hidden:
+                    self.samples.append((os.path.join(place, name), label))
+                elif is_image or not hidden:
+                    self.left_out.append(os.path.join(place, name))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        path, label = self.samples[index]
+        return self.transform(self.read(path)), label
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a file or folder is the system's: hidden, or the resource forks of an archive that macOS made."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _told(left_out: Sequence[str], root: Path) -> tuple[str, ...]:
+    left_out = list(dict.fromkeys(left_out))  # both parts may be of one folder
+    if not left_out:
+        return ()
+    shown = ", ".join(os.path.relpath(path, root) for path in left_out[:3]) + (", ..." if len(left_out) > 3 else "")
+    files = "1 file is" if len(left_out) == 1 else f"{len(left_out)} files are"
+    return (f"data.root: {files} left out, no visible images of a class: {shown}",)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
+
+import torch
 
 from modelfactory.config import target
 from modelfactory.config.errors import ConfigError, Problem, Problems, did_you_mean
 from modelfactory.config.schema import join, key, read
 from modelfactory.data.backbone_transforms import put_preprocessing
-from modelfactory.data.dataset import Data, Split
+from modelfactory.data.checked_samples import CheckedSamples, as_inputs, as_targets, labels_outside
+from modelfactory.data.dataset import IGNORED, Data, Split
+from modelfactory.data.determinism import is_repeatable
 from modelfactory.data.digits import digits
+from modelfactory.data.first_batch import known_targets
 from modelfactory.data.image_folder import read_transforms
 from modelfactory.data.linear_map import linear_map
 from modelfactory.data.subset import narrow
@@ -33,6 +39,7 @@ class DataSpec:
         val_batch_size: samples a validation batch; null: `batch_size`.
         seed: decides the order of batches, the augmentation, and which samples `per_class` takes.
         num_workers: processes that load a data set on disk; unused by those in memory.
+        drop_last: whether a last training batch that is smaller than `batch_size` is left out.
         classes: the classes to keep, of which `classes[i]` becomes class i; null: all.
         per_class: training samples of each class; null: all.
         input_dtype: float32, or int64 for indices such as an embedding takes; null: not declared.
@@ -44,6 +51,7 @@ class DataSpec:
     val_batch_size: int | None = key(None, min=1)
     seed: int = key(0, min=0)
     num_workers: int = key(0, min=0)
+    drop_last: bool = False
     classes: tuple[int, ...] | None = None
     per_class: int | None = key(None, min=1)
     input_dtype: str | None = key(None, choices=("float32", "int64"))
@@ -52,6 +60,8 @@ class DataSpec:
 _FACTORIES = (digits, wine, diabetes, fake, linear_map, mnist, fashion_mnist, cifar10, cifar100, image_folder)
 
 
+log = logging.getLogger(__name__)
+_PARTS = ("training", "validation")
 _COMMON = frozenset(field.name for field in fields(DataSpec))
 
 
@@ -88,11 +98,12 @@ def check_data(mapping: Any, problems: Problems, path: str = "data", backbone: A
     return spec if len(problems) == found else None
 
 
-def build_data(mapping: Mapping[str, Any], path: str = "data", backbone: Any = None) -> Data:
+def build_data(mapping: Mapping[str, Any], path: str = "data", backbone: Any = None, ignored: int = IGNORED) -> Data:
     """Loads the data set of a `data` group.
 
     Args:
         backbone: the `backbone` group, whose preprocessing `transforms: backbone` takes.
+        ignored: the class that the loss ignores: the only target that may be none of the classes.
 
     Raises:
         ConfigError: what `check_data` says, or `input_shape` or `num_classes` are not those of what was loaded.
@@ -108,15 +119,20 @@ def build_data(mapping: Mapping[str, Any], path: str = "data", backbone: Any = N
     spec, factory, arguments = _read(put_preprocessing(mapping, backbone, problems, path), problems, path)
     if spec is None or factory is None or arguments is None:
         raise ConfigError(problems)
-    data = _as_data(factory(**arguments), spec if spec.classes is None else replace(spec, num_classes=None), path)
+    made = factory(**arguments)
+    if _is_ours(factory):
+        data = made
+    else:
+        data = _as_data(made, spec if spec.classes is None else replace(spec, num_classes=None), path, ignored)
     theirs = inspect.signature(factory).parameters
     classes, per_class = (None if name in theirs else getattr(spec, name) for name in ("classes", "per_class"))
     data = narrow(data, classes, per_class, spec.seed, path, problems)
-    _check_loaded(data, spec, path, problems)
+    _check_loaded(data, spec, path, problems, ignored)
     problems.raise_if_any()
-    return replace(
-        data, batch_size=spec.batch_size, val_batch_size=spec.val_batch_size, seed=spec.seed, num_workers=spec.num_workers
-    )
+    for warning in data.warnings:
+        log.warning(warning)
+    names = ("batch_size", "val_batch_size", "seed", "num_workers", "drop_last")
+    return replace(data, **{name: getattr(spec, name) for name in names})
 
 
 def _read(
@@ -159,27 +175,55 @@ def _check_needs(factory: Callable[..., Any], arguments: dict[str, Any], problem
         check_image_folder(arguments, path, problems)
 
 
-def _as_data(made: Any, spec: DataSpec, path: str) -> Data:
-    """What a factory returned as Data: a pair of torch datasets becomes one."""
+def _as_data(made: Any, spec: DataSpec, path: str, ignored: int) -> Data:
+    """What a factory returned as Data, in types that a model trains on: a pair of torch datasets becomes one."""
     if isinstance(made, Data):
-        return made
+        num_classes = made.num_classes if made.task == "classification" else None
+        parts = (
+            _converted(split, name, path, num_classes, ignored) for name, split in zip(_PARTS, (made.train, made.val), strict=True)
+        )
+        return _with_warning(replace(made, **dict(zip(("train", "val"), parts, strict=True))))
     where = join(path, "_target_")
     if not (isinstance(made, tuple) and len(made) == 2 and all(map(_is_dataset, made))):
         hint = "return modelfactory.data.Data, or a pair of torch datasets with a length (training, validation)"
         raise ConfigError([Problem(where, f"returned {type(made).__name__}; {hint}")])
-    train, val = (Split(*part.tensors) if _has_tensors(part) else Split(dataset=part) for part in made)
-    for name, split in (("training", train), ("validation", val)):
-        if len(split) == 0:
-            raise ConfigError([Problem(where, f"returned a {name} set without samples")])
+    for name, part in zip(_PARTS, made, strict=True):
+        if len(part) == 0:
+            raise ConfigError([Problem(where, f"returned a {name} set without samples; return one sample or more")])
+    splits = [Split(*part.tensors) if _has_tensors(part) else Split(dataset=part) for part in made]
+    train, val = (
+        _converted(split, name, path, spec.num_classes, ignored) for name, split in zip(_PARTS, splits, strict=True)
+    )
     x, y = train.sample(1)
     task = "regression" if y.is_floating_point() else "classification"
-    num_classes = y[0].numel() if task == "regression" else spec.num_classes or _num_classes(train, path)
-    return Data(train, val, task, num_classes, tuple(x.shape[1:]))
+    num_classes = y[0].numel() if task == "regression" else spec.num_classes or _num_classes(train, path, ignored)
+    for split in (train, val) if task == "classification" else ():
+        if split.dataset is not None:
+            split.dataset.num_classes = num_classes
+    return _with_warning(Data(train, val, task, num_classes, tuple(x.shape[1:])))
 
 
-def _num_classes(split: Split, path: str) -> int:
+def _with_warning(data: Data) -> Data:
+    """The data, with a warning where the samples of a data set on disk cannot be made the same again."""
+    if data.train.dataset is None or not len(data.train) or is_repeatable(data.train.dataset):
+        return data
+    warning = (
+        "the training samples are not the same when they are read again with the same seed: the data set draws from a generator that "
+        "cannot be seeded, so that this run cannot be repeated; draw from the global generators of numpy, torch or random"
+    )
+    return replace(data, warnings=(*data.warnings, warning))
+
+
+def _converted(split: Split, name: str, path: str, num_classes: int | None, ignored: int) -> Split:
+    """A split in types that a model trains on: in memory at once, on disk as its samples are read."""
+    if split.x is not None and split.y is not None:
+        return Split(as_inputs(split.x), as_targets(split.y))
+    return Split(dataset=CheckedSamples(split.dataset, name, path, num_classes, ignored))
+
+
+def _num_classes(split: Split, path: str, ignored: int) -> int:
     if split.y is not None:
-        return int(split.y.max()) + 1
+        return max(1, int(torch.where(split.y == ignored, 0, split.y).max()) + 1)
     if hasattr(split.dataset, "classes"):
         return len(split.dataset.classes)
     raise ConfigError([Problem(join(path, "num_classes"), "missing; a dataset that does not name its classes needs it")])
@@ -195,7 +239,13 @@ def _has_tensors(dataset: Any) -> bool:
     return isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2
 
 
-def _check_loaded(data: Data, spec: DataSpec, path: str, problems: Problems) -> None:
+def _check_loaded(data: Data, spec: DataSpec, path: str, problems: Problems, ignored: int) -> None:
+    empty = [(name, split) for name, split in zip(_PARTS, (data.train, data.val), strict=True) if len(split) == 0]
+    for name, _ in empty:
+        fix = f"; give a larger {path}.val_fraction, or more samples" if name == "validation" else "; give more samples"
+        problems.add(path, f"the {name} part has no samples{fix}")
+    if empty:
+        return
     if spec.input_shape is not None and spec.input_shape != tuple(data.input_shape):
         problems.add(join(path, "input_shape"), f"{list(spec.input_shape)} is not what was loaded; give {list(data.input_shape)}")
     if spec.input_dtype is not None and (loaded := str(data.train.sample(1)[0].dtype).removeprefix("torch.")) != spec.input_dtype:
@@ -203,15 +253,20 @@ def _check_loaded(data: Data, spec: DataSpec, path: str, problems: Problems) -> 
     if spec.num_classes is not None and spec.num_classes != data.num_classes:
         what = "classes" if data.task == "classification" else "values a sample"
         problems.add(join(path, "num_classes"), f"{spec.num_classes} is not what was loaded; give {data.num_classes} ({what})")
-    for name, split in (("training", data.train), ("validation", data.val)):
-        if len(split) == 0:
-            problems.add(path, f"the {name} part has no samples")
-        elif (
-            data.task == "classification"
-            and split.y is not None
-            and not 0 <= int(split.y.min()) <= int(split.y.max()) < data.num_classes
-        ):
-            problems.add(
-                join(path, "num_classes"),
-                f"{data.num_classes} is too small: the {name} targets go from {int(split.y.min())} to {int(split.y.max())}",
-            )
+    if spec.drop_last and len(data.train) < spec.batch_size:
+        why = f"{spec.batch_size} is more than the {len(data.train)} training samples"
+        problems.add(join(path, "batch_size"), f"{why}, and drop_last leaves smaller batches out; give fewer")
+    ys = [split.sample(1)[1] for split in (data.train, data.val)]
+    if len({(y.is_floating_point(), y.ndim) for y in ys}) > 1:
+        told = [f"{'floats' if y.is_floating_point() else 'classes'} of shape {list(y.shape[1:])}" for y in ys]
+        problems.add(path, f"the training targets are {told[0]}, and the validation targets {told[1]}; they have to be of one kind")
+        return
+    for name, split in zip(_PARTS, (data.train, data.val), strict=True):
+        labels = split.y if split.y is not None else known_targets(split.dataset)
+        if data.task != "classification" or labels is None or labels_outside(labels, data.num_classes, ignored) is None:
+            continue
+        counted = labels[labels != ignored]
+        low, high = int(counted.min()), int(counted.max())
+        fix = f"classes go from 0 to {data.num_classes - 1}" if low < 0 else f"give {high + 1}, or correct them"
+        message = f"{data.num_classes} is too small: the {name} targets go from {low} to {high}; {fix}"
+        problems.add(join(path, "num_classes"), message)

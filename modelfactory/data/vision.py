@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelfactory.config.errors import ConfigError, Problems
+from modelfactory.config.errors import Problems
 from modelfactory.config.schema import join
 from modelfactory.data.dataset import Data, Split, standardise
+from modelfactory.data.record_files import check_archive, damaged, read_cifar, read_idx
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class _Source:
     folder: str
     train: tuple[str, ...]
     val: tuple[str, ...]
+    records: tuple[int, int]  # of a training file, and of a validation file
     num_classes: int
     archive: tuple[str, str] | None = None  # (url, md5); None: torchvision's class of that name knows
     label_bytes: int = 1
@@ -39,12 +41,13 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _IDX = (("train-images-idx3-ubyte", "train-labels-idx1-ubyte"), ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"))
 _CIFAR = "https://www.cs.toronto.edu/~kriz/"
 _SOURCES = {
-    "mnist": _Source("MNIST/raw", *_IDX, num_classes=10),
-    "fashion_mnist": _Source("FashionMNIST/raw", *_IDX, num_classes=10),
+    "mnist": _Source("MNIST/raw", *_IDX, records=(60_000, 10_000), num_classes=10),
+    "fashion_mnist": _Source("FashionMNIST/raw", *_IDX, records=(60_000, 10_000), num_classes=10),
     "cifar10": _Source(
         "cifar-10-batches-bin",
         tuple(f"data_batch_{index}.bin" for index in range(1, 6)),
         ("test_batch.bin",),
+        records=(10_000, 10_000),
         num_classes=10,
         archive=(_CIFAR + "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"),
     ),
@@ -52,6 +55,7 @@ _SOURCES = {
         "cifar-100-binary",
         ("train.bin",),
         ("test.bin",),
+        records=(50_000, 10_000),
         num_classes=100,
         archive=(_CIFAR + "cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8"),
         label_bytes=2,  # the coarse label, then the fine one
@@ -66,7 +70,7 @@ def mnist(root: str = "data", download: bool = False) -> Data:
     standardised with one mean and std over all pixels of the training part: rms 1.
 
     Raises:
-        ConfigError: the files are not there and `download` is false.
+        ConfigError: the files are not there and `download` is false, or they are not what was published.
 
     Config:
         data: {_target_: modelfactory.data.mnist, input_shape: [1, 28, 28], num_classes: 10, root: data, download: false}
@@ -90,7 +94,7 @@ def cifar10(root: str = "data", download: bool = False) -> Data:
     Each channel is standardised over the training part: rms 1.
 
     Raises:
-        ConfigError: the files are not there and `download` is false.
+        ConfigError: the files are not there and `download` is false, or they are not what was published.
 
     Config:
         data: {_target_: modelfactory.data.cifar10, input_shape: [3, 32, 32], num_classes: 10, root: data}
@@ -186,50 +190,51 @@ def _load(name: str, root: str, download: bool) -> Data:
     source, folder = _SOURCES[name], Path(root, _SOURCES[name].folder)
     if not all((folder / file).is_file() for file in source.files):
         _download(name, source, Path(root))
-    if source.archive is None:
-        (x_train, y_train), (x_val, y_val) = _read_idx(folder, source.train), _read_idx(folder, source.val)
-        dims = None
-    else:
-        (x_train, y_train), (x_val, y_val) = _read_cifar(folder, source, source.train), _read_cifar(folder, source, source.val)
-        dims = (0, 2, 3)
-    x_train, x_val = standardise(x_train.float(), x_val.float(), dims)
+    (x_train, y_train), (x_val, y_val) = (_read_records(name, folder, part) for part in ("train", "val"))
+    x_train, x_val = standardise(x_train.float(), x_val.float(), dims=None if source.archive is None else (0, 2, 3))
     return Data(Split(x_train, y_train), Split(x_val, y_val), "classification", source.num_classes, tuple(x_train.shape[1:]))
 
 
-def _read_idx(folder: Path, files: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-    """Images [N, 1, 28, 28] uint8 and labels [N] int64."""
-    from torchvision.datasets.mnist import read_image_file, read_label_file
-
-    return read_image_file(str(folder / files[0])).unsqueeze(1), read_label_file(str(folder / files[1]))
-
-
-def _read_cifar(folder: Path, source: _Source, files: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-    """Images [N, 3, 32, 32] uint8 and labels [N] int64; a record is the label bytes and 3 x 32 x 32 pixels.
+def _read_records(name: str, folder: Path, part: str) -> tuple[Tensor, Tensor]:
+    """Images [N, channels, H, W] uint8 and labels [N] int64 of a part (train or val) of a data set; reads no pickle.
 
     Raises:
-        ConfigError: a file that is not a whole number of records.
+        ConfigError: a file that does not hold the records that were published, with its name and how many it holds.
     """
-    record = source.label_bytes + 3 * 32 * 32
-    raw = b"".join((folder / file).read_bytes() for file in files)
-    if not raw or len(raw) % record:
-        problems = Problems()
-        problems.add("data.root", f"{folder} holds {len(raw)} bytes, not a whole number of {record}-byte records; fetch it again")
-        raise ConfigError(problems)
-    rows = torch.frombuffer(bytearray(raw), dtype=torch.uint8).reshape(-1, record)
-    return rows[:, source.label_bytes :].reshape(-1, 3, 32, 32), rows[:, source.label_bytes - 1].long()
+    source = _SOURCES[name]
+    files = tuple(folder / file for file in (source.train if part == "train" else source.val))
+    count = source.records[part == "val"]
+    if source.archive is not None:
+        parts = [read_cifar(file, count, source.label_bytes) for file in files]
+        x, y = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    else:
+        for file in files:
+            if (archive := file.with_name(f"{file.name}.gz")).is_file():
+                check_archive(file, archive, dict(_published(name).resources)[archive.name])
+        x, y = read_idx(files[0], count, (28, 28)).unsqueeze(1), read_idx(files[1], count, ()).long()
+    if int(y.max()) >= source.num_classes:
+        file = files[int(y.argmax()) // count] if source.archive is not None else files[1]
+        raise damaged(file, f"has the label {int(y.max())}, of {source.num_classes} classes")
+    return x, y
+
+
+def _published(name: str) -> Any:
+    """Torchvision's class of a data set, which knows where its files are published and their checksums."""
+    from torchvision import datasets
+
+    return {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST}[name]
 
 
 def _download(name: str, source: _Source, root: Path) -> None:
     """Fetches the files; torchvision checks each against its md5."""
     import urllib.error
 
-    from torchvision import datasets
     from torchvision.datasets.utils import download_and_extract_archive
 
     if source.archive is not None:
         download_and_extract_archive(source.archive[0], str(root), md5=source.archive[1])
         return
-    owner = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST}[name]
+    owner = _published(name)
     for file, md5 in owner.resources:
         errors = []
         for mirror in owner.mirrors:

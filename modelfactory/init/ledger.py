@@ -8,9 +8,9 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, fields
-from pathlib import Path
 from typing import overload
 
+from modelfactory.config.files import write_text
 from modelfactory.init.assign import Assignment
 from modelfactory.numerics.fingerprint import combined
 from modelfactory.numerics.rng import INIT_VERSION
@@ -119,10 +119,7 @@ class Ledger:
         writer.writerow(COLUMNS)
         writer.writerows([_cell(value) for value in astuple(row)] for row in self.rows)
         if path is not None:
-            target = Path(path)
-            draft = target.with_name(f".{target.name}.{os.getpid()}")
-            draft.write_text(text.getvalue())
-            os.replace(draft, target)
+            write_text(path, text.getvalue())
         return text.getvalue()
 
     def __str__(self) -> str:

@@ -37,7 +37,7 @@ def construction(seed: int, scope: str) -> Iterator[Recording]:
         python_state, numpy_state = random.getstate(), numpy.get_state() if numpy is not None else None
         try:
             with torch.random.fork_rng(devices=[]), _STAND_INS, Recording(seed, scope) as recording:
-                torch.default_generator.manual_seed(rng.key(seed, f"{scope}\0construct"))
+                torch.default_generator.set_state(rng.generator(seed, f"{scope}\0construct").get_state())
                 random.seed(rng.key(seed, f"{scope}\0construct"))
                 if numpy is not None:
                     numpy.seed(rng.key(seed, f"{scope}\0construct") % 2**32)

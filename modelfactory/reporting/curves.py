@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from modelfactory.config.errors import ConfigError, Problem
+from modelfactory.config.files import read_text
 from modelfactory.reporting.schemes import Scheme
 
 COLUMNS = ("train_loss", "val_loss", "val_accuracy")
@@ -21,7 +21,7 @@ def read_history(folder: Path) -> dict[str, dict[int, float]]:
     """Each of COLUMNS by epoch, of a run's metrics.csv; without what is empty or not finite. Empty where there is no file.
 
     Raises:
-        ConfigError: the file is not one of a run.
+        ValueError: the file is not one of a run.
 
     Example:
         >>> import tempfile
@@ -32,17 +32,20 @@ def read_history(folder: Path) -> dict[str, dict[int, float]]:
     """
     found: dict[str, dict[int, float]] = {column: {} for column in COLUMNS}
     try:
-        text = (folder / "metrics.csv").read_text(encoding="utf-8")
+        text = read_text(folder / "metrics.csv")
     except FileNotFoundError:
         return found
     try:
-        for row in csv.DictReader(text.splitlines()):
+        rows = csv.DictReader(text.splitlines(), strict=True)
+        if "epoch" not in (rows.fieldnames or ()):
+            raise ValueError("it has no column epoch")
+        for row in rows:
             for column in COLUMNS:
                 value = _finite(row.get(column))
                 if value is not None:
                     found[column][int(row["epoch"])] = value
-    except (ValueError, KeyError, csv.Error) as error:
-        raise ConfigError([Problem("", f"{folder / 'metrics.csv'} is not the metrics of a run: {error}")]) from error
+    except (TypeError, KeyError, csv.Error) as error:
+        raise ValueError(f"it is not the metrics of a run: {error}") from error
     return found
 
 

@@ -46,4 +46,4 @@ def address(folder: Path, root: Path, file: str = "") -> str:
         './a%20b/config.yaml'
     """
     relative = Path(os.path.relpath(folder, root)).as_posix()
-    return f"./{quote(file)}" if relative == "." else f"./{quote(relative)}/{quote(file)}"
+    return f"./{quote(file)}" if relative == "." else f"./{quote(os.fsencode(relative))}/{quote(file)}"

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 
+from modelfactory.config.printable import one_line
 from modelfactory.reporting.config_diff import config_table
 from modelfactory.reporting.curves import Band
 from modelfactory.reporting.html_tables import configs_section, failures_section, jobs_section, ranking_section
@@ -32,7 +34,7 @@ def page(sweep: Sweep, ranking: Ranking, bands: Bands, signals: Signals) -> str:
     Args:
         bands, signals: of each scheme, in the order of the ranking's rows; None where none was measured.
     """
-    name, single = sweep.folder.resolve().name, len(sweep.jobs) == 1
+    name, single = one_line(sweep.folder.resolve().name), len(sweep.jobs) == 1
     sections = {
         "ranking": ("Result" if single else "Ranking", ranking_section(ranking)),
         "metric": ("Every run", _metric(ranking) if not single and ranking.best is not None else ""),
@@ -159,5 +161,5 @@ def _curves_of(curves: Mapping[str, Band]) -> dict[str, object]:
 
 
 def _short(value: float) -> float | None:
-    """Six digits are enough to draw; NaN is nothing."""
-    return None if value != value else float(f"{value:.6g}")
+    """Six digits are enough to draw; what is not finite is nothing."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None

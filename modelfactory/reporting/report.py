@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from modelfactory.config.files import write_text
-from modelfactory.reporting.curves import read_history, scheme_bands
+from modelfactory.config.printable import one_line
+from modelfactory.reporting.curves import COLUMNS, History, read_history, scheme_bands
 from modelfactory.reporting.page import page
 from modelfactory.reporting.plot import draw_curves
 from modelfactory.reporting.ranking import rank
 from modelfactory.reporting.schemes import choose_metric, compared_axes, gather_schemes
-from modelfactory.reporting.signals import scheme_signal
+from modelfactory.reporting.signals import read_signal, scheme_signal
 from modelfactory.reporting.summary_csv import summary_csv, summary_rows
 from modelfactory.reporting.text import Ranking, failures_text, outcome, ranking_text, state, wrapped
-from modelfactory.sweeping.records import Sweep, read_sweep
+from modelfactory.sweeping.records import Sweep, read_sweep, unreadable
 
 FILES = ("summary.csv", "curves.png", "report.html")
 
@@ -28,10 +30,12 @@ class Report:
     Attributes:
         sweep: its jobs.
         ranking: the schemes by their mean, with the comparison to the best; printable.
+        histories: what the metrics.csv of each job has, by the job's number.
     """
 
     sweep: Sweep
     ranking: Ranking
+    histories: Mapping[int, History] = field(default_factory=dict, repr=False)
 
     @property
     def summary(self) -> list[dict[str, Any]]:
@@ -62,11 +66,10 @@ class Report:
     def write(self) -> None:
         """Writes summary.csv, curves.png and report.html into the sweep's folder, each whole or not at all."""
         folder, schemes = self.sweep.folder, [row.scheme for row in self.ranking.rows]
-        histories = {job.number: read_history(job.folder) for job in self.sweep.jobs}
-        bands = [scheme_bands(scheme, histories) for scheme in schemes]
+        bands = [scheme_bands(scheme, self.histories) for scheme in schemes]
         signals = [scheme_signal(scheme) for scheme in schemes]
         write_text(folder / "summary.csv", summary_csv(self.sweep))
-        title = " ".join([folder.resolve().name, *self.sweep.overrides])
+        title = one_line(" ".join([folder.resolve().name, *self.sweep.overrides]))
         draw_curves(folder / "curves.png", title, [(scheme.label, curves) for scheme, curves in zip(schemes, bands, strict=True)])
         write_text(folder / "report.html", page(self.sweep, self.ranking, bands, signals))
 
@@ -90,7 +93,7 @@ def _plain(row: Any) -> dict[str, Any]:
 def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _without_nan(inner) for name, inner in value.items()}
-    return None if isinstance(value, float) and value != value else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def report(
@@ -123,9 +126,26 @@ def report(
         1 job: 1 completed. val_loss of the best epoch, lower is better.
         ...
     """
-    sweep = read_sweep(folder)
+    sweep, histories = _with_files(read_sweep(folder))
     chosen, axes = choose_metric(sweep, metric, epoch), compared_axes(sweep, by)
-    made = Report(sweep, rank(gather_schemes(sweep, axes, chosen), chosen, axes))
+    made = Report(sweep, rank(gather_schemes(sweep, axes, chosen), chosen, axes), histories)
     if write:
         made.write()
     return made
+
+
+def _with_files(sweep: Sweep) -> tuple[Sweep, dict[int, History]]:
+    """The sweep, in which a job with an unreadable file has failed for that reason, and each job's history."""
+    jobs, histories = [], {}
+    for job in sweep.jobs:
+        histories[job.number] = {column: {} for column in COLUMNS}
+        try:
+            histories[job.number] = read_history(job.folder)
+        except ValueError as error:
+            job = unreadable(job, "metrics.csv", error)
+        try:
+            read_signal(job.folder)
+        except ValueError as error:
+            job = unreadable(job, "signal.csv", error)
+        jobs.append(job)
+    return replace(sweep, jobs=tuple(jobs)), histories

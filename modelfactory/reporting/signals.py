@@ -10,7 +10,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from modelfactory.config.files import read_text
 from modelfactory.reporting.schemes import Scheme
+from modelfactory.sweeping.records import Job
 
 # a figure's line: the column of signal.csv
 LINES = {
@@ -61,23 +63,50 @@ class Signal:
 
 
 def read_signal(folder: Path) -> list[dict[str, str]]:
-    """The rows of a run's signal.csv; none where there is no such file."""
+    """The rows of a run's signal.csv; none where there is no such file.
+
+    Raises:
+        ValueError: the file is not one of a run.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     read_signal(Path(folder))
+        []
+    """
     try:
-        text = (folder / "signal.csv").read_text(encoding="utf-8")
+        text = read_text(folder / "signal.csv")
     except FileNotFoundError:
         return []
-    return list(csv.DictReader(text.splitlines()))
+    try:
+        table = csv.DictReader(text.splitlines(), strict=True)
+        if "layer" not in (table.fieldnames or ()):
+            raise ValueError("it has no column layer")
+        rows = list(table)
+    except csv.Error as error:
+        raise ValueError(f"it is not the signal of a run: {error}") from error
+    for row in rows:
+        for column in LINES.values():
+            float(row.get(column) or "nan")
+    return rows
 
 
 def scheme_signal(scheme: Scheme) -> Signal | None:
     """The signal of a scheme; None when none of its runs measured it. Runs with other layers than the first are left out."""
-    runs = [rows for rows in (read_signal(job.folder) for job in scheme.jobs) if rows]
+    runs = [rows for rows in map(_rows, scheme.jobs) if rows]
     if not runs:
         return None
     layers = [row.get("layer") or "" for row in runs[0]]
     alike = [rows for rows in runs if [row.get("layer") or "" for row in rows] == layers]
     lines = {name: [_middle([rows[index].get(column) for rows in alike]) for index in range(len(layers))] for name, column in LINES.items()}
     return Signal(layers, **lines, verdicts=[row.get("verdict") or "" for row in runs[0]])
+
+
+def _rows(job: Job) -> list[dict[str, str]]:
+    try:
+        return read_signal(job.folder)
+    except ValueError:  # which the report says of the job
+        return []
 
 
 def _middle(cells: Sequence[str | None]) -> float | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 MOST_SEEDS = 1000
 POWER = 0.8
 _FAR = 25.0
+_SQUARABLE = 1e150  # whose square is a float still
 
 
 def t_quantile(p: float, df: float) -> float:
@@ -51,6 +52,9 @@ class Sample:
     def of(cls, values: Sequence[float]) -> Sample:
         """Of at least one value; equal values have exactly their mean and a std of 0."""
         n = len(values)
+        if max(map(abs, values)) > _SQUARABLE:  # a run that all but diverged
+            small = cls.of([value * 2.0**-600 for value in values])
+            return cls(n, small.mean * 2.0**600, small.std * 2.0**600)
         mean = values[0] if min(values) == max(values) else math.fsum(values) / n
         square = math.fsum((value - mean) ** 2 for value in values)
         return cls(n, mean, math.sqrt(square / (n - 1)) if n > 1 else math.nan)

@@ -8,6 +8,7 @@ import math
 import os
 from typing import Any
 
+from modelfactory.config.printable import spreadsheet_cell
 from modelfactory.sweeping.records import Job, Sweep
 
 FIXED = ("job", "folder", "status")
@@ -48,16 +49,16 @@ def _row(sweep: Sweep, job: Job, overrides: dict[str, str], names: dict[str, str
 
 
 def summary_csv(sweep: Sweep) -> str:
-    """The rows as CSV; what there is not is an empty cell, and a reason keeps to its line."""
+    """The rows as CSV; what there is not is an empty cell, a reason keeps to its line, and no cell is a formula."""
     rows = summary_rows(sweep)
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([_cell(name) for name in rows[0]])
+    writer.writerows([_cell(row[name]) for name in rows[0]] for row in rows)
     return text.getvalue()
 
 
 def _cell(value: Any) -> Any:
     if isinstance(value, float):
         return f"{value:.8g}" if math.isfinite(value) else None
-    return " ".join(value.split()) if isinstance(value, str) else value
+    return spreadsheet_cell(value) if isinstance(value, str) else value

@@ -39,6 +39,7 @@ class SignalTable:
         input_cosine: between two of its inputs.
         warnings: what is wrong, and what would mend it.
         samples: outputs of activations and their gradients by layer, where they were to be kept.
+        failures: what could not be looked at, each with its place and what was raised there; the rest of the table holds.
     """
 
     def __init__(
@@ -48,12 +49,14 @@ class SignalTable:
         input_cosine: float = 0.0,
         warnings: Iterable[str] = (),
         samples: Mapping[str, tuple[Any, Any]] | None = None,
+        failures: Iterable[str] = (),
     ):
         self.rows = tuple(rows)
         self.input_scale = input_scale
         self.input_cosine = input_cosine
         self.warnings = tuple(warnings)
         self.samples = dict(samples or {})
+        self.failures = tuple(failures)
 
     def changed(self, rows: Iterable[Row] | None = None, warnings: Iterable[str] | None = None) -> SignalTable:
         """The same with other rows, or other warnings."""
@@ -63,6 +66,7 @@ class SignalTable:
             self.input_cosine,
             self.warnings if warnings is None else warnings,
             self.samples,
+            self.failures,
         )
 
     def __iter__(self) -> Iterator[Row]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import glob
 import logging
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,15 +24,17 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from modelfactory.config.checked import settle_job
 from modelfactory.config.errors import ConfigError, Problem, Problems, did_you_mean
 from modelfactory.config.hydra_errors import complaint
 from modelfactory.config.rejected_overrides import Refused
 from modelfactory.config.target import trusted
+from modelfactory.sweeping.folders import folder_problems, quoted
 from modelfactory.sweeping.job import STOPPED, JobFailed, SweepJob, job_config
 from modelfactory.sweeping.process import start_server
-from modelfactory.sweeping.records import FINISHED, SWEEP, Job, Sweep, objective, read_about, read_job, read_sweep, write_sweep
+from modelfactory.sweeping.records import FINISHED, REPORTS, SWEEP, Job, Sweep, objective, read_about, read_job, read_sweep, write_sweep
 from modelfactory.sweeping.spec import AUTO, SweepSpec, check_sweep
-from modelfactory.training.status import RESULT, Heartbeat, config_hash, is_alive, who
+from modelfactory.training.status import RESULT, Heartbeat, clear_run, config_hash, is_alive, who
 
 log = logging.getLogger(__name__)
 LATEST = 20  # sweeps among which an interrupted one is looked for
@@ -102,12 +105,16 @@ class SweepLauncher(Launcher):
             first.numbers = [job.number for job in waiting]
             with self._listed():
                 try:
-                    self._inner.launch([list(job.overrides) for job in waiting], initial_job_idx=first)
+                    self._inner.launch([[*self._words(job), _number_override(job.number)] for job in waiting], initial_job_idx=first)
                 except Exception as error:
                     log.error("%s: %s: %s", type(self._inner).__name__, type(error).__name__, error)
                     if any(read_job(job).status == "pending" for job in waiting):  # else each job's folder says what became of it
                         raise
         return [self._returned(read_job(job)) for job in batch]
+
+    def _words(self, job: Job) -> list[str]:
+        """The overrides that a launcher is given for a job: with its folder, so that it is the one that is recorded."""
+        return [*job.overrides, f"hydra.sweep.subdir={quoted(os.path.relpath(job.folder, self.root))}"]
 
     @contextmanager
     def _listed(self) -> Iterator[None]:
@@ -132,28 +139,27 @@ class SweepLauncher(Launcher):
         return list(problems) or [Problem("", "the sweep has no job; give an override with several values, such as seed=0,1")]
 
     def _compose(self, overrides: tuple[str, ...], number: int, refused: list[Problem] | None = None) -> Job:
-        """A job as its config says, in the folder of its number; without overrides that are refused when there is a list for them."""
+        """A job as its config says, in the folder of its number; without overrides that are refused when there is a list for them.
+
+        Words of the sweep itself are no part of a job: neither of what it is called nor of its folder's name.
+        """
+        given = tuple(word for word in overrides if not word.lstrip("+").startswith("sweep."))
         kept = HydraConfig.instance().cfg
         try:
             try:
-                config = self._context.config_loader.load_sweep_config(self._config, list(overrides))
+                config = self._context.config_loader.load_sweep_config(self._config, [*given, _number_override(number)])
             except Refused as error:
                 if error.rest is None or refused is None:
                     raise
                 refused.extend(error.problems)
-                config = error.rest
-            with open_dict(config):
-                config.hydra.job.id = config.hydra.job.num = number
+                config = settle_job(error.rest)
             HydraConfig.instance().set_config(config)
-            folder = Path(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)).absolute()
-            with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
-                config.hydra.runtime.output_dir = str(folder)
-            plain = job_config(config)
+            folder = Path(config.hydra.runtime.output_dir)
+            plain = job_config(config, Path.cwd() if config.hydra.job.chdir else None)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError([complaint(error)]) from error
         finally:
             HydraConfig.instance().cfg = kept
-        given = tuple(word for word in overrides if not word.lstrip("+").startswith("sweep."))
         return Job(number, folder, given, config=plain, config_hash=config_hash(plain))
 
     def _checked(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
@@ -182,6 +188,7 @@ class SweepLauncher(Launcher):
         title = Sweep(Path(), tuple(batch)).title
         problems = Problems()
         problems.extend(self._refused)
+        problems.extend(folder_problems((job for job in batch if job.config), title))
         for problem, jobs in wrong.items():
             where = "" if len(jobs) == len(batch) else f" (in {len(jobs)} of {len(batch)} jobs, the first: {title(jobs[0])})"
             problems.add(problem.path, problem.message + where)
@@ -225,7 +232,8 @@ class SweepLauncher(Launcher):
                 raise ConfigError([Problem("sweep.resume", f"the sweep in {self.root} {runs}; wait for it or end it first")])
             self._jobs = {job.number: job for job in read_sweep(self.root).jobs}
             log.info("going on with the sweep in %s (sweep.resume=null begins anew)", self.root)
-        (self.root / STOPPED).unlink(missing_ok=True)
+        for name in (STOPPED, *(() if resumed else REPORTS)):
+            (self.root / name).unlink(missing_ok=True)
         return list(self._jobs.values())
 
     def _interrupted(self, batch: Sequence[Job], command: Sequence[str]) -> Path | None:
@@ -251,16 +259,22 @@ class SweepLauncher(Launcher):
         known: dict[str, list[Job]] = defaultdict(list)
         for number in sorted(self._jobs):
             known[self._jobs[number].config_hash].append(self._jobs[number])
-        numbered = []
+        numbered, added = [], []
         for job in batch:
             if known[job.config_hash]:
                 job = read_job(known[job.config_hash].pop(0))
             else:
                 if job.number in self._jobs:
                     job = self._compose(job.overrides, max(self._jobs) + 1)
-                (job.folder / RESULT).unlink(missing_ok=True)  # of what was there before
+                added.append(job)
             self._jobs[job.number] = job
             numbered.append(job)
+        problems = list(folder_problems(self._jobs.values(), Sweep(Path(), tuple(self._jobs.values())).title))
+        if problems:
+            raise ConfigError(problems)
+        for job in added:  # of what was there before
+            (job.folder / RESULT).unlink(missing_ok=True)
+            clear_run(job.folder)
         return numbered
 
     def _returned(self, job: Job) -> JobReturn:
@@ -292,7 +306,12 @@ def move_sweep(config: DictConfig, folder: Path) -> None:
     given = config.hydra.overrides.hydra
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.sweep.dir = str(folder)
-        given.append("hydra.sweep.dir='" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'")
+        given.append(f"hydra.sweep.dir={quoted(str(folder))}")
+
+
+def _number_override(number: int) -> str:
+    """The override that tells a job its number when its config is composed, where Hydra would tell it afterwards."""
+    return f"hydra.job.num={number}"
 
 
 def _without_seeds(config: Mapping[str, Any]) -> Mapping[str, Any]:

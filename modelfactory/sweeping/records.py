@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,10 +14,15 @@ from typing import Any
 import yaml
 
 from modelfactory.config.errors import ConfigError, Problem
-from modelfactory.config.files import write_text
-from modelfactory.training.status import RESULT, read_result
+from modelfactory.config.files import read_text, write_text
+from modelfactory.config.printable import one_line, printable
+from modelfactory.training.status import RESULT, config_hash, read_result, recorded
 
 SWEEP = "sweep.json"
+# what is made of a whole sweep, and cleared where one begins anew in a folder that was used
+REPORTS = ("summary.csv", "curves.png", "report.html", "paper.png", "paper.csv", "optimization_results.yaml")
+_MOST_BYTES = 2**30  # of sweep.json: thousands of jobs have a config each
+_LOSSES = ("train_loss", "val_loss")
 FINISHED = ("completed", "diverged")  # what would come out the same if it were run again
 
 
@@ -33,7 +39,7 @@ class Job:
         seconds: wall time of its training, None before its first epoch ended.
         final, best: epoch, step, train_loss, val_loss, val_accuracy of the last epoch and of the best; empty before the first.
         config: its whole config, resolved.
-        config_hash: what it is known by when a sweep is resumed.
+        config_hash: what it is known by when a sweep is resumed; where it was resumed from counts, as jobs may differ in it.
     """
 
     number: int
@@ -93,8 +99,8 @@ class Sweep:
 
 
 def _split(overrides: Sequence[str]) -> dict[str, str]:
-    """Overrides by their key, without the + or ++ before it."""
-    parts = [override.lstrip("+").partition("=") for override in overrides]
+    """Overrides by their key, without the + or ++ before it, as they can be shown."""
+    parts = [one_line(override.lstrip("+")).partition("=") for override in overrides]
     return {key: value for key, _, value in parts}
 
 
@@ -116,6 +122,8 @@ def read_sweep(folder: str | os.PathLike[str]) -> Sweep:
     root = Path(folder)
     if (root / SWEEP).is_file():
         entries = read_about(root).get("jobs", [])
+        if not entries:
+            raise ConfigError([Problem("", f"{root / SWEEP} lists no jobs")])
         return Sweep(root, tuple(_listed(root, entry) for entry in sorted(entries, key=lambda entry: entry["number"])))
     if (root / RESULT).is_file():
         return Sweep(root, (_unlisted(root, 0),))
@@ -132,11 +140,26 @@ def read_about(root: Path) -> dict[str, Any]:
         ConfigError: there is none, or it cannot be read.
     """
     try:
-        return json.loads((root / SWEEP).read_text(encoding="utf-8"))
+        about = json.loads(read_text(root / SWEEP, _MOST_BYTES))
+        wrong = next((entry for entry in _jobs_of(about) if not _is_job(entry)), None)
+        if wrong is not None:
+            raise ValueError(f"a job that it lists is none: {wrong!r:.80}")
+        return about
     except FileNotFoundError:
         raise ConfigError([Problem("", f"{str(root)!r} is no sweep: it has no {SWEEP}")]) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError([Problem("", f"{root / SWEEP} cannot be read: {error}")]) from error
+
+
+def _jobs_of(about: Any) -> list[Any]:
+    if not isinstance(about, dict) or not isinstance(about.get("jobs", []), list):
+        raise ValueError("it lists no jobs")
+    return about.get("jobs", [])
+
+
+def _is_job(entry: Any) -> bool:
+    kinds = {"number": int, "folder": str, "overrides": list, "config": dict, "config_hash": str}
+    return isinstance(entry, dict) and all(isinstance(entry.get(name), kind) for name, kind in kinds.items())
 
 
 def write_sweep(root: Path, jobs: Sequence[Job], about: Mapping[str, Any] | None = None) -> None:
@@ -157,13 +180,14 @@ def write_sweep(root: Path, jobs: Sequence[Job], about: Mapping[str, Any] | None
 def _listed(root: Path, entry: Mapping[str, Any]) -> Job:
     """A job of sweep.json, with what its folder says."""
     about = {name: entry[name] for name in ("number", "config", "config_hash")}
-    return read_job(Job(folder=Path(os.path.normpath(root / entry["folder"])), overrides=tuple(entry["overrides"]), **about))
+    overrides = tuple(map(str, entry["overrides"]))
+    return read_job(Job(folder=Path(os.path.normpath(root / entry["folder"])), overrides=overrides, **about))
 
 
 def read_job(job: Job) -> Job:
     """The job as its folder says that it is; a result of another config, which was there before, does not count."""
     record = read_result(job.folder)
-    if record is not None and record.get("config_hash") not in (None, job.config_hash):
+    if record is not None and record.get("config_hash") not in (None, config_hash(recorded(job.config))):
         record = None
     return replace(job, **(_progress(record) or {"status": "pending", "reason": None, "seconds": None, "final": {}, "best": {}}))
 
@@ -171,25 +195,76 @@ def read_job(job: Job) -> Job:
 def _unlisted(folder: Path, number: int) -> Job:
     """A run that no sweep.json lists."""
     record = read_result(folder)
-    config, overrides = (_read_yaml(folder / name) for name in ("config.yaml", ".hydra/overrides.yaml"))
-    known = (record or {}).get("config_hash") or ""
-    return Job(number, folder, tuple(overrides or ()), config=config or {}, config_hash=known, **_progress(record))
+    known = (record or {}).get("config_hash")
+    job = Job(number, folder, (), config_hash=one_line(known) if isinstance(known, str) else "", **_progress(record))
+    read: dict[str, Any] = {}
+    for name, file, kind in (("config", "config.yaml", dict), ("overrides", ".hydra/overrides.yaml", list)):
+        try:
+            read[name] = _read_yaml(folder / file, kind)
+        except (ValueError, yaml.YAMLError, RecursionError) as error:
+            job = unreadable(job, file, error)
+    return replace(job, config=read.get("config") or {}, overrides=tuple(map(str, read.get("overrides") or ())))
 
 
-def _read_yaml(path: Path) -> Any:
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+def unreadable(job: Job, file: str, error: Exception) -> Job:
+    """The job as one that failed, since a file of it cannot be read; the first such file is named.
+
+    Example:
+        >>> unreadable(Job(0, Path("0"), (), "completed"), "metrics.csv", ValueError("it is empty")).reason
+        'metrics.csv cannot be read: it is empty'
+    """
+    if job.reason is not None and "cannot be read" in job.reason:
+        return job
+    return replace(job, status="failed", reason=one_line(f"{file} cannot be read: {error}"))
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, which a run does not write: a few lines of them can stand for more than fits into memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has aliases")
+        return super().compose_node(parent, index)
+
+
+def _read_yaml(path: Path, kind: type) -> Any:
+    """What a YAML file holds, None where there is none.
+
+    Raises:
+        ValueError, YAMLError, RecursionError: it holds something else.
+    """
+    try:
+        found = yaml.load(read_text(path), _PlainLoader)
+    except FileNotFoundError:
+        return None
+    if found is not None and not isinstance(found, kind):
+        raise ValueError(f"it holds a {type(found).__name__}")
+    return found
 
 
 def _progress(record: Mapping[str, Any] | None) -> dict[str, Any]:
     if record is None:
         return {}
-    return {
-        "status": record["status"],
-        "reason": record.get("error"),
-        "seconds": record.get("seconds") or None,
-        "final": record.get("final") or {},
-        "best": record.get("best") or {},
-    }
+    status, reason = record["status"], record.get("error")
+    scores = {name: _scores(record.get(name)) for name in ("final", "best")}
+    if status == "completed" and not any(found.get(name) is not None for found in scores.values() for name in _LOSSES):
+        status, reason = "failed", f"{RESULT} says that it completed, and has no scores"
+    seconds = _number(record.get("seconds"))
+    return {"status": status, "reason": None if reason is None else printable(str(reason)), "seconds": seconds or None, **scores}
+
+
+def _scores(found: Any) -> dict[str, Any]:
+    """The numbers of an epoch; what is none is left out."""
+    return {str(name): _number(value) for name, value in found.items()} if isinstance(found, Mapping) else {}
+
+
+def _number(value: Any) -> float | int | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:  # a whole number beyond all floats
+        return None
 
 
 def objective(best: Mapping[str, Any], config: Mapping[str, Any]) -> float | None:

@@ -214,8 +214,12 @@ class Applied:
     args: tuple[Any, ...] = ()
     kwargs: tuple[tuple[str, Any], ...] = ()
 
+    @property
+    def __name__(self) -> str:
+        return getattr(self.function, "__name__", type(self.function).__name__)
+
     def __call__(self, x: Tensor) -> Tensor:
-        return self.function(x.clone() if self.function.__name__.endswith("_") else x, *self.args, **dict(self.kwargs))
+        return self.function(x.clone() if self.__name__.endswith("_") else x, *self.args, **dict(self.kwargs))
 
 
 def applied(node: Node) -> Applied:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import threading
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from modelfactory.config.errors import ConfigError, Problems, did_you_mean
 
+log = logging.getLogger(__name__)
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -97,11 +101,59 @@ def make_scaler(device: torch.device, precision: str) -> torch.amp.GradScaler | 
     return torch.amp.GradScaler(device.type) if precision == "fp16" else None
 
 
+def scaled_step(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> bool:
+    """Takes a step of an optimizer, which the scaler skips where a gradient overflows; returns whether it was taken.
+
+    Example:
+        >>> weight = torch.ones(1, requires_grad=True)
+        >>> scaler, optimizer = torch.amp.GradScaler("cpu"), torch.optim.SGD([weight], lr=0.5, foreach=False)
+        >>> scaler.scale(weight.sum() * torch.inf).backward()
+        >>> scaled_step(scaler, optimizer), weight.tolist()
+        (False, [1.0])
+    """
+    before = scaler.get_scale()
+    # A fused kernel that skips a step by itself has made its state by then: the momentum of SGD is what happened to be in memory. Without
+    # this mark the scaler unscales the gradients, looks at them, and calls the kernel or does not. Seen in torch 2.14.
+    optimizer._step_supports_amp_scaling = False  # pyright: ignore[reportAttributeAccessIssue]
+    scaler.step(optimizer)
+    scaler.update()
+    return 0 < before <= scaler.get_scale()  # it backs off after a step that it skipped, and only then
+
+
 def seed_device(seed: int, device: torch.device) -> None:
     """Seeds the default generators of the CPU and of `device`, and of no other device."""
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)
+
+
+_one_at_a_time = threading.RLock()
+
+
+@contextlib.contextmanager
+def training_context() -> Iterator[None]:
+    """Have gradients and no autocast, whatever the caller set, and no other training in this process meanwhile.
+
+    Dropout draws from the global generators, so two trainings at once would each depend on what the other draws: threads take turns.
+
+    Example:
+        >>> with torch.no_grad(), training_context():
+        ...     torch.is_grad_enabled()
+        True
+    """
+    if not _one_at_a_time.acquire(blocking=False):
+        log.info("waiting for the training of another thread")
+        _one_at_a_time.acquire()
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            for device_type in DEVICES[1:]:
+                if torch.is_autocast_enabled(device_type):
+                    stack.enter_context(torch.autocast(device_type, enabled=False))
+            yield
+    finally:
+        _one_at_a_time.release()
 
 
 @contextlib.contextmanager

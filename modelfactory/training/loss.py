@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from modelfactory.config import target
-from modelfactory.config.errors import ConfigError, Problem, Problems, first_line
+from modelfactory.config.errors import ConfigError, Problem, Problems, TrainingError, first_line
 from modelfactory.config.schema import join
+from modelfactory.data.dataset import IGNORED
 
 _CLASS_LOSSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
 _VALUE_LOSSES = (
@@ -86,6 +87,30 @@ def _wrong_task(loss: nn.Module, task: str | None) -> str:
     return ""
 
 
+def ignored_target(trainer: Any) -> int:
+    """The class that the loss of a `trainer` group ignores, so that targets may be of it.
+
+    Example:
+        >>> ignored_target({"loss": {"_target_": "torch.nn.CrossEntropyLoss", "ignore_index": 255}}), ignored_target(None)
+        (255, -100)
+    """
+    loss = trainer.get("loss") if isinstance(trainer, Mapping) else None
+    given = loss.get("ignore_index") if isinstance(loss, Mapping) else None
+    return given if isinstance(given, int) and not isinstance(given, bool) else IGNORED
+
+
+def are_class_shares(y: Tensor) -> bool:
+    """Whether targets [N, classes] are shares of classes, such as one-hot vectors: none negative, each row a sum of 1.
+
+    Example:
+        >>> are_class_shares(torch.eye(3)), are_class_shares(torch.tensor([[0.5, 0.6]])), are_class_shares(torch.ones(4, 1))
+        (True, False, False)
+    """
+    if not y.is_floating_point() or y.ndim < 2 or y.shape[1] < 2:
+        return False
+    return bool((y >= 0).all()) and bool(((y.sum(1) - 1).abs() < 1e-3).all())
+
+
 def check_fit(loss: nn.Module, output: Any, y: Tensor, path: str = "trainer.loss") -> None:
     """Raises ConfigError where the model's `output` [N, ...] cannot be compared with the targets `y` [N, ...].
 
@@ -97,12 +122,15 @@ def check_fit(loss: nn.Module, output: Any, y: Tensor, path: str = "trainer.loss
         raise ConfigError([Problem("model", f"returns {type(output).__name__}, not a tensor; {name} cannot be computed of it")])
     shapes = f"the model's output is {list(output.shape)} and the targets are {list(y.shape)}"
     if isinstance(loss, _VALUE_LOSSES) and output.shape != y.shape:
-        raise ConfigError(
-            [Problem(path, f"{name} compares equal shapes, and {shapes}; give the last layer {list(y.shape)[1:]} outputs")]
-        )
+        fix = f"give the last layer {list(y.shape)[1:]} outputs" if y.ndim > 1 else "return targets of shape [1] from the data set"
+        raise ConfigError([Problem(path, f"{name} compares equal shapes, and {shapes}; {fix}")])
     if isinstance(loss, _CLASS_LOSSES) and not y.is_floating_point():
         if output.ndim != y.ndim + 1 or output.shape[:1] != y.shape[:1] or output.shape[2:] != y.shape[1:]:
-            raise ConfigError([Problem(path, f"{name} wants [N, classes] against [N], and {shapes}")])
+            one_hot = output.shape == y.shape and are_class_shares(y.float())
+            hint = "; the targets are one-hot vectors: return their argmax(1) from the data set" if one_hot else ""
+            if y.ndim == 2 and y.shape[1] == 1:
+                hint = "; return a class as a number from the data set, not in a list of one"
+            raise ConfigError([Problem(path, f"{name} wants [N, classes] against [N], and {shapes}{hint}")])
     try:
         value = loss(output, y)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
@@ -119,7 +147,7 @@ def check_num_classes(output: Tensor, num_classes: int) -> None:
 
 
 class LossSum:
-    """The mean loss a sample over an epoch, and the first step at which the loss was not finite.
+    """The mean loss over an epoch, numerator and denominator summed apart, and the first step at which the loss was not finite.
 
     On the CPU a loss is read at each step, which costs nothing there. On other devices losses are kept where they are
     and read together at `read`, so that no step waits for the device.
@@ -128,19 +156,26 @@ class LossSum:
     def __init__(self, device: torch.device, *, is_sum: bool = False):
         self.reads_each = device.type == "cpu"
         self._is_sum = is_sum  # a loss that is summed over the batch already
-        self._total, self._size = 0.0, 0
+        self._total, self._weight = 0.0, 0.0
         self._kept: list[Tensor] = []
-        self._sizes: list[int] = []
+        self._weights: list[Any] = []
 
-    def add(self, loss: Tensor, size: int) -> bool:
-        """Takes the loss of a batch of `size` samples; False where it is known not to be finite."""
+    def add(self, loss: Tensor, weight: Any) -> bool:
+        """Takes the loss of a batch that counts for `weight`, a number or a tensor of one; False where it is known not to be finite.
+
+        A batch that counts for 0 adds nothing, and its loss, the mean of nothing, is not looked at.
+        """
         if not self.reads_each:
             self._kept.append(loss.detach())
-            self._sizes.append(size)
+            self._weights.append(weight)
             return True
-        value = loss.item()
-        self._total += value if self._is_sum else value * size
-        self._size += size
+        return self._add(loss.item(), float(weight) if isinstance(weight, Tensor) else weight)
+
+    def _add(self, value: float, weight: float) -> bool:
+        if not weight:
+            return True
+        self._total += value if self._is_sum else value * weight
+        self._weight += weight
         return math.isfinite(value)
 
     def read(self) -> tuple[int, float] | None:
@@ -148,30 +183,49 @@ class LossSum:
         if not self._kept:
             return None
         values = torch.stack(self._kept).tolist()
-        for value, size in zip(values, self._sizes, strict=True):
-            self._total += value if self._is_sum else value * size
-            self._size += size
+        weights = self._weights
+        if any(isinstance(weight, Tensor) for weight in weights):
+            device = self._kept[0].device
+            weights = torch.stack([torch.as_tensor(weight, dtype=torch.float32, device=device) for weight in weights]).tolist()
+        finite = [self._add(value, weight) for value, weight in zip(values, weights, strict=True)]
         self._kept.clear()
-        self._sizes.clear()
-        bad = ((len(values) - 1 - index, value) for index, value in enumerate(values) if not math.isfinite(value))
+        self._weights.clear()
+        bad = ((len(values) - 1 - index, values[index]) for index, is_finite in enumerate(finite) if not is_finite)
         return next(bad, None)
 
     def mean(self) -> float:
+        """The mean over all that was added.
+
+        Raises:
+            TrainingError: nothing that was added counts.
+        """
         self.read()
-        return self._total / self._size
+        if not self._weight:
+            raise TrainingError("the loss ignores every target of the epoch, so that it has no mean (trainer.loss.ignore_index, weight)")
+        return self._total / self._weight
 
 
 class Correct:
-    """The share of targets that the largest output names, summed on the device and read once."""
+    """The share of targets that the largest output names, summed on the device and read once; ignored targets do not count."""
 
-    def __init__(self) -> None:
+    def __init__(self, ignored: int | None = None) -> None:
+        self._ignored = ignored
         self._right: Any = 0
-        self._size = 0
+        self._size: Any = 0
 
     def add(self, output: Tensor, y: Tensor) -> None:
-        """`output` [N, classes, ...] and `y` [N, ...]."""
-        self._right += (output.argmax(1) == y).sum()
-        self._size += y.numel()
+        """`output` [N, classes, ...] and `y` [N, ...], or [N, classes, ...] where targets are class shares."""
+        if y.is_floating_point():
+            y = y.argmax(1)
+        right = output.argmax(1) == y
+        if self._ignored is not None:
+            counts = y != self._ignored
+            self._right += (right & counts).sum()
+            self._size += counts.sum()
+        else:
+            self._right += right.sum()
+            self._size += y.numel()
 
     def share(self) -> float:
-        return int(self._right) / self._size
+        """The share; NaN where no target counts."""
+        return int(self._right) / int(self._size) if int(self._size) else math.nan

@@ -12,11 +12,14 @@ from modelfactory.config.errors import TrainingError
 from modelfactory.config.schema import join
 
 
-def not_finite(model: nn.Module, x: Tensor, loss: float | Tensor, *, step: int, epoch: int, what: str = "loss") -> TrainingError:
-    """The error of a loss that was not finite at `step`: names the input, or the first layer whose output was not finite.
+def not_finite(
+    model: nn.Module, x: Tensor, loss: float | Tensor, *, step: int, epoch: int, what: str = "loss", y: Tensor | None = None
+) -> TrainingError:
+    """The error of a loss that was not finite at `step`: names the input, the target, or the first layer whose output was not finite.
 
-    Runs `x` through the model once more, and puts its buffers back. Where the parameters were changed by the faulty
-    step already, as on a device that is not waited for, the first such layer is the first of the model.
+    `y` are the targets of `x`, or all that there are. Runs `x` through the model once more, and puts its buffers back. Where
+    the parameters were changed by the faulty step already, as on a device that is not waited for, the first such layer is the
+    first of the model.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
@@ -28,8 +31,11 @@ def not_finite(model: nn.Module, x: Tensor, loss: float | Tensor, *, step: int, 
     head = f"the {what} is {value:g} at step {step} (epoch {epoch})"
     advice = "a smaller optimizer.lr or trainer.clip_norm may do"
     if x.is_floating_point() and not x.isfinite().all():
-        bad = int((~x.isfinite()).flatten(1).any(1).sum())
+        bad = int((~x.isfinite()).reshape(len(x), -1).any(1).sum())
         return TrainingError(f"{head}: the input is not finite in {bad} of {len(x)} samples")
+    if y is not None and y.is_floating_point() and not y.isfinite().all():
+        bad = int((~y.isfinite()).reshape(len(y), -1).any(1).sum())
+        return TrainingError(f"{head}: the target is not finite in {bad} of {len(y)} samples; leave them out of the data set")
     found = _first_layer(model, x)
     if found is None:
         return TrainingError(f"{head}: every layer's output is finite, so it is the loss itself; {advice}")

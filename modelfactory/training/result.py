@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.metadata
 import io
@@ -17,12 +18,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from modelfactory.config.errors import ConfigError, Problem
 from modelfactory.config.files import remove_leftovers, write_text
 from modelfactory.numerics.rng import INIT_VERSION
-from modelfactory.training.status import RESULT, Heartbeat, config_hash, status_of, told, who
+from modelfactory.training.status import RESULT, Heartbeat, config_hash, read_result, status_of, told, who
 
 METRICS = ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "lr", "seconds")
 SCORES = METRICS[:5]
+SKIPPED = "skipped_steps"  # a column of fp16: steps of the epoch that the loss scaler skipped
 
 
 @dataclass
@@ -34,13 +37,16 @@ class Result:
         final, best: epoch, step, train_loss, val_loss and val_accuracy (None in regression) of the last epoch, and of
             the best by the monitored value; empty before the first epoch ends.
         seconds: wall time of the training, resumed parts included.
-        history: one row of METRICS an epoch.
+        history: one row of METRICS an epoch, with fp16 `skipped_steps` too.
         run_dir: where the files are; None: nothing was written.
         model: the trained model, with the weights of the last epoch; those of the best are in model.safetensors.
         error: why it did not complete.
         warnings: what was said before training, and of its first steps.
         started: when, in UTC.
         init_hash: the ledger's fingerprint of the values that the training began with; None where it is not known.
+        resumed: for each time that it was resumed under other settings, from where, after which epoch, and what was changed to
+            what; empty for a run that is what its config says from its first epoch on.
+        weights_checksum: SHA-256 of the best epoch's weights, with their names; equal for equal trainings. None where nothing is written.
     """
 
     status: str = "running"
@@ -54,6 +60,8 @@ class Result:
     warnings: list[str] = field(default_factory=list)
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     init_hash: str | None = None
+    resumed: list[dict[str, Any]] = field(default_factory=list)
+    weights_checksum: str | None = field(default=None, repr=False)
 
     @property
     def outcome(self) -> str:
@@ -71,7 +79,7 @@ class Result:
 
 
 def write_metrics(path: Path, history: Iterable[Mapping[str, Any]]) -> None:
-    """Writes metrics.csv, columns METRICS; an accuracy there is none of is left empty.
+    """Writes metrics.csv, columns METRICS, and `skipped_steps` where fp16 was used; what there is none of is left empty.
 
     Example:
         >>> import tempfile
@@ -80,15 +88,34 @@ def write_metrics(path: Path, history: Iterable[Mapping[str, Any]]) -> None:
         ...     Path(folder, "metrics.csv").read_text().splitlines()[1]
         '1,1,1,1,,1,1'
     """
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list[str](METRICS), lineterminator="\n")
+    rows, text = list(history), io.StringIO(newline="")
+    more = [SKIPPED] if any(SKIPPED in row for row in rows) else []
+    writer = csv.DictWriter(text, [*METRICS, *more], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(history)
+    writer.writerows(rows)
     write_text(path, text.getvalue())
 
 
+def read_seconds(path: Path) -> dict[int, float]:
+    """The seconds of each epoch that a metrics.csv has; those of rows that cannot be read are left out.
+
+    Example:
+        >>> read_seconds(Path("nowhere.csv"))
+        {}
+    """
+    seconds: dict[int, float] = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as lines:
+            for row in csv.DictReader(lines):
+                with contextlib.suppress(KeyError, TypeError, ValueError):
+                    seconds[int(row["epoch"])] = float(row["seconds"])
+    except (OSError, ValueError, csv.Error):
+        return seconds
+    return seconds
+
+
 def write_result(path: Path, result: Result, config: Any) -> None:
-    """Write result.json: how the run went, its hashes and versions, and who ran it."""
+    """Write result.json: how the run went, its hashes and versions, who ran it, and from what it was resumed under other settings."""
     record = {
         "status": result.status,
         "final": _finite(result.final),
@@ -102,6 +129,7 @@ def write_result(path: Path, result: Result, config: Any) -> None:
         "warnings": result.warnings,
         **who(),
         "started": result.started,
+        **({"resumed": result.resumed} if result.resumed else {}),
     }
     write_text(path, json.dumps(record, indent=2) + "\n")
 
@@ -120,6 +148,7 @@ class Recorded:
 
     def __enter__(self) -> None:
         if self.result.run_dir is not None:
+            _refuse_shared(self.result.run_dir)
             self.result.run_dir.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.result.run_dir)
         self._write("running")
@@ -130,6 +159,15 @@ class Recorded:
         if self._beat is not None:
             self._beat.__exit__()
         self._write("completed" if error is None else status_of(error), None if error is None else told(error))
+
+
+def _refuse_shared(folder: Path) -> None:
+    """Raises ConfigError where another process of this machine trains into the folder."""
+    record = read_result(folder) or {}
+    ours = who()
+    if record.get("status") == "running" and record.get("host") == ours["host"] and record.get("pid") != ours["pid"]:
+        message = f"process {record['pid']} trains into {folder}; wait for it, end it, or give another directory"
+        raise ConfigError([Problem("", message)])
 
 
 def _finite(scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from modelfactory.config import target
 from modelfactory.config.errors import ConfigError, Problem, Problems, nearest
 from modelfactory.config.schema import check_value, join, key, read
 from modelfactory.training.no_dynamo import without_dynamo
+from modelfactory.training.spec import MONITORS
 
 CONSTANT = {"_target_": None}
 _LENGTHS = ("T_max", "total_steps")
@@ -32,12 +33,14 @@ _NEED_PYTHON = ("LambdaLR", "MultiplicativeLR", "SequentialLR", "ChainedSchedule
 
 
 @dataclass(frozen=True)
-class _CommonSpec:
+class CommonSpec:
+    """The keys that every schedule has."""
+
     interval: Literal["epoch", "step"] = "epoch"
     warmup_epochs: float = key(0.0, min=0)
 
 
-_COMMON = tuple(field.name for field in fields(_CommonSpec))
+_COMMON = tuple(field.name for field in fields(CommonSpec))
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,13 @@ class SchedulerSpec:
 
 
 def check_scheduler(
-    mapping: Any, problems: Problems, path: str = "scheduler", max_epochs: int | None = None
+    mapping: Any, problems: Problems, path: str = "scheduler", max_epochs: int | None = None, monitor: str | None = None
 ) -> SchedulerSpec | None:
-    """The `scheduler` group of a config, or None after adding to `problems` all that is wrong; `max_epochs` where it is known.
+    """The `scheduler` group of a config, or None after adding to `problems` all that is wrong.
+
+    Args:
+        max_epochs: of the training, where it is known.
+        monitor: what the trainer monitors, where it is known: ReduceLROnPlateau's `mode` follows from it.
 
     Example:
         >>> problems = Problems()
@@ -71,7 +78,7 @@ def check_scheduler(
         problems.add(path, f"{mapping!r} is not a mapping; give _target_ (null: constant), interval and warmup_epochs")
         return None
     name, given = target.split(mapping)
-    spec = read(_CommonSpec, {key: value for key, value in given.items() if key in _COMMON}, path, problems)
+    spec = read(CommonSpec, {key: value for key, value in given.items() if key in _COMMON}, path, problems)
     arguments = {key: value for key, value in given.items() if key not in _COMMON}
     if name is None:
         for extra in arguments:
@@ -95,9 +102,19 @@ def check_scheduler(
             join(path, "interval"), "'step' does not go with ReduceLROnPlateau, which needs the epoch's value; give epoch"
         )
     checked = _check_arguments(kind, arguments, path, problems)
+    if issubclass(kind, ReduceLROnPlateau) and monitor in MONITORS:
+        checked = _with_mode(checked, monitor, path, problems)
     if spec is not None and len(problems) == found:
         return _tried(SchedulerSpec(kind, checked, spec.interval, spec.warmup_epochs), max_epochs, path, problems)
     return None
+
+
+def _with_mode(arguments: dict[str, Any], monitor: str, path: str, problems: Problems) -> dict[str, Any]:
+    """The arguments of ReduceLROnPlateau with the direction of what is monitored."""
+    mode = "max" if MONITORS[monitor] else "min"
+    if arguments.get("mode", mode) != mode:
+        problems.add(join(path, "mode"), f"{arguments['mode']!r} contradicts trainer.monitor={monitor}; leave it out, or give {mode}")
+    return {**arguments, "mode": mode}
 
 
 def _nearest(key: Any) -> str:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from modelfactory.config.errors import ConfigError, Problem, Problems
+from modelfactory.config.errors import ConfigError, Problem, Problems, first_line
 from modelfactory.data.batches import make_batches
-from modelfactory.data.dataset import Data
+from modelfactory.data.dataset import IGNORED, Data
 from modelfactory.training.device import autocast, check_device, make_scaler
-from modelfactory.training.loss import build_loss, check_fit, check_num_classes
+from modelfactory.training.loss import are_class_shares, build_loss, check_fit, check_num_classes
+from modelfactory.training.loss_mean import LossMean, find_mean, fits, has_ignored, known_mean
 from modelfactory.training.optimizer import DEFAULT, build_optimizer, check_optimizer
 from modelfactory.training.scheduler import CONSTANT, Schedule, build_schedule, check_scheduler
 from modelfactory.training.spec import TrainerSpec, check_trainer
+
+log = logging.getLogger(__name__)
+_FEW = 64  # samples whose targets are looked at
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Run:
     forward: Callable[[Tensor], Any]
     trained: nn.Module  # what `forward` computes: the model, or what comes after the features that are kept
     loss: nn.Module
-    sums: bool  # whether the loss is a sum over the batch, not a mean
+    mean: LossMean  # how the losses of batches add up
     task: str
     optimizer: torch.optim.Optimizer
     parameters: list[Tensor]
@@ -40,26 +45,40 @@ class Run:
     train_batches: int
     val_batches: int
     max_steps: int
+    num_samples: int  # for training
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.train_batches // self.spec.accumulate)
 
 
 def set_up(
     model: nn.Module, data: Data, optimizer: Any, scheduler: Any, trainer: Any, thawed_later: Mapping[str, int] | None
 ) -> Run:
     problems = Problems()
-    spec = check_trainer({} if trainer is None else trainer, problems, task=data.task)
+    shares = data.task == "regression" and are_class_shares(data.train.sample(_FEW)[1])
+    task = None if shares else data.task  # which the loss decides
+    spec = check_trainer({} if trainer is None else trainer, problems, task=task)
     optimizer = DEFAULT if optimizer is None else optimizer
     check_optimizer(optimizer, problems)
     max_epochs = spec.max_epochs if spec is not None else None
-    schedule_spec = check_scheduler(CONSTANT if scheduler is None else scheduler, problems, max_epochs=max_epochs)
+    monitor = spec.monitor if spec is not None else None
+    schedule_spec = check_scheduler(CONSTANT if scheduler is None else scheduler, problems, max_epochs=max_epochs, monitor=monitor)
     if spec is None or problems or schedule_spec is None:
         raise ConfigError(problems)
     device = check_device(spec.device, "trainer.device", problems)
-    loss = build_loss(spec.loss, data.task, problems)
-    if device is None or loss is None:
+    loss = build_loss(spec.loss, task, problems)
+    if shares:
+        task = _task_of_shares(spec, loss, problems)
+    if device is None or loss is None or problems:
         raise ConfigError(problems)
+    loss = loss.to(device)
     model.to(device)
     forward = torch.compile(model) if spec.compile else model
-    train = make_batches(data.train, data.batch_size, device, seed=data.seed, num_workers=data.num_workers)
+    train = make_batches(
+        data.train, data.batch_size, device, seed=data.seed, num_workers=data.num_workers, drop_last=data.drop_last
+    )
     val = make_batches(data.val, data.val_batch_size or data.batch_size, device, num_workers=data.num_workers)
     train_batches, val_batches = len(train), len(val)
     if spec.limit_batches is not None:
@@ -72,9 +91,10 @@ def set_up(
         device=device,
         forward=forward,
         trained=model,
-        loss=loss.to(device),
-        sums=getattr(loss, "reduction", "mean") == "sum",
-        task=data.task,
+        loss=loss,
+        mean=known_mean(loss, data),
+        warnings=_squares_of_labels(spec, data),
+        task=task or data.task,
         optimizer=torch_optimizer,
         parameters=[parameter for group in torch_optimizer.param_groups for parameter in group["params"]],
         schedule=build_schedule(schedule_spec, torch_optimizer, steps_per_epoch, max_steps),
@@ -85,19 +105,107 @@ def set_up(
         train_batches=train_batches,
         val_batches=val_batches,
         max_steps=max_steps,
+        num_samples=len(data.train),
     )
 
 
-def check_model(run: Run, model: nn.Module, data: Data) -> None:
-    """Raises ConfigError where the model cannot take an input, or the loss cannot compare its output with the targets."""
+def _task_of_shares(spec: TrainerSpec, loss: nn.Module | None, problems: Problems) -> str:
+    """The task where targets are class shares, such as one-hot vectors: what the loss that is named makes of them."""
+    if isinstance(loss, nn.CrossEntropyLoss) and spec.loss is not None:
+        return "classification"
+    if spec.loss is None:
+        problems.add(
+            "trainer.loss",
+            "null, and the targets are one-hot vectors or class shares; give torch.nn.CrossEntropyLoss, which takes them (or return "
+            "classes from the data set, their argmax(1)), or torch.nn.MSELoss if squares are meant",
+        )
+    elif spec.monitor == "val_accuracy":
+        problems.add("trainer.monitor", f"'val_accuracy' needs torch.nn.CrossEntropyLoss, not {type(loss).__name__}; give val_loss")
+    return "regression"
+
+
+def _squares_of_labels(spec: TrainerSpec, data: Data) -> tuple[str, ...]:
+    """Whether squares are trained on targets that are 0 or 1, as labels are."""
+    y = data.train.sample(_FEW)[1] if spec.loss is None and data.task == "regression" else None
+    if y is None or not bool(((y == 0) | (y == 1)).all()) or bool((y == y.flatten()[0]).all()):
+        return ()
+    return (
+        "the targets are 0 and 1 in floats, and trainer.loss is null, which is mean squares; torch.nn.BCEWithLogitsLoss is for labels, "
+        "torch.nn.MSELoss says that squares are meant",
+    )
+
+
+def check_model(run: Run, model: nn.Module, data: Data) -> Run:
+    """The run, with what the mean of its loss is over found out where torch does not define it.
+
+    Raises:
+        ConfigError: the model cannot take an input, or the loss cannot compare its output with the targets.
+    """
     x, y = (tensor.to(run.device) for tensor in data.train.sample(2))
     model.eval()
     with torch.no_grad(), run.autocast:
         try:
             output = model(x)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            message = f"cannot take an input of shape {list(x.shape)}: {error}"
+            dtype = str(x.dtype).removeprefix("torch.")
+            hint = "" if x.is_floating_point() else f" (the inputs are {dtype}: for anything but indices return floats from the data set)"
+            message = f"cannot take an input of shape {list(x.shape)}: {error}{hint}"
             raise ConfigError([Problem("model", message)]) from error
         if run.task == "classification" and isinstance(output, Tensor):
             check_num_classes(output, data.num_classes)
         check_fit(run.loss, output, y)
+    mean, warnings = _check_mean(run, output, data)
+    _check_last_batch(run, model, x, data)
+    return replace(run, mean=mean, warnings=(*run.warnings, *warnings))
+
+
+def _check_mean(run: Run, output: Tensor, data: Data) -> tuple[LossMean, list[str]]:
+    """What the mean of the loss is over: an unknown loss is tried, and so is what one declares of itself; with warnings."""
+    mean, name = run.mean, type(run.loss).__name__
+    if mean.is_known and not mean.is_declared:
+        return mean, []
+    y = data.train.sample(_FEW)[1]
+    if mean.is_declared:
+        warning = f"trainer.loss: {name}.denominator is not what its mean is over: the losses of parts do not add up to that of all"
+        return mean, [] if fits(mean, run.loss, output, y, data.num_classes) else [warning]
+    ignored = mean.ignored if mean.ignored is not None else IGNORED if has_ignored(data, IGNORED) else None
+    mean = find_mean(run.loss, output, y, data.num_classes, ignored)
+    if not mean.is_known and run.spec.accumulate > 1:
+        message = (
+            f"{run.spec.accumulate} batches do not add up to a step: {name} is no mean over samples; give 1, or give the loss a method "
+            "denominator(y): what its mean over the targets y of a batch is over"
+        )
+        raise ConfigError([Problem("trainer.accumulate", message)])
+    if not mean.is_known:
+        log.info("trainer.loss: %s is no mean over samples: the validation loss is computed of all outputs at once", name)
+    return mean, []
+
+
+def _check_last_batch(run: Run, model: nn.Module, x: Tensor, data: Data) -> None:
+    """Raises ConfigError where a training batch will have one sample, and the model cannot train on one: batch norm, as a rule."""
+    size, count = data.batch_size, len(data.train)
+    always = min(size, count) == 1
+    batches = min(run.train_batches, run.max_steps * run.spec.accumulate)  # a limit may leave the smaller batch out
+    if not always and (data.drop_last or count % size != 1 or batches * size < count):
+        return
+    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    entered: list[str] = []
+    handles = [
+        module.register_forward_pre_hook(lambda module, _, name=name: entered.append(f"{name} ({type(module).__name__})"))
+        for name, module in model.named_modules()
+    ]
+    model.train()
+    try:
+        with torch.no_grad(), run.autocast:
+            model(x[:1])
+    except ValueError as error:
+        why = "every batch has one sample" if always else f"{count} samples are {count // size} batches of {size} and one of 1"
+        fix = "give 2 or more" if size == 1 else "there must be more samples" if always else "set data.drop_last=true, or give another size"
+        message = f"{size}: {why}, on which layer {entered[-1]} cannot train: {first_line(error)}; {fix}"
+        raise ConfigError([Problem("data.batch_size", message)]) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+        for buffer, before in kept:
+            buffer.copy_(before)
+        model.eval()

@@ -9,10 +9,10 @@ from typing import Any
 
 from modelfactory.config.errors import Problems, did_you_mean
 from modelfactory.config.schema import join, key, read
-from modelfactory.training.checkpoint import CHECKPOINT
 from modelfactory.training.device import PRECISIONS, check_device, check_precision
 from modelfactory.training.loss import build_loss
 from modelfactory.training.progress import STYLES
+from modelfactory.training.status import CHECKPOINT
 from modelfactory.training.trackers import TRACKERS, check_tracker
 
 CACHES = ("memory", "disk")

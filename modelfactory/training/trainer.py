@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,24 +12,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modelfactory.config.errors import TrainingError
 from modelfactory.data.dataset import Data
 from modelfactory.numerics.rng import key
-from modelfactory.training.device import kept_random_state, seed_device
+from modelfactory.training.device import kept_random_state, scaled_step, seed_device, training_context
 from modelfactory.training.feature_cache import check_features, with_features
 from modelfactory.training.loss import Correct, LossSum
 from modelfactory.training.no_dynamo import eager_step, eager_zero_grad
 from modelfactory.training.nonfinite import not_finite
 from modelfactory.training.progress import Progress
-from modelfactory.training.result import SCORES, Recorded, Result
-from modelfactory.training.resume import resume, save_epoch
+from modelfactory.training.result import SCORES, SKIPPED, Recorded, Result
+from modelfactory.training.resume import RunFiles
 from modelfactory.training.setup import Run, check_model, set_up
 from modelfactory.training.spec import MONITORS, TrainerSpec, check_trainer
 from modelfactory.training.trackers import open_tracker
 from modelfactory.training.update_ratio import UpdateWatch
 
+log = logging.getLogger(__name__)
 __all__ = ["Result", "TrainerSpec", "check_trainer", "train_model"]
 
 
+@training_context()
 def train_model(
     model: nn.Module,
     data: Data,
@@ -39,6 +43,7 @@ def train_model(
     seed: int = 0,
     run_dir: str | Path | None = None,
     config: Any = None,
+    begin: Callable[[Result, Any], Iterable[str]] | None = None,
     before_epoch: Callable[[int], Any] | None = None,
     thawed_later: Mapping[str, int] | None = None,
     init_hash: str | None = None,
@@ -53,6 +58,8 @@ def train_model(
         run_dir: where metrics.csv, result.json, model.safetensors (the best epoch's) and checkpoint/ (the last
             epoch's) go; None: nothing is written.
         config: plain data that model.safetensors carries, and whose hash result.json carries.
+        begin: called once, before the first epoch, when the run directory is open, with the result so far and the config as it
+            is recorded; what it returns joins the warnings.
         before_epoch: called with each epoch's number, from 1, before it begins; the place for staged unfreezing.
         thawed_later: names of parameters that are frozen at first, which the optimizer has to know of, with the epoch in
             which `before_epoch` thaws each.
@@ -74,17 +81,29 @@ def train_model(
     spec, device, schedule, scaler, loss_fn = run.spec, run.device, run.schedule, run.scaler, run.loss
     step, zero_grad = eager_step(run.optimizer), eager_zero_grad(run.optimizer)
     result = Result(run_dir=None if run_dir is None else Path(run_dir), model=model, init_hash=init_hash)
+    settings = {"seed": seed, "optimizer": optimizer, "scheduler": scheduler, "trainer": trainer}
+    files = RunFiles(result.run_dir, config, settings)
     steps = done = stale = 0  # optimizer steps, whole epochs, epochs since the best one
     with kept_random_state(device):
-        check_model(run, model, data)
+        run = check_model(run, model, data)
+        for warning in run.warnings:
+            log.warning(warning)
+        if spec.resume is None:
+            result.warnings.extend((*data.warnings, *run.warnings))
         parts = check_features(run, model, data, thawed_later, result.run_dir) if spec.cached is not None else None
         if spec.resume is not None:
-            steps, done, stale = resume(Path(spec.resume), run, model, result)
+            run, stale = files.resume(Path(spec.resume), run, model, result)
+            steps, done = result.final["step"], result.final["epoch"]
+        # steps that were not skipped, as the schedule counts them: earlier epochs may have had other batches
+        updates = schedule.steps or steps - sum(row.get(SKIPPED, 0) for row in result.history)
         watch = UpdateWatch(model, run.optimizer, steps)
         step = watch.around(step)
         began = time.perf_counter() - result.seconds
-        tracker = open_tracker(spec.tracker, result.run_dir, config, steps)
-        with Recorded(result, config), tracker as track, Progress(spec.progress, spec.max_epochs, run.max_steps, steps) as progress:
+        tracker = open_tracker(spec.tracker, result.run_dir, files.config, steps)
+        with Recorded(result, files.config), tracker as track, Progress(spec.progress, spec.max_epochs, run.max_steps, steps) as progress:
+            files.open(result)
+            if begin is not None:
+                result.warnings.extend(warning for warning in begin(result, files.config) if warning not in result.warnings)
             if parts is not None and done < spec.max_epochs:
                 run = with_features(run, model, parts, data, result.run_dir)
             for epoch in range(done + 1, spec.max_epochs + 1):
@@ -94,59 +113,84 @@ def train_model(
                     result.warnings.extend(before_epoch(epoch) or ())
                 seed_device(key(seed, f"trainer.epoch.{epoch}"), device)
                 model.train()
-                losses = LossSum(device, is_sum=run.sums)
-                lr, x = schedule.lr, None
+                losses = LossSum(device, is_sum=run.mean.is_sum)
+                seen = {"batches": 0, "samples": 0, "of": run.train_batches}
+                lr, x, y, skipped, updates_before = schedule.lr, None, None, 0, updates
+                may_be_empty = run.mean.may_be_empty or losses.reads_each  # on the CPU a look costs nothing
                 zero_grad()  # what the caller, or a step of before, left there
 
                 for batches in _grouped(run.train.epoch(epoch), run.train_batches, spec.accumulate):
-                    size = 1 if run.sums or len(batches) == 1 else sum(len(y) for _, y in batches)
-                    for x, y in batches:
+                    weights = [run.mean.weight(y) for _, y in batches]
+                    total = None if run.mean.is_sum or len(batches) == 1 else sum(weights)
+                    updated = False
+                    for (x, y), weight in zip(batches, weights, strict=True):
+                        if may_be_empty and not float(weight):
+                            continue  # every target is ignored: there is nothing to learn from
                         with run.autocast:
                             loss = loss_fn(run.forward(x), y)
-                        if not losses.add(loss, len(y)):
-                            raise not_finite(run.trained, x, loss, step=steps + 1, epoch=epoch)
-                        if size != 1:
-                            loss = loss * (len(y) / size)  # the mean over all samples of the step, the last one too
+                        if not losses.add(loss, weight):
+                            raise not_finite(run.trained, x, loss, step=steps + 1, epoch=epoch, y=y)
+                        if total is not None:
+                            loss = loss * (weight / total)  # the mean over all samples of the step, the last one too
                         (loss if scaler is None else scaler.scale(loss)).backward()
-                    if spec.clip_norm is not None:
+                        updated = True
+                    if updated and spec.clip_norm is not None:
                         if scaler is not None:
                             scaler.unscale_(run.optimizer)
                         nn.utils.clip_grad_norm_(run.parameters, spec.clip_norm)
-                    if scaler is None:
+                    if updated and scaler is None:
                         step()
-                    else:
-                        scaler.step(run.optimizer)
-                        scaler.update()
+                    elif updated and scaler is not None:
+                        updated = scaled_step(scaler, run.optimizer)
+                        skipped += not updated
                     zero_grad()
+                    seen["batches"] += len(batches)
+                    seen["samples"] += sum(len(y) for _, y in batches)
                     steps += 1
-                    if schedule.each_step:
+                    updates += updated
+                    if updated and schedule.each_step:
                         lr = schedule.lr
                         schedule.step_done()
                     if progress.bar is not None:
                         progress.bar.update()
                     last = steps == run.max_steps
                     if not losses.reads_each and (last or steps % spec.check_every == 0):
-                        _check_kept(losses, run.trained, x, steps, epoch, spec.accumulate)
+                        _check_kept(losses, run, (x, y), steps, epoch)
                     if last:
                         break
 
-                _check_kept(losses, run.trained, x, steps, epoch, spec.accumulate)
+                _check_kept(losses, run, (x, y), steps, epoch)
                 val_loss, val_accuracy = _validate(run, model, steps, epoch)
                 result.warnings.extend(watch.tell())
                 row = {"epoch": epoch, "step": steps, "train_loss": losses.mean(), "val_loss": val_loss}
                 row |= {"val_accuracy": val_accuracy, "lr": lr, "seconds": round(time.perf_counter() - began, 3)}
-                schedule.epoch_done(steps, row[spec.monitor])
+                if scaler is not None:
+                    row[SKIPPED] = skipped
+                if updates > updates_before:
+                    schedule.epoch_done(updates, row[spec.monitor])
                 is_best = _is_better(row, result.best, spec.monitor)
                 stale = 0 if is_best else stale + 1
                 result.history.append(row)
                 result.final = {name: row[name] for name in SCORES}
                 result.best = result.final if is_best else result.best
                 result.seconds = row["seconds"]
-                save_epoch(run, model, result, stale, is_best, config)
+                files.save_epoch(run, model, result, stale, is_best, seen)
                 progress.epoch_done(row, is_best)
                 if track is not None:
                     track(row)
+            if steps and not updates:
+                raise TrainingError(_never_updated(steps, scaler))
+    result.warnings.extend([files.notice] if files.notice else [])
     return result
+
+
+def _never_updated(steps: int, scaler: Any) -> str:
+    if scaler is None:
+        return f"no weight was updated in {steps} steps: the loss ignores every target (trainer.loss.ignore_index)"
+    return (
+        f"no weight was updated: each of the {steps} steps was skipped, for its gradients overflow in fp16; give trainer.precision=bf16 or "
+        "fp32, or scale the targets or the loss down"
+    )
 
 
 def _grouped(batches: Iterator[tuple[Tensor, Tensor]], limit: int, accumulate: int) -> Iterator[Any]:
@@ -160,30 +204,48 @@ def _grouped(batches: Iterator[tuple[Tensor, Tensor]], limit: int, accumulate: i
             yield group
 
 
-def _check_kept(losses: LossSum, model: nn.Module, x: Tensor | None, steps: int, epoch: int, accumulate: int) -> None:
-    """Raises for a loss that was not finite among those left on the device."""
-    bad = losses.read()
+def _check_kept(losses: LossSum, run: Run, batch: tuple[Tensor | None, Tensor | None], steps: int, epoch: int) -> None:
+    """Raises for a loss that was not finite among those left on the device; `batch` is the last one."""
+    bad, (x, y) = losses.read(), batch
     if bad is not None and x is not None:
         batches_ago, value = bad
-        raise not_finite(model, x, value, step=steps - batches_ago // accumulate, epoch=epoch)
+        step = steps - batches_ago // run.spec.accumulate
+        raise not_finite(run.trained, x, value, step=step, epoch=epoch, y=_all_targets(run.train, y))
+
+
+def _all_targets(batches: Any, y: Tensor | None) -> Tensor | None:
+    """All targets of data in memory, for which of them came with a loss that was left on the device is not known any more."""
+    return getattr(batches, "y", y)
 
 
 def _validate(run: Run, model: nn.Module, steps: int, epoch: int) -> tuple[float, float | None]:
     """Mean loss and, for classes, accuracy over the validation batches; leaves the model in eval mode."""
     model.eval()
-    losses, correct, x = LossSum(run.device, is_sum=run.sums), Correct(), None
+    losses, correct = LossSum(run.device, is_sum=run.mean.is_sum), Correct(run.mean.ignored)
+    x: Any = None
+    y: Any = None
+    kept: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad():
         for x, y in islice(run.val.epoch(epoch), run.val_batches):
             with run.autocast:
                 output = run.forward(x)
-                loss = run.loss(output, y)
-            if not losses.add(loss, len(y)):
-                raise not_finite(run.trained, x, loss, step=steps, epoch=epoch, what="validation loss")
+                loss = run.loss(output, y) if run.mean.is_known else None
+            if loss is None:
+                kept.append((output, y))
+            elif not losses.add(loss, run.mean.weight(y)):
+                raise not_finite(run.trained, x, loss, step=steps, epoch=epoch, what="validation loss", y=y)
             if run.task == "classification":
                 correct.add(output, y)
+        if kept:
+            outputs, y = (torch.cat(part) for part in zip(*kept, strict=True))
+            with run.autocast:
+                loss = run.loss(outputs, y)
+            if not losses.add(loss, len(y)):
+                raise not_finite(run.trained, x, loss, step=steps, epoch=epoch, what="validation loss", y=y)
         bad = losses.read()
         if bad is not None and x is not None:
-            raise not_finite(run.trained, x, bad[1], step=steps, epoch=epoch, what="validation loss")
+            targets = _all_targets(run.val, y)
+            raise not_finite(run.trained, x, bad[1], step=steps, epoch=epoch, what="validation loss", y=targets)
     return losses.mean(), correct.share() if run.task == "classification" else None
 
 

@@ -1,6 +1,7 @@
 """Data sets of torchvision, on small files in the real formats that the tests write."""
 
 import struct
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from PIL import Image
 
 from modelfactory.config.errors import ConfigError, Problems
 from modelfactory.data import build_data, check_data, make_batches
+from modelfactory.data.vision import _SOURCES
 
 CROP = {"_target_": "torchvision.transforms.v2.RandomCrop", "size": [8, 8]}
 RESIZE = {"_target_": "torchvision.transforms.v2.Resize", "size": [8, 8]}
@@ -36,6 +38,13 @@ def write_cifar(folder, files, label_bytes, records=4):
         (folder / name).write_bytes(b"".join(rows))
 
 
+@pytest.fixture
+def small(monkeypatch):
+    """Data sets of a few records, in files that are else as they were published."""
+    for name, records in (("mnist", (20, 10)), ("fashion_mnist", (20, 10)), ("cifar10", (4, 4)), ("cifar100", (4, 4))):
+        monkeypatch.setitem(_SOURCES, name, replace(_SOURCES[name], records=records))
+
+
 def write_images(root, parts=("train/", "val/"), classes=("cat", "dog"), each=4):
     for part in parts:
         for number, name in enumerate(classes):
@@ -46,7 +55,7 @@ def write_images(root, parts=("train/", "val/"), classes=("cat", "dog"), each=4)
 
 
 @pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
-def test_idx_files_are_read_and_standardised(tmp_path, name, folder):
+def test_idx_files_are_read_and_standardised(tmp_path, small, name, folder):
     images, labels = write_idx(tmp_path / folder / "raw", 20)["train"]
     data = build_data(
         {"_target_": f"modelfactory.data.{name}", "input_shape": [1, 28, 28], "num_classes": 10, "root": str(tmp_path)}
@@ -66,7 +75,7 @@ def test_idx_files_are_read_and_standardised(tmp_path, name, folder):
         ("cifar100", "cifar-100-binary", ["train.bin", "test.bin"], 2),
     ],
 )
-def test_cifar_records_are_read_without_pickle(tmp_path, name, folder, files, label_bytes):
+def test_cifar_records_are_read_without_pickle(tmp_path, small, name, folder, files, label_bytes):
     write_cifar(tmp_path / folder, files, label_bytes)
     data = build_data({"_target_": f"modelfactory.data.{name}", "input_shape": [3, 32, 32], "root": str(tmp_path)})
     x, y = data.train.x, data.train.y
@@ -77,7 +86,7 @@ def test_cifar_records_are_read_without_pickle(tmp_path, name, folder, files, la
     assert (x[0] == x[0, 0, 0, 0]).all() and x[1, 0, 0, 0] > x[0, 0, 0, 0]
 
 
-def test_a_cut_cifar_file_is_refused(tmp_path):
+def test_a_cut_cifar_file_is_refused(tmp_path, small):
     write_cifar(tmp_path / "cifar-100-binary", ["train.bin", "test.bin"], 2)
     file = tmp_path / "cifar-100-binary" / "train.bin"
     file.write_bytes(file.read_bytes()[:-1])
@@ -103,7 +112,7 @@ def test_pickled_cifar_is_named_as_such(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
-def test_download_fetches_what_is_missing_and_checks_it(tmp_path, monkeypatch, name):
+def test_download_fetches_what_is_missing_and_checks_it(tmp_path, monkeypatch, small, name):
     fetched = []
 
     def fetch(url, root, filename=None, md5=None):

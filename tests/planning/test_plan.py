@@ -282,7 +282,9 @@ def test_gain_auto_goes_through_what_only_moves_numbers_and_is_reset_by_a_norm()
         "body": layer("modelfactory.Residual", layers={"fc": layer("Linear", out_features=8), "act": layer("Tanh")}),
         "head": layer("Linear", out_features=2),
     }
-    plan = mf.plan({"model": {"layers": layers}, "data": {"input_shape": [1, 8, 8]}, "init": "xavier_normal"})
+    init = {"rules": {"biases": {"role": "bias", "scheme": "zeros"}, "norms": {"role": "norm", "scheme": "default"}}}
+    init["rules"]["weights"] = {"role": "weight", "scheme": "xavier_normal", "gain": "auto"}
+    plan = mf.plan({"model": {"layers": layers}, "data": {"input_shape": [1, 8, 8]}, "init": init})
     gains = {row.name: round(row.gain, 3) for row in plan.ledger if row.gain}
     assert gains == {"conv.weight": 1.0, "fc.weight": 1.534, "body.fc.weight": 1.0, "head.weight": 1.0}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -168,12 +169,114 @@ def test_metrics_of_a_run_that_is_being_written_are_read_as_far_as_they_are(tmp_
     assert read_history(tmp_path) == {"train_loss": {2: 0.25}, "val_loss": {1: 0.5}, "val_accuracy": {}}
 
 
-def test_a_file_that_is_not_a_runs_is_told_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+UNREADABLE = {
+    "not UTF-8": b"\xfe\xff\x00\x81",
+    "a list": b"[]",
+    "null": b"null",
+    "empty": b"",
+    "zeros": b"\x00" * 9,
+    "words": b"epoch,layer,val_loss,forward_measured\n1,fc,much,much\n",
+    "an open quote": b'epoch,layer\n"1,2\n',
+}
+
+
+@pytest.mark.parametrize("file", ["metrics.csv", "result.json", "signal.csv"])
+@pytest.mark.parametrize("content", UNREADABLE.values(), ids=UNREADABLE)
+def test_an_unreadable_file_is_the_fault_of_one_job(tmp_path: Path, file: str, content: bytes, capsys: pytest.CaptureFixture[str]):
+    make_sweep(tmp_path, {"a": 0.1, "b": 0.5}, seeds=2)
+    (tmp_path / "1" / file).write_bytes(content)
+    assert cli.main(["report", str(tmp_path)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "4 jobs: 3 completed, 1 failed" in printed and f"job 1 (init=a seed=1): failed: {file} cannot be read: " in printed
+    assert [row["status"] for row in rows_of(tmp_path)] == ["completed", "failed", "completed", "completed"]
+    assert f"{file} cannot be read" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("file", ["config.yaml", ".hydra/overrides.yaml"])
+@pytest.mark.parametrize("content", ["\x00", "3", "a: [1", "a: &a [1]\nb: *a\n", "!!python/name:os.system"], ids=repr)
+def test_an_unreadable_config_is_the_fault_of_one_run(tmp_path: Path, file: str, content: str):
     make_sweep(tmp_path, {"a": 0.1}, seeds=2)
-    (tmp_path / "1" / "metrics.csv").write_text("epoch,val_loss\n1,much\n")
-    assert cli.main(["report", str(tmp_path)]) == 2
-    assert f"error: {tmp_path / '1' / 'metrics.csv'} is not the metrics of a run: " in capsys.readouterr().err
-    assert not any((tmp_path / name).exists() for name in FILES)
+    (tmp_path / "sweep.json").unlink()
+    (tmp_path / "1" / ".hydra").mkdir()
+    (tmp_path / "1" / file).write_text(content)
+    jobs = mf.report(tmp_path).sweep.jobs
+    assert [job.status for job in jobs] == ["completed", "failed"] and f"{file} cannot be read: " in (jobs[1].reason or "")
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path):
+    make_sweep(tmp_path, {"a": 0.1}, seeds=2)
+    (tmp_path / "1" / "metrics.csv").unlink()
+    os.mkfifo(tmp_path / "1" / "metrics.csv")
+    assert mf.report(tmp_path).sweep.jobs[1].reason == "metrics.csv cannot be read: it is no plain file"
+
+
+@pytest.mark.parametrize("scores", [{}, {"val_loss": None}, {"val_loss": float("nan")}, {"val_loss": "0.1"}, [], 3], ids=repr)
+def test_a_run_that_completed_without_scores_did_not_complete(tmp_path: Path, scores):
+    make_sweep(tmp_path, {"a": 0.1}, seeds=2)
+    file = tmp_path / "1" / "result.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "best": scores, "final": scores}))
+    job = mf.report(tmp_path).sweep.jobs[1]
+    assert (job.status, job.reason) == ("failed", "result.json says that it completed, and has no scores")
+
+
+def test_losses_that_no_square_can_hold_are_ranked(tmp_path: Path):
+    make_sweep(tmp_path, {"a": 0.1, "b": 0.2})
+    for number, loss in ((3, 1e308), (4, 3e200)):
+        file = tmp_path / str(number) / "result.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "best": {"val_loss": loss}}))
+    assert [row.scheme.label for row in mf.report(tmp_path).ranking.rows] == ["a", "b"]
+
+
+ESCAPE = "\x1b]0;title\x07\x1b[2J\x9b31m\r\u202e"
+
+
+def test_a_strangers_folder_sends_nothing_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    make_sweep(tmp_path, {"a": 0.1, "b": "failed"}, seeds=1)
+    about = json.loads((tmp_path / "sweep.json").read_text())
+    for job in about["jobs"]:
+        job["overrides"].append(f"note={ESCAPE}{job['number']}\ud800")
+    (tmp_path / "sweep.json").write_text(json.dumps(about))
+    file = tmp_path / "1" / "result.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "error": f"{ESCAPE} gone"}))
+    assert cli.main(["report", str(tmp_path)]) == 0
+    cli._end_sweep(tmp_path, 0)
+    told = capsys.readouterr()
+    shown = told.out + told.err + (tmp_path / "report.html").read_text() + (tmp_path / "summary.csv").read_text()
+    assert not set(shown) & {"\x1b", "\x07", "\x9b", "\r", "\u202e", "\ud800"} and r"\x1b]0;title" in shown and "gone" in told.err
+
+
+def test_folders_of_any_name_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    root = tmp_path / os.fsdecode(b"\xff\x1b[31m")
+    make_sweep(root, {"a": 0.1}, seeds=2)
+    (root / "sweep.json").unlink()
+    (root / "1").rename(root / os.fsdecode(b"=\xfe\x1b"))
+    assert cli.main(["report", str(root)]) == 0
+    assert "\x1b" not in capsys.readouterr().out + (root / "report.html").read_text() + (root / "summary.csv").read_text()
+    assert "./%3D%FE%1B/" in (root / "report.html").read_text()
+
+
+def test_no_cell_of_the_summary_is_a_formula(tmp_path: Path):
+    make_sweep(tmp_path, {"a": 0.1, "b": "failed"}, seeds=1)
+    about = json.loads((tmp_path / "sweep.json").read_text())
+    about["jobs"][0]["overrides"] += ["x==HYPERLINK(1)", "y=@SUM(A1)", "z=-2+3", "lr=-2", "@w=\t=1", "=cmd|' /C calc'!A0"]
+    (tmp_path / "sweep.json").write_text(json.dumps(about))
+    file = tmp_path / "1" / "result.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "error": "\n=1+1"}))
+    mf.report(tmp_path)
+    with open(tmp_path / "summary.csv", newline="") as lines:
+        cells = [cell for row in csv.reader(lines) for cell in row if cell]
+    assert {"'=HYPERLINK(1)", "'@SUM(A1)", "'-2+3", "-2", "'@w", "'=1", "'=1+1"} <= set(cells)
+    assert not [cell for cell in cells if cell[0] in "=+-@" and cell != "-2"]
+
+
+def test_a_link_left_where_a_file_is_written_is_not_followed(tmp_path: Path):
+    make_sweep(tmp_path / "sweep", {"a": 0.1}, seeds=1)
+    (tmp_path / "other").write_text("mine")
+    for name in FILES:
+        (tmp_path / "sweep" / name).symlink_to(tmp_path / "other")
+        (tmp_path / "sweep" / f".{name}.{os.getpid()}.tmp").symlink_to(tmp_path / "other")
+    mf.report(tmp_path / "sweep")
+    assert (tmp_path / "other").read_text() == "mine" and "job" in (tmp_path / "sweep" / "summary.csv").read_text()
 
 
 def test_the_columns_of_the_signal_are_those_that_runs_leave():

@@ -147,6 +147,23 @@ def test_features_of_other_weights_or_data_are_not_found_again(tmp_path, caplog)
         assert ("found again" in caplog.text) is again
 
 
+@pytest.mark.parametrize("how", ["bit", "short", "missing", "index"])
+def test_features_that_are_damaged_are_computed_again(tmp_path, caplog, how):
+    cfg = config("trainer.cache_features=disk")
+    mf.train(cfg, run_dir=tmp_path / "straight")
+    mf.train({**cfg, "trainer": {**cfg["trainer"], "max_epochs": 1}}, run_dir=tmp_path / "run")
+    file = tmp_path / "run" / "features" / ("index.safetensors" if how == "index" else "train.bin")
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 4
+    file.unlink()
+    if how != "missing":
+        file.write_bytes(content[:-64] if how == "short" else content)
+    with caplog.at_level("INFO"):
+        mf.train(cfg, run_dir=tmp_path / "run", resume=tmp_path / "run")
+    assert "are computed again" in caplog.text and "found again" not in caplog.text
+    assert same(tensors(tmp_path / "run"), tensors(tmp_path / "straight"))
+
+
 def test_the_validation_part_is_kept_as_far_as_it_is_used(digits, caplog):
     with caplog.at_level(logging.INFO):
         train_model(net(), digits, trainer={**QUIET, "limit_batches": 1, "cache_features": True})

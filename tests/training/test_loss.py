@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from modelfactory.config.errors import ConfigError, Problems
-from modelfactory.training.loss import Correct, LossSum, build_loss, check_fit, check_num_classes
+from modelfactory.config.errors import ConfigError, Problems, TrainingError
+from modelfactory.training.loss import Correct, LossSum, are_class_shares, build_loss, check_fit, check_num_classes
 
 
 def loss_of(mapping, task):
@@ -88,6 +88,23 @@ def test_the_mean_is_over_samples(reads_each, is_sum):
     assert losses.mean() == 2.0
 
 
+@pytest.mark.parametrize("reads_each", [True, False])
+@pytest.mark.parametrize("weight", [lambda number: number, torch.tensor], ids=["number", "tensor"])
+def test_the_numerator_and_the_denominator_are_summed_apart(reads_each, weight):
+    losses = LossSum(torch.device("cpu"))
+    losses.reads_each = reads_each
+    for value, count in ((1.0, 4.0), (math.nan, 0.0), (4.0, 0.5)):  # the second is the mean of nothing
+        assert losses.add(torch.tensor(value), weight(count))
+    assert losses.read() is None and losses.mean() == pytest.approx((1.0 * 4 + 4.0 * 0.5) / 4.5)
+
+
+def test_the_mean_of_nothing_is_an_error():
+    losses = LossSum(torch.device("cpu"))
+    losses.add(torch.tensor(math.nan), 0)
+    with pytest.raises(TrainingError, match="ignores every target"):
+        losses.mean()
+
+
 def test_on_the_cpu_a_loss_that_is_not_finite_is_known_at_once():
     losses = LossSum(torch.device("cpu"))
     assert losses.add(torch.tensor(1.0), 1) and not losses.add(torch.tensor(math.nan), 1)
@@ -106,3 +123,43 @@ def test_accuracy_is_over_all_targets():
     correct.add(torch.eye(3), torch.tensor([0, 1, 1]))
     correct.add(torch.eye(2)[None], torch.tensor([[0, 0]]))
     assert correct.share() == 3 / 5
+
+
+def test_ignored_targets_are_neither_right_nor_wrong():
+    correct = Correct(ignored=-100)
+    correct.add(torch.eye(3), torch.tensor([0, 2, -100]))
+    correct.add(torch.eye(3), torch.tensor([-100, -100, -100]))
+    assert correct.share() == 1 / 2
+
+
+@pytest.mark.parametrize(
+    ("y", "hint"),
+    [
+        (torch.eye(3, dtype=torch.int64), r"one-hot vectors: return their argmax\(1\)"),
+        (torch.zeros(3, 1, dtype=torch.int64), "return a class as a number"),
+    ],
+)
+def test_classes_in_another_shape_are_told(y, hint):
+    with pytest.raises(ConfigError, match=hint):
+        check_fit(nn.CrossEntropyLoss(), torch.zeros(3, 3), y)
+
+
+def test_values_without_a_dimension_are_told():
+    with pytest.raises(ConfigError, match=r"return targets of shape \[1\] from the data set"):
+        check_fit(nn.MSELoss(), torch.zeros(4, 1), torch.zeros(4))
+
+
+@pytest.mark.parametrize(
+    ("y", "expected"),
+    [
+        (torch.eye(4), True),
+        (torch.rand(5, 3).softmax(1), True),
+        (torch.ones(4, 1), False),
+        (torch.tensor([[1.5, -0.5]]), False),
+        (torch.tensor([[1.0, 1.0]]), False),
+        (torch.eye(3).long(), False),
+        (torch.tensor([[math.nan, 1.0]]), False),
+    ],
+)
+def test_class_shares_are_told_from_other_values(y, expected):
+    assert are_class_shares(y) is expected

@@ -38,6 +38,15 @@ def test_the_input_is_blamed_first():
     assert "the input is not finite in 1 of 4 samples" in str(not_finite(nn.Sequential(Blow()), x, 1.0, step=1, epoch=1))
 
 
+def test_the_target_is_blamed_before_the_layers():
+    y = torch.zeros(4, 2)
+    y[1, 1] = y[3, 0] = float("nan")
+    message = str(not_finite(nn.Sequential(nn.Linear(3, 2)), torch.ones(4, 3), float("nan"), step=1, epoch=1, y=y))
+    assert message.endswith("the target is not finite in 2 of 4 samples; leave them out of the data set")
+    classes = not_finite(nn.Sequential(Blow()), torch.ones(4, 3), 1.0, step=1, epoch=1, y=torch.zeros(4).long())
+    assert "layer '0' (Blow)" in str(classes)
+
+
 def test_tuples_are_looked_into_and_integers_passed_over():
     model = nn.LSTM(3, 2)
     nn.init.constant_(model.get_parameter("weight_hh_l0"), float("nan"))

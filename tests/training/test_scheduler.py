@@ -11,6 +11,24 @@ PREFIX = "torch.optim.lr_scheduler."
 EPOCHS, STEPS = 4, 5
 
 
+def plateau(monitor, **keys):
+    problems = Problems()
+    spec = check_scheduler({"_target_": PREFIX + "ReduceLROnPlateau", **keys}, problems, monitor=monitor)
+    problems.raise_if_any()
+    return spec
+
+
+@pytest.mark.parametrize(("monitor", "mode"), [("val_loss", "min"), ("train_loss", "min"), ("val_accuracy", "max"), (None, None)])
+def test_the_mode_of_a_plateau_follows_what_is_monitored(monitor, mode):
+    assert plateau(monitor).arguments.get("mode") == mode
+    if mode is not None:
+        assert plateau(monitor, mode=mode).arguments["mode"] == mode
+        other = {"min": "max", "max": "min"}[mode]
+        message = f"scheduler.mode: '{other}' contradicts trainer.monitor={monitor}; leave it out, or give {mode}"
+        with pytest.raises(ConfigError, match=message):
+            plateau(monitor, mode=other)
+
+
 def spec_of(kind, **keys):
     problems = Problems()
     spec = check_scheduler({"_target_": kind and PREFIX + kind, **keys}, problems)
