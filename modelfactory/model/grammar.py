@@ -126,9 +126,8 @@ class _Reader:
             init = None
         check_value(freeze, bool | None, join(path, "freeze"), self.problems)
         roles = read_roles(config.get("roles"), join(path, "roles"), self.problems)
-        blocks = config.get("blocks")
-        blocks = None if "layers" in config and isinstance(blocks, (int, float)) else blocks  # a figure of the config's own, how many
-        blocks = read_blocks(blocks, join(path, "blocks"), self.problems)
+        given = None if "layers" in config and isinstance(config.get("blocks"), int) else config.get("blocks")  # a number of the config's own
+        blocks = read_blocks(given, join(path, "blocks"), self.problems)
         fans = read_fans(config.get("fans"), join(path, "fans"), self.problems)
         return Definition(path, dict(init or {}), freeze, roles, blocks, fans)
 

@@ -121,7 +121,9 @@ PACKED: dict[str, tuple[Any, int, list[tuple[str, list[int]]]]] = {
     "a head after the other": (
         lambda y: attended(*y.unflatten(-1, (2, 3, 1)).permute(3, 0, 2, 1, 4)), 6, [("query", [0, 3]), ("key", [1, 4]), ("value", [2, 5])],
     ),
-    "keys and values": (lambda y: F.scaled_dot_product_attention(torch.ones(2, 5, 2), *y.chunk(2, -1)), 4, [("key", [0, 1]), ("value", [2, 3])]),
+    "keys and values": (
+        lambda y: F.scaled_dot_product_attention(torch.ones(2, 5, 2), *y.chunk(2, -1)), 4, [("key", [0, 1]), ("value", [2, 3])],
+    ),
     "a gated unit": (lambda y: F.silu(y.chunk(2, -1)[0]) * y.chunk(2, -1)[1], 4, [("gate", [0, 1]), ("up", [2, 3])]),
     "nn.GLU": (lambda y: F.glu(y, -1), 4, [("up", [0, 1]), ("gate", [2, 3])]),
     "every other": (lambda y: F.gelu(y[..., 1::2]) * y[..., ::2], 4, [("up", [0, 2]), ("gate", [1, 3])]),
@@ -181,7 +183,7 @@ ENDS: dict[str, tuple[Any, set[str]]] = {
     "a norm at its end": (lambda m, x: x + m.norm(m.b(m.a(x).relu())), {"b"}),
     "a shortcut with weights": (lambda m, x: m.c(x) + m.b(m.a(x).relu()), {"b"}),
     "weighed by a gate at its end": (lambda m, x: x + (y := m.b(m.a(x).relu())) * m.c(y).sigmoid(), {"b"}),
-    "in place": (lambda m, x: (y := m.b(m.a(x).relu())).add_(x), {"b"}),
+    "in place": (lambda m, x: m.b(m.a(x).relu()).add_(x), {"b"}),
     "a pair of filters is one": (lambda m, x: m.a(x) + m.b(x), set()),
     "a gelu by hand": (lambda m, x: (y := m.a(x)) * (1 + torch.tanh(y + 0.04 * y**3)), set()),
     "a highway": (lambda m, x: (g := m.a(x).sigmoid()) * x + (1 - g) * m.b(x).relu(), set()),
