@@ -4,33 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from modelfactory.config.advice import Advice
 from modelfactory.init.assign import Assignment
 from modelfactory.init.choose import Choice
 from modelfactory.init.rules import Rule
-
-
-class Advice(str):
-    """What a warning says, and the override of the command line that would mend it.
-
-    Attributes:
-        mend: an override to paste, such as "init=kaiming_normal"; None where there is no single one.
-        message: the warning without it.
-
-    Example:
-        >>> advice = Advice("the signal vanishes", mend="init=kaiming_normal")
-        >>> print(advice)
-        the signal vanishes; to mend it: init=kaiming_normal
-        >>> advice.mend
-        'init=kaiming_normal'
-    """
-
-    message: str
-    mend: str | None
-
-    def __new__(cls, message: str, mend: str | None = None) -> Advice:
-        advice = super().__new__(cls, message if mend is None else f"{message}; to mend it: {mend}")
-        advice.message, advice.mend = message, mend
-        return advice
 
 
 def plan_warnings(assignments: Sequence[Assignment], rules: Sequence[Rule]) -> Iterable[Advice]:
@@ -64,7 +41,8 @@ def overridden(rules: Sequence[Rule], choices: Sequence[Choice]) -> Iterable[Adv
 
     Example:
         >>> from torch import nn
-        >>> from modelfactory.config.errors import Problems
+        >>> from modelfactory.config.advice import Advice
+from modelfactory.config.errors import Problems
         >>> from modelfactory.init.choose import Chooser
         >>> from modelfactory.init.rules import read_rules
         >>> from modelfactory.parameters.selector import describe

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from modelfactory.model.meta_shapes import known_result
+from modelfactory.tracing.meta_shapes import known_result
 
 PRIMES = (1009, 1013, 1019, 1021)  # sizes for the batch, of which one goes with any model
 _MOST_CALLS = 20_000  # of a forward that loops over the samples, or for ever

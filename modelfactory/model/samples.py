@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modelfactory.config.advice import Advice
 from modelfactory.config.errors import Problems, first_line
-from modelfactory.init.rule_warnings import Advice
 from modelfactory.model.batch_axis import BatchAxis, Meeting, TooLong, batch_for, tensors
 from modelfactory.model.blueprint import Chain, Leaf, Node, assemble, walk
 from modelfactory.model.infer import needs_values
 from modelfactory.model.layers.glue import Item, Permute, PositionalEmbedding, Reduce, Select, SelfAttention
 from modelfactory.model.layers.sizes import dimensions_of
-from modelfactory.model.meta_shapes import KnownShapes
 from modelfactory.numerics import rng
+from modelfactory.tracing.meta_shapes import KnownShapes
 
 MAX_NUMBERS = 1_000_000  # in a model that is computed to make sure, and in its input
 MAX_MULTIPLICATIONS = 30_000_000  # for one sample of it: some hundredths of a second

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from modelfactory.config.advice import Advice
 from modelfactory.config.errors import Problems, did_you_mean
 from modelfactory.init.assign import Assignment, assign, wants_shape
 from modelfactory.init.auto import needs_acting, resolve_auto
@@ -14,7 +15,6 @@ from modelfactory.init.calibrate import Calibration
 from modelfactory.init.choose import Chooser, uses_auto_gain
 from modelfactory.init.input_activation import Acting, acting_on
 from modelfactory.init.ledger import Row, ledger_row
-from modelfactory.init.rule_warnings import Advice
 from modelfactory.init.rules import Rule
 from modelfactory.init.structural_arguments import Shares, unknown_shares
 from modelfactory.model.backbone_front import BACKBONE

@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from modelfactory.config.advice import Advice
 from modelfactory.config.errors import ConfigError, Problem, Problems, SchemeError
 from modelfactory.init.calibrate import Calibration, calibrate
 from modelfactory.init.fill import fill, measure
 from modelfactory.init.input_activation import acting_on
 from modelfactory.init.ledger import Ledger, Row
-from modelfactory.init.rule_warnings import Advice, plan_warnings
+from modelfactory.init.rule_warnings import plan_warnings
 from modelfactory.init.rules import InitSpec
 from modelfactory.init.structural_arguments import Evidence
 from modelfactory.model.blueprint import Draft, Leaf, assemble

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from modelfactory.config.advice import Advice
 from modelfactory.config.errors import Problems, first_line
 from modelfactory.init.ledger import Row
 from modelfactory.init.recipes import recipe_names
-from modelfactory.init.rule_warnings import Advice
 from modelfactory.init.rules import InitSpec, read_init
 from modelfactory.planning.overview.table import Column, table
 from modelfactory.signal_propagation.predict import predict
