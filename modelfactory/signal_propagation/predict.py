@@ -25,6 +25,7 @@ from modelfactory.signal_propagation.rules.activations import response_of
 from modelfactory.signal_propagation.rules.base import Context, arguments
 from modelfactory.signal_propagation.rules.reshape import unit_after
 from modelfactory.signal_propagation.rules.table import ARRANGING, PARTS, PERMUTES, SHAPING, rule_of
+from modelfactory.signal_propagation.skips import post_norm_warning
 from modelfactory.signal_propagation.state import Gradient, Input, State, Weights, flat
 from modelfactory.signal_propagation.table import SignalTable
 from modelfactory.signal_propagation.verdict import judge
@@ -231,7 +232,11 @@ def tabulate(context: Context, found: Predicted) -> SignalTable:
     """The table's rows: everything that does something to the numbers."""
     start = found.states[0]
     rows = [_row(context, node, found) for node in context.graph if is_shown(node)]
-    table = SignalTable(rows, math.sqrt(max(start.second, 0.0)), start.cosines[2], failures=found.failures)
+    remarks = []
+    with contained("the residual sums", found.failures):
+        said = post_norm_warning(context.graph, {index: state.second for index, state in enumerate(found.states)})
+        remarks = [said] if said else []
+    table = SignalTable(rows, math.sqrt(max(start.second, 0.0)), start.cosines[2], failures=found.failures, remarks=remarks)
     return judge(table, context.graph)
 
 

@@ -57,7 +57,7 @@ def signal(
         with contained("the search for a mend", failures):
             mend = _mend(found, model, example) if is_fatal(found.table) else None
         warnings.append(said if mend is None else f"{said}; {mend} mends it by prediction")
-    return found.table.changed(warnings=[*warnings, *told_failures(failures)])
+    return found.table.changed(warnings=[*warnings, *found.table.remarks, *told_failures(failures)])
 
 
 def told_failures(failures: Sequence[str]) -> list[str]:
@@ -118,7 +118,7 @@ def probe(
         failures = [*found.failures, *table.failures]
         rows = [_measured(row, context.graph.nodes[row.node], predicted, found, failures) for row in table]
         samples = {_name(found.graph.nodes[index]): _flat(pair) for index, pair in sorted(found.samples.items())}
-        table = SignalTable(rows, table.input_scale, table.input_cosine, (), samples, failures)
+        table = SignalTable(rows, table.input_scale, table.input_cosine, (), samples, failures, table.remarks)
         return Probe(judge(table, found.graph), found, model)
 
 

@@ -39,6 +39,7 @@ class SignalTable:
         input_cosine: between two of its inputs.
         warnings: what is wrong, and what would mend it.
         samples: outputs of activations and their gradients by layer, where they were to be kept.
+        remarks: what the architecture itself, whatever its weights, is to be warned of.
         failures: what could not be looked at, each with its place and what was raised there; the rest of the table holds.
     """
 
@@ -50,6 +51,7 @@ class SignalTable:
         warnings: Iterable[str] = (),
         samples: Mapping[str, tuple[Any, Any]] | None = None,
         failures: Iterable[str] = (),
+        remarks: Iterable[str] = (),
     ):
         self.rows = tuple(rows)
         self.input_scale = input_scale
@@ -57,6 +59,7 @@ class SignalTable:
         self.warnings = tuple(warnings)
         self.samples = dict(samples or {})
         self.failures = tuple(failures)
+        self.remarks = tuple(remarks)
 
     def changed(self, rows: Iterable[Row] | None = None, warnings: Iterable[str] | None = None) -> SignalTable:
         """The same with other rows, or other warnings."""
@@ -67,6 +70,7 @@ class SignalTable:
             self.warnings if warnings is None else warnings,
             self.samples,
             self.failures,
+            self.remarks,
         )
 
     def __iter__(self) -> Iterator[Row]:
