@@ -126,7 +126,8 @@ class _Reader:
             init = None
         check_value(freeze, bool | None, join(path, "freeze"), self.problems)
         roles = read_roles(config.get("roles"), join(path, "roles"), self.problems)
-        given = None if "layers" in config and isinstance(config.get("blocks"), int) else config.get("blocks")  # a number of the config's own
+        own = "layers" in config and isinstance(config.get("blocks"), int)  # a number that the config's layers use
+        given = None if own else config.get("blocks")
         blocks = read_blocks(given, join(path, "blocks"), self.problems)
         fans = read_fans(config.get("fans"), join(path, "fans"), self.problems)
         return Definition(path, dict(init or {}), freeze, roles, blocks, fans)
@@ -278,7 +279,7 @@ class _Reader:
             return options, BROKEN if BROKEN in leaving.values() else UNKNOWN
         try:
             dim = options.get("dim", 1)
-            out = torch.cat(tensors, dim) if options.get("combine", "cat") == "cat" else _summed(tensors)
+            out = torch.cat(tensors, dim) if options.get("combine", "cat") == "cat" else sum(tensors[1:], tensors[0])
         except (RuntimeError, IndexError) as error:
             shapes = ", ".join(f"{name} {shape_text(tensor.shape)}" for name, tensor in zip(leaving, tensors, strict=True))
             self.problems.add(
@@ -351,13 +352,6 @@ class _Reader:
             self.problems.add(
                 path, f"{name!r} cannot name a module: {container.__name__} has an attribute of that name; choose another"
             )
-
-
-def _summed(tensors: list[torch.Tensor]) -> torch.Tensor:
-    total = tensors[0]
-    for tensor in tensors[1:]:
-        total = total + tensor
-    return total
 
 
 def _all_arguments(target: Any) -> set[str]:
