@@ -2,8 +2,7 @@
 
 Hydra resolves its node bit by bit, each value when it is used, in whatever process that is, so that a value can be another one by
 then, or resolve where it did not before. So each part that Hydra is about to use is resolved here once, in the process that uses it,
-checked (`modelfactory.config.hydra_allowlist`, `modelfactory.config.log_config`), and put back as plain values. What does not resolve here is
-refused.
+checked (`config.hydra_allowlist`, `config.log_config`), and put back as plain values. What does not resolve here is refused.
 """
 
 from __future__ import annotations

@@ -41,7 +41,9 @@ def named_state(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
     }
 
 
-def load_named_state(optimizer: Optimizer, model: nn.Module, saved: Mapping[str, Any], source: str, changed: Sequence[str] = ()) -> list[str]:
+def load_named_state(
+    optimizer: Optimizer, model: nn.Module, saved: Mapping[str, Any], source: str, changed: Sequence[str] = ()
+) -> list[str]:
     """Give each parameter its own state of `named_state`; the optimizer's groups and options stay as they are.
 
     Args:

@@ -84,7 +84,9 @@ def test_a_parameter_without_momentum_beside_one_with_it_begins_at_0(options):
 def test_a_parameter_of_another_shape_is_refused_with_both_sides():
     one, other = net(), net((4, 5))
     state = named_state(of("Adam", one, WHOLE, lr=0.1), one)
-    with pytest.raises(ConfigError, match=r"optimizer: the state of Adam belongs to other parameters: 1.weight is \[5, 4\] .* \[4, 4\] .* in run"):
+    with pytest.raises(
+        ConfigError, match=r"optimizer: the state of Adam belongs to other parameters: 1.weight is \[5, 4\] .* \[4, 4\] .* in run"
+    ):
         load_named_state(of("Adam", other, WHOLE, lr=0.1), other, state, "run")
 
 

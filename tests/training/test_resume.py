@@ -277,7 +277,9 @@ def test_another_batch_size_trains_the_epochs_that_are_left(tmp_path, size, step
     assert done.resumed[0]["changed"] == {"data.batch_size": [16, size]}
 
 
-@pytest.mark.parametrize("scheduler", [COSINE | {"warmup_epochs": 3, "interval": "step"}, STEP | {"warmup_epochs": 3}], ids=["step", "epoch"])
+@pytest.mark.parametrize(
+    "scheduler", [COSINE | {"warmup_epochs": 3, "interval": "step"}, STEP | {"warmup_epochs": 3}], ids=["step", "epoch"]
+)
 def test_a_schedule_is_counted_in_epochs_where_batches_change(tmp_path, monkeypatch, scheduler):
     """Its learning rates are those that a run of the new size has in the same epochs, also in a third part."""
     small, large = ({"batch_size": size} for size in (16, 48))
@@ -403,7 +405,9 @@ def test_a_checkpoint_knows_the_weights_of_its_best_epoch(tmp_path):
     mf.train(config(1, seed=9), run_dir=tmp_path / "other")
     weights = tmp_path / "run" / "model.safetensors"
     weights.write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
-    with pytest.raises(ConfigError, match=f"trainer.resume: {weights} is another file than the one which has the weights of the best epoch"):
+    with pytest.raises(
+        ConfigError, match=f"trainer.resume: {weights} is another file than the one which has the weights of the best epoch"
+    ):
         resumed(config(4, scheduler=still), tmp_path / "run")
     weights.unlink()
     with pytest.raises(ConfigError, match=f"trainer.resume: there is no {weights}, which has the weights of the best epoch"):
@@ -413,7 +417,10 @@ def test_a_checkpoint_knows_the_weights_of_its_best_epoch(tmp_path):
 def test_any_flipped_bit_of_a_checkpoint_or_of_weights_is_noticed(tmp_path):
     mf.train(config(1), run_dir=tmp_path)
     weights = read_weights(tmp_path / "model.safetensors").tensors
-    for file, read in ((tmp_path / CHECKPOINT, lambda: resumed(config(2), tmp_path)), (tmp_path / "model.safetensors", lambda: mf.load(tmp_path))):
+    for file, read in (
+        (tmp_path / CHECKPOINT, lambda: resumed(config(2), tmp_path)),
+        (tmp_path / "model.safetensors", lambda: mf.load(tmp_path)),
+    ):
         content = file.read_bytes()
         generator = torch.Generator().manual_seed(0)
         for place in torch.randint(len(content), (40,), generator=generator).tolist():

@@ -19,7 +19,13 @@ def tensors():
     generator = torch.Generator().manual_seed(0)
     found = {f"layer.{index}": torch.randn(3, index + 1, generator=generator).to(dtype) for index, dtype in enumerate(DTYPES)}
     turned = torch.randn(4, 3, generator=generator).t()
-    return {**found, "scalar": torch.tensor(3.5), "empty": torch.zeros(0, 4), "turned": turned, "\N{GREEK SMALL LETTER BETA}": torch.ones(1)}
+    return {
+        **found,
+        "scalar": torch.tensor(3.5),
+        "empty": torch.zeros(0, 4),
+        "turned": turned,
+        "\N{GREEK SMALL LETTER BETA}": torch.ones(1),
+    }
 
 
 def test_what_is_written_comes_back_and_safetensors_itself_reads_it(tmp_path: Path):
@@ -56,7 +62,9 @@ def test_changed_metadata_are_noticed_without_reading_a_tensor(tmp_path: Path, c
 @pytest.mark.parametrize("changed", [torch.ones(2), torch.zeros(2, 1), torch.zeros(2, dtype=torch.int32), None], ids=str)
 def test_changed_tensors_are_noticed(tmp_path: Path, changed):
     write_tensors(tmp_path / "a", {"w": torch.zeros(2)}, {})
-    save_file({"w" if changed is not None else "v": torch.zeros(2) if changed is None else changed}, tmp_path / "a", read_metadata(tmp_path / "a"))
+    save_file(
+        {"w" if changed is not None else "v": torch.zeros(2) if changed is None else changed}, tmp_path / "a", read_metadata(tmp_path / "a")
+    )
     with pytest.raises(DamagedFile, match="/a is damaged"):
         read_tensors(tmp_path / "a")
 
