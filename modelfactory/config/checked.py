@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import hydra._internal.hydra as hydra_module
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
@@ -77,33 +74,17 @@ class CheckedLoader(ConfigLoaderImpl):
         return settle_job(super().load_sweep_config(master_config, sweep_overrides))
 
 
-@contextmanager
-def checked_loading() -> Iterator[None]:
-    """Has Hydra load configs by CheckedLoader while the block runs."""
-    kept = hydra_module.ConfigLoaderImpl  # pyright: ignore[reportPrivateImportUsage]
-    hydra_module.ConfigLoaderImpl = CheckedLoader  # pyright: ignore[reportPrivateImportUsage]
-    try:
-        yield
-    finally:
-        hydra_module.ConfigLoaderImpl = kept  # pyright: ignore[reportPrivateImportUsage]
+def plain_plugin(config: DictConfig) -> DictConfig:
+    """The config of a launcher or a sweeper as plain values, checked just before it is made of them.
 
-
-@contextmanager
-def checked_plugins() -> Iterator[None]:
-    """Has Hydra make launchers and sweepers from plain values that are checked just before, while the block runs."""
-    make = Plugins._instantiate
-
-    def make_checked(self: Plugins, config: DictConfig) -> Any:
-        node = _Node(config._get_root())
-        plain = node.check_plugin(config._get_full_key(None).removeprefix("hydra."))
-        node.problems.raise_if_any()
-        return make(self, DictConfig(plain))
-
-    Plugins._instantiate = make_checked
-    try:
-        yield
-    finally:
-        Plugins._instantiate = make
+    Raises:
+        ConfigError: everything in it that is refused or does not resolve.
+    """
+    node = _Node(config._get_root())
+    plain = node.check_plugin(config._get_full_key(None).removeprefix("hydra."))
+    node.problems.raise_if_any()
+    made: Any = OmegaConf.create(plain)
+    return made
 
 
 def settle_run(config: DictConfig) -> None:

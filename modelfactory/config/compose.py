@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from modelfactory.config.checked import checked_loading
+from modelfactory.config.checked import CheckedLoader
 from modelfactory.config.errors import ConfigError, Problem, Problems
 from modelfactory.config.hydra_errors import complaint
+from modelfactory.config.hydra_patches import VERSION_BASE, loading_by
 from modelfactory.config.interpolations import check_nodes, find_circles
 from modelfactory.config.nesting import check_depth, check_nesting, with_text_names
+from modelfactory.config.registration import registered
 from modelfactory.config.rejected_overrides import no_experiment_group, telling_all
 from modelfactory.config.search_path import config_folder
 
 _T = TypeVar("_T")
 _MAY_BE_NONE = ("backbone", "freeze")  # groups that have a config of this name
-
-
-
-
-def register_plugins() -> None:
-    """Tells Hydra of our plugins, which it does not always find in an editable install."""
-    from hydra_plugins import modelfactory_optuna
-    from hydra_plugins.modelfactory_searchpath import ModelFactorySearchPath
-
-    Plugins.instance().register(ModelFactorySearchPath)
-    modelfactory_optuna.register()
+_one_at_a_time = threading.RLock()  # Hydra's state is the process's
 
 
 def compose(*overrides: str, config_dir: str | os.PathLike[str] | None = None, config_name: str = "config") -> DictConfig:
@@ -55,25 +45,12 @@ def compose(*overrides: str, config_dir: str | os.PathLike[str] | None = None, c
         >>> compose("model=deep_mlp", "model.depth=3").model.depth
         3
     """
-    register_plugins()
     folder = config_folder() if config_dir is None else Path(config_dir).resolve()
     if not folder.is_dir():
         raise ConfigError([Problem("config_dir", f"{str(config_dir)!r} is not a folder")])
-    with _hydra_put_aside(), checked_loading(), hydra.initialize_config_dir(config_dir=str(folder), version_base="1.3"):
-        return with_experiment(telling_all(lambda given: hydra.compose(config_name, overrides=given)), overrides)
-
-
-@contextmanager
-def _hydra_put_aside() -> Iterator[None]:
-    """Hydra's global state put aside, so that composing works while an application runs."""
-    kept = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        yield
-    finally:  # asked for again: Hydra's own context managers put another instance in its place
-        GlobalHydra.instance().clear()
-        if kept is not None:
-            GlobalHydra.instance().initialize(kept)
+    with _one_at_a_time, registered(), loading_by(CheckedLoader):
+        with hydra.initialize_config_dir(config_dir=str(folder), **VERSION_BASE):
+            return with_experiment(telling_all(lambda given: hydra.compose(config_name, overrides=given)), overrides)
 
 
 def with_experiment(composing: Callable[[list[str]], _T], overrides: Iterable[str]) -> _T:

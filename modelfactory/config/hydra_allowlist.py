@@ -19,7 +19,7 @@ from modelfactory.config.schema import join
 from modelfactory.config.target import resolve, trusted, trusted_variables
 
 MAX_DEPTH = 50  # levels of a value that are looked at; what is deeper is refused
-_CALLBACKS = frozenset(
+CALLBACKS = frozenset(
     (
         "modelfactory.cli.hydra_app.CheckBeforeRun",
         "hydra.experimental.callbacks.LogJobReturnCallback",
@@ -28,7 +28,7 @@ _CALLBACKS = frozenset(
 )
 _SEARCHED = ("modelfactory", "hydra")  # packages that pkg:// may name, beside those that are trusted
 _PLUGINS = "hydra_plugins."
-_OURS = (_PLUGINS + "modelfactory_", "modelfactory.")
+_OURS = ("modelfactory.",)
 _SUBMITIT = (
     "submitit_folder timeout_min cpus_per_task gpus_per_node tasks_per_node mem_gb nodes name stderr_to_stdout "  # of any executor
     "partition qos comment constraint exclude gres cpus_per_gpu gpus_per_task mem_per_gpu mem_per_cpu account signal_delay_s "
@@ -106,7 +106,7 @@ def check_callbacks(callbacks: Any, path: str, problems: Problems) -> None:
     for name, callback in callbacks.items():
         where = join(path, str(name))
         target = callback.get("_target_") if isinstance(callback, Mapping) else None
-        if isinstance(target, str) and target in _CALLBACKS:
+        if isinstance(target, str) and target in CALLBACKS:
             for key in (key for key in callback if key != "_target_"):
                 problems.add(join(where, str(key)), f"is refused: {target} takes no arguments")
         else:

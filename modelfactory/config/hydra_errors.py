@@ -30,6 +30,8 @@ def complaint(error: Exception, options_of: Callable[[str], Sequence[str]] = lam
         >>> print(complaint(error))
         model: 'mpl' is not a config of model; did you mean 'mlp'?
     """
+    if isinstance(error, RecursionError):
+        return Problem("", "is nested too deeply, or names itself")
     text = str(error) or str(error.__cause__ or "")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if found := NO_OPTION.search(text):
@@ -49,6 +51,8 @@ def complaint(error: Exception, options_of: Callable[[str], Sequence[str]] = lam
     if text.startswith("Config group override must be a string"):
         return Problem("", "a group is given null or a number; give the name of one of its configs, such as data=digits")
     path = str(getattr(error, "full_key", None) or getattr(error.__cause__, "full_key", None) or "")
+    if lines and lines[0].startswith("Error when parsing index"):  # with all of the words, ours too
+        del lines[0]
     return Problem(path, "; ".join(line for line in lines[:3] if "https://" not in line) or type(error).__name__)
 
 

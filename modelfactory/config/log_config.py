@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from modelfactory.config.errors import Problems
-from modelfactory.config.hydra_allowlist import MAX_DEPTH, check_below, check_names, is_trusted
+from modelfactory.config.hydra_allowlist import CALLBACKS, MAX_DEPTH, check_below, check_names, is_trusted
 from modelfactory.config.schema import join
-from modelfactory.config.target import resolve, trust
+from modelfactory.config.target import resolve, trust, trusted
 
 _FILE = frozenset("filename mode encoding delay errors".split())
 _HANDLERS = {
@@ -75,6 +75,16 @@ def check_logging(config: Any, path: str, problems: Problems, folder: str | os.P
         if name not in ("formatters", "filters", "handlers"):
             check_names(value, join(path, str(name)), problems, _CALLED)
     return made
+
+
+def whitelist() -> list[str]:
+    """What Hydra, from 1.4 on, is told that a config may have it call: what is let through here, but for plugins, which it knows.
+
+    Example:
+        >>> "logging.StreamHandler" in whitelist(), "subprocess.Popen" in whitelist()
+        (True, False)
+    """
+    return [*sorted(CALLBACKS), *_HANDLERS, *_FORMATTERS, *(name for package in trusted() for name in (package, f"{package}.*"))]
 
 
 def configure_logging(config: Any, folder: str, trusted: Sequence[str] = ()) -> None:

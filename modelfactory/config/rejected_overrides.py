@@ -18,7 +18,7 @@ from modelfactory.config.hydra_errors import NO_OPTION, complaint, list_for_grou
 from modelfactory.config.yaml_files import yaml_checked
 
 _T = TypeVar("_T")
-_REFUSALS = (HydraException, OmegaConfBaseException, ValueError, TypeError)
+_REFUSALS = (HydraException, OmegaConfBaseException, ValueError, TypeError, RecursionError)
 _NO_NAME = "Config group override must be a string"  # a ValueError of Hydra
 
 

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
@@ -75,6 +76,7 @@ class SweepLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: Any, config: DictConfig) -> None:
         self._context, self._config = hydra_context, config
         self._spec = read_sweep_spec(config)
+        self._refused = [*self._refused, *swept_twice(config.hydra.overrides.task)]
         if self._spec.isolate:
             start_server()
 
@@ -299,6 +301,25 @@ def read_sweep_spec(config: DictConfig) -> SweepSpec:
     if spec is None:
         raise ConfigError(problems)
     return spec
+
+
+def swept_twice(words: Iterable[str]) -> list[Problem]:
+    """The keys that a sweep is given more than once, of which Hydra's sweepers would take the last and drop the others in silence.
+
+    Example:
+        >>> print(*swept_twice(["model=cnn", "seed=0,1", "optimizer.lr=0.1", "+seed=3"]))
+        seed: is given 2 times (seed=0,1 +seed=3), of which a sweep takes the last; give all values at once, as in seed=A,B,C
+    """
+    given: dict[str, list[Override]] = defaultdict(list)
+    for override in OverridesParser.create().parse_overrides(list(words)):
+        given[override.get_key_element().lstrip("+~")].append(override)
+    problems = Problems()
+    for key, found in given.items():
+        if len(found) > 1 and any(override.is_sweep_override() for override in found):
+            told = " ".join(str(override.input_line) for override in found)
+            what = f"is given {len(found)} times ({told}), of which a sweep takes the last"
+            problems.add(key, f"{what}; give all values at once, as in {key}=A,B,C")
+    return list(problems)
 
 
 def move_sweep(config: DictConfig, folder: Path) -> None:

@@ -68,6 +68,9 @@ WRONG = [
     (["-cd", "nowhere"], "not found"),
     (["--cfg", "job", "-m"], "Only one of"),
     (["-m", "init=zeros,nope"], "init: 'nope' is not a config of init"),
+    (["trainer=debug", "-m", "init=zeros,nope", "-cd", ".", "seed=0,1"], "init: 'nope' is not a config of init"),
+    (["-m", "seed=0,1", "seed=3"], "seed: is given 2 times (seed=0,1 seed=3), of which a sweep takes the last"),
+    (["-m", "init=zeros", "init=glob(x*)", "hydra/sweeper=optuna"], "init: is given 2 times"),
     (["hydra.run.dir=a/b/c", "optimizer.lr=-1"], "optimizer.lr: -1 is too small"),
 ]
 
@@ -231,6 +234,7 @@ def test_globs_see_every_option_of_a_group(tmp_path: Path):
         (["--help"], "model: cnn, deep_cnn, deep_mlp"),
         (["--cfg", "job"], "_target_: modelfactory.data.digits"),
         (["--cfg", "job", "+experiment=digits_cnn"], "warmup_epochs: 1"),
+        (["seed=3", "--cfg", "job", "model=cnn"], "conv1:"),
         (["--info"], "Defaults Tree"),
         (["--info", "searchpath"], "main"),
         (["--hydra-help"], "Hydra"),

@@ -21,8 +21,9 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import modelfactory as mf
-from modelfactory.config.checked import checked_loading
+from modelfactory.config.checked import CheckedLoader
 from modelfactory.config.errors import ConfigError
+from modelfactory.config.hydra_patches import VERSION_BASE, loading_by
 from modelfactory.sweeping.job import JobFailed
 from modelfactory.sweeping.process import call_isolated
 from modelfactory.training.checkpoint import save_weights
@@ -40,8 +41,9 @@ def test_an_attack_is_refused_where_it_is_written_and_nothing_happens(here: Path
     before, environment = everything(here), dict(os.environ)
     with pytest.raises(ConfigError) as refusal:
         run(*words)
-    paths = [problem.path for problem in refusal.value.problems]
-    assert attack.path in paths, str(refusal.value)
+    paths = [problem.path for problem in refusal.value.problems if "too deeply" not in problem.message]
+    too_deep = {problem.path for problem in refusal.value.problems} - {*paths}  # for OmegaConf 2.4 itself, where the override is given
+    assert attack.path in paths or any(attack.path.startswith(path) for path in too_deep if path), str(refusal.value)
     assert everything(here) == before and dict(os.environ) == environment and "payload" not in sys.modules
 
 
@@ -53,7 +55,7 @@ def test_a_value_that_changes_from_one_look_to_the_next_is_what_it_was_when_it_w
     (here / "own" / "evil.yaml").write_text(
         "defaults: [small, _self_]\nhydra:\n  job_logging: {handlers: {x: {class: '${turns:logging.NullHandler,payload.Thing}'}}}\n"
         "  hydra_logging: {handlers: {x: {class: '${turns:logging.NullHandler,payload.Thing}'}}}\n"
-        "  callbacks: {x: {_target_: '${turns:hydra.experimental.callbacks.LogJobReturnCallback,payload.Thing}'}}\n"
+        "  callbacks: {x: {_target_: '${turns:trusted_here.Thing,payload.Thing}'}}\n"
     )
     with contextlib.suppress(ConfigError, JobFailed):
         run("-cn", "evil", *words)
@@ -91,7 +93,7 @@ def test_a_job_of_a_sweep_is_checked_in_the_process_that_it_runs_in(here: Path, 
     (here / "own" / "evil.yaml").write_text(
         "defaults: [small, _self_]\nhydra: {job_logging: {handlers: {x: '${oc.decode:${oc.env:WANDB_NOTES}}'}}}\n"
     )
-    with checked_loading(), hydra.initialize_config_dir(str(here / "own"), version_base="1.3"):
+    with loading_by(CheckedLoader), hydra.initialize_config_dir(str(here / "own"), **VERSION_BASE):
         loader = GlobalHydra.instance().config_loader()
         master = loader.load_configuration("evil", [f"hydra.sweep.dir={here}/sweep"], RunMode.MULTIRUN)
     (here / "loader").write_bytes(pickle.dumps((loader, master)))

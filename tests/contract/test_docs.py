@@ -74,7 +74,11 @@ def test_every_python_block_runs(text, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("text", blocks("yaml"))
-def test_every_yaml_block_is_read(text):
+def test_every_yaml_block_is_read(text, tmp_path):
+    if "\ndefaults:" in text:  # a primary config
+        (tmp_path / "page.yaml").write_text(text)
+        check({name: value for name, value in mf.compose(config_dir=tmp_path, config_name="page").items() if name != "epochs"})
+        return
     config = yaml.safe_load(text.replace("${activation}", "{_target_: torch.nn.ReLU}").replace('"${data.num_classes}"', "10"))
     problems = Problems()
     if "layers" in config:

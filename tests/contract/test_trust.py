@@ -12,6 +12,7 @@ import pytest
 
 import modelfactory as mf
 from modelfactory.config.errors import ConfigError
+from modelfactory.config.hydra_patches import OF_1_4
 from modelfactory.config.target import trusted, trusted_variables
 from tests.contract.conftest import run
 
@@ -26,6 +27,10 @@ hydra:
     root: {handlers: [console, file, own], level: INFO}
   callbacks: {kept: {_target_: trusted_here.Thing, more: {names: [a, b], inner: {_target_: trusted_here.Thing}}}}
 """
+HYDRAS_OWN = (  # which 1.4 has no more
+    ("+hydra.callbacks.x._target_=hydra.experimental.callbacks.LogJobReturnCallback",),
+    ("+hydra.callbacks.x._target_=hydra.experimental.callbacks.PickleJobInfoCallback",),
+)
 ORDINARY = [
     (),
     ("hydra/job_logging=none",),
@@ -42,8 +47,7 @@ ORDINARY = [
     ("hydra.output_subdir=about/it",),
     ("hydra.run.dir={here}/some where/else",),
     ("hydra.verbose=[hydra,modelfactory]",),
-    ("+hydra.callbacks.x._target_=hydra.experimental.callbacks.LogJobReturnCallback",),
-    ("+hydra.callbacks.x._target_=hydra.experimental.callbacks.PickleJobInfoCallback",),
+    *(() if OF_1_4 else HYDRAS_OWN),
     ("+hydra.callbacks.x={_target_: trusted_here.Thing, more: {deep: [1, a]}}",),
     ("hydra.searchpath=[pkg://modelfactory,file://own,own]",),
     ("+hydra.job.env_set={CUDA_VISIBLE_DEVICES: '', OMP_NUM_THREADS: '1', WANDB_MODE: offline, MLFLOW_TRACKING_URI: 'file:mlruns'}",),
