@@ -32,7 +32,7 @@ def post_norm_warning(graph: Graph, seconds: Mapping[int, float]) -> str | None:
         return None
     return (
         f"{len(shares)} residual sums with a norm after each leave {left:.0e} of what comes in: a post-norm stack of this depth "
-        "hardly learns without warm-up of the learning rate: warm up, put the norms before the branches, or scale with depth (init=deepnorm)"
+        "hardly learns without warm-up of the learning rate: warm up, put norms before the branches, or scale with depth (init=deepnorm)"
     )
 
 

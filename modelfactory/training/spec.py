@@ -95,7 +95,7 @@ def check_trainer(mapping: Any, problems: Problems, path: str = "trainer", task:
     if device is not None:
         check_precision(spec.precision, device, join(path, "precision"), problems)
     if isinstance(spec.cached, str) and spec.cached not in CACHES:
-        hint = did_you_mean(spec.cache_features, CACHES)
+        hint = did_you_mean(spec.cached, CACHES)
         problems.add(join(path, "cache_features"), f"{spec.cache_features!r} is neither true nor false, nor a place{hint}")
     build_loss(spec.loss, task, problems, join(path, "loss"))
     check_tracker(spec.tracker, join(path, "tracker"), problems)

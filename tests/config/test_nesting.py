@@ -44,7 +44,7 @@ def of_an_interpolated_one() -> tuple[dict[str, Any], str]:
 
 
 def of_one_beside_a_composed_one() -> tuple[dict[str, Any], str]:
-    made: dict[str, Any] = {**mf.compose(), "notes": {}}
+    made: Any = {**mf.compose(), "notes": {}}
     made["notes"]["again"] = made["notes"]
     return made, r"notes\.again: is notes itself"
 

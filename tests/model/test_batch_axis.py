@@ -42,7 +42,7 @@ def encoder(**arguments: Any) -> nn.Module:
     return nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, **arguments), 2, enable_nested_tensor=False)
 
 
-APART: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
+APART: dict[str, Any] = {
     name: (Forward(*made), (9, 8))
     for name, made in {
         "an LSTM that is batch first": (lambda x, lstm: lstm(x)[0][:, -1], nn.LSTM(8, 6, batch_first=True)),
