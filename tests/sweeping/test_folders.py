@@ -28,7 +28,9 @@ SHORT = ("hydra.job.config.override_dirname.exclude_keys=[trainer,trainer.progre
     ],
     ids=["fixed", "by another way", "excluded", "two of four", "long"],
 )
-def test_jobs_that_cannot_have_a_folder_each_are_refused_before_anything_is_made(sweep, tmp_path: Path, words: tuple[str, ...], message: str):
+def test_jobs_that_cannot_have_a_folder_each_are_refused_before_anything_is_made(
+    sweep, tmp_path: Path, words: tuple[str, ...], message: str
+):
     status, _, err = sweep(*words, *QUICK)
     assert (status, list(tmp_path.iterdir())) == (2, [])
     assert f"hydra.sweep.subdir: {message}" in err

@@ -81,7 +81,8 @@ def test_a_run_alone_tells_that_it_was_interrupted(start, tmp_path: Path, number
 def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path):
     """As `nohup` ignores that the terminal is closed."""
     command = [sys.executable, str(ROOT / "train.py"), "hydra.run.dir=here", *LONG[:-2], "trainer.max_epochs=40"]
-    ignoring = subprocess.Popen(command, cwd=tmp_path, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN), stdout=subprocess.DEVNULL)
+    ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731
+    ignoring = subprocess.Popen(command, cwd=tmp_path, preexec_fn=ignore, stdout=subprocess.DEVNULL)
     wait_for((tmp_path / "here" / "checkpoint" / "last.safetensors").is_file)
     ignoring.send_signal(signal.SIGHUP)
     assert ignoring.wait(120) == 0
