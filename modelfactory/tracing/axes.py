@@ -136,7 +136,7 @@ def sliced(layout: Layout, axis: int, begin: int, size: int, step: int = 1) -> L
         return Layout((*layout.axes[:axis], (), *layout.axes[axis + 1 :]), starts)
     if not atoms or begin % inner or size % inner or (step != 1 and len(atoms) > 1):
         return Layout((*layout.axes[:axis], one(size), *layout.axes[axis + 1 :]), layout.starts)
-    first = atoms[0]
+    first = next(iter(atoms))
     starts[first.dim] = starts.get(first.dim, 0) + begin // inner * first.stride
     new = (Atom(first.dim, size // inner, first.stride * step), *atoms[1:])
     new = tuple(atom for atom in new if atom.size > 1)

@@ -126,7 +126,8 @@ def _kept_by(optimizer: Optimizer, group: Mapping[str, Any], ndim: int) -> set[s
     parameter = torch.zeros([2] * ndim, requires_grad=True)
     parameter.grad = torch.ones([2] * ndim)
     with without_dynamo():
-        small = type(optimizer)([{"params": [parameter], **options}])
+        make: Any = type(optimizer)
+        small = make([{"params": [parameter], **options}])
     eager_step(small)()
     return {key for key, value in small.state[parameter].items() if value is not None}
 

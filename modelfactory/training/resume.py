@@ -204,9 +204,9 @@ class RunFiles:
             return
         if elsewhere:
             save_state(self.folder / CHECKPOINT, self._state, self._metadata)
-            for name in _CARRIED:
-                if (self._source / name).is_file():
-                    write_atomic(self.folder / name, lambda file, name=name: shutil.copyfile(self._source / name, file))
+            for path in (self._source / name for name in _CARRIED):
+                if path.is_file():
+                    write_atomic(self.folder / path.name, lambda file, path=path: shutil.copyfile(path, file))
         write_metrics(self.folder / "metrics.csv", result.history)
         if self._weights is not None:
             self._weights.save(self.folder / WEIGHTS)
@@ -288,9 +288,9 @@ def _other_sizes(state: Mapping[str, Any], run: Run) -> list[Change]:
     changes = []
     if None not in lengths and lengths[0] != lengths[1]:
         unit = f"{run.schedule.interval}s"
-        changes.append(Change("scheduler", *(f"fitted to {length} {unit}" for length in lengths), policy_of("scheduler")))
+        changes.append(Change("scheduler", f"fitted to {lengths[0]} {unit}", f"fitted to {lengths[1]} {unit}", policy_of("scheduler")))
     if samples[0] != samples[1]:
-        changes.append(Change("data", *(f"{count} samples" for count in samples), policy_of("data.root")))
+        changes.append(Change("data", f"{samples[0]} samples", f"{samples[1]} samples", policy_of("data.root")))
     return changes
 
 

@@ -144,7 +144,7 @@ def _differences(before: Any, after: Any, path: tuple[str, ...], kind: tuple[str
     if path and is_ordered(path[-1]):
         orders = [_Order(key for key in one if key in other) for one, other in ((before, after), (after, before))]
         if orders[0] != orders[1]:
-            yield Change(".".join(path), *orders, policy)
+            yield Change(".".join(path), orders[0], orders[1], policy)
     for key in dict.fromkeys([*before, *after]):
         name = "NAME" if kind and kind[-1] == "layers" else key
         yield from _differences(before.get(key), after.get(key), (*path, key), (*kind, name))
