@@ -147,6 +147,7 @@ class RunFiles:
             if effects:
                 raise ConfigError([Problem(change.path, f"{_values(change)} cannot take effect: {nothing}") for change in effects])
             self.config = self._saved_config or self.config  # what was trained is what that one says
+            run.schedule.steps = state["schedule_steps"][-1]
             log.warning(nothing)
             self.notice = nothing
             return run
