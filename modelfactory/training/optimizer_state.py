@@ -125,6 +125,7 @@ def _kept_by(optimizer: Optimizer, group: Mapping[str, Any], ndim: int) -> set[s
     options = {key: value for key, value in group.items() if key not in ("params", *_IMPLEMENTATION)}
     parameter = torch.zeros([2] * ndim, requires_grad=True)
     parameter.grad = torch.ones([2] * ndim)
+    kind: Any = type(optimizer)
     with without_dynamo():
         make: Any = type(optimizer)
         small = make([{"params": [parameter], **options}])

@@ -106,7 +106,7 @@ def test_the_pictures_of_the_schemes_are_current():
         assert numbers[0] == pytest.approx(numbers[1], abs=module.HEIGHT / 50), f"{name}: run python docs/schemes.py"
 
 
-@pytest.mark.parametrize("name", ["generate", "backbones", "schemes"])
+@pytest.mark.parametrize("name", ["generate", "backbones", "schemes", "resume"])
 def test_the_generated_tables_are_current(name):
     module = script(name)
     assert module.PAGE.read_text() == module.page(module.PAGE.read_text()), f"run python docs/{name}.py"
