@@ -127,8 +127,7 @@ def _kept_by(optimizer: Optimizer, group: Mapping[str, Any], ndim: int) -> set[s
     parameter.grad = torch.ones([2] * ndim)
     kind: Any = type(optimizer)
     with without_dynamo():
-        make: Any = type(optimizer)
-        small = make([{"params": [parameter], **options}])
+        small = kind([{"params": [parameter], **options}])
     eager_step(small)()
     return {key for key, value in small.state[parameter].items() if value is not None}
 
