@@ -41,11 +41,10 @@ def overridden(rules: Sequence[Rule], choices: Sequence[Choice]) -> Iterable[Adv
 
     Example:
         >>> from torch import nn
-        >>> from modelfactory.config.advice import Advice
-from modelfactory.config.errors import Problems
+        >>> from modelfactory.config.errors import Problems
         >>> from modelfactory.init.choose import Chooser
         >>> from modelfactory.init.rules import read_rules
-        >>> from modelfactory.parameters.selector import describe
+        >>> from modelfactory.parameters.roles import describe
         >>> given = {"a": {"match": "0.weight", "scheme": "ones"}, "b": {"match": "*", "scheme": "zeros"}}
         >>> rules = read_rules(given, "init.rules", Problems())
         >>> choices = Chooser(rules, {}, Problems()).choose(describe(nn.Sequential(nn.Linear(2, 3))))

@@ -47,7 +47,7 @@ def structural_value(name: str, scheme: str, info: ParamInfo, shares: Shares = u
         SchemeError: the model has not the structure that the scheme is for.
 
     Example:
-        >>> from modelfactory.parameters.selector import describe
+        >>> from modelfactory.parameters.roles import describe
         >>> block = nn.TransformerEncoderLayer(8, 2)
         >>> structural_value("branches", "gpt2", describe(block)[-1])
         Traceback (most recent call last):

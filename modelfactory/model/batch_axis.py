@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from modelfactory.numerics.rng import GLOBAL_STATE
 from modelfactory.tracing.meta_shapes import known_result
 
 PRIMES = (1009, 1013, 1019, 1021)  # sizes for the batch, of which one goes with any model
@@ -102,7 +103,7 @@ class BatchAxis(TorchFunctionMode):
             TooLong: it makes more calls than are followed.
         """
         self._mark(example, None)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), torch.device("meta"), self._named(model), self:
+        with torch.no_grad(), GLOBAL_STATE, torch.random.fork_rng(devices=[]), torch.device("meta"), self._named(model), self:
             output = model(example)
         marks = [(tensor, mark) for tensor in tensors(output) if (mark := self._mark_of(tensor)) is not None]
         whole = [mark for tensor, mark in marks if self._factors(tensor) > 0] or [mark for _, mark in marks]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import random
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -32,7 +31,7 @@ def construction(seed: int, scope: str) -> Iterator[Recording]:
         >>> torch.equal(before, torch.random.get_rng_state())
         True
     """
-    with _ONE_AT_A_TIME:
+    with rng.GLOBAL_STATE:
         numpy = sys.modules.get("numpy.random")
         python_state, numpy_state = random.getstate(), numpy.get_state() if numpy is not None else None
         try:
@@ -80,4 +79,3 @@ def _stand_in(original: Callable[..., Any]) -> Callable[..., Any]:
 
 _STAND_INS = _StandIns()
 # Global random state is one for all threads: who constructs at the same time would take over, and leave, another's.
-_ONE_AT_A_TIME = threading.RLock()

@@ -83,7 +83,7 @@ def check_samples(node: Node, incoming: Tensor, problems: Problems) -> list[Advi
 def _refusal(module: nn.Module, example: Tensor) -> str | None:
     """What a model says to a batch that it does not take; None where it takes it, or asks for values."""
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), torch.device("meta"), KnownShapes():
+        with torch.no_grad(), rng.GLOBAL_STATE, torch.random.fork_rng(devices=[]), torch.device("meta"), KnownShapes():
             module(example)
     except Exception as error:
         return None if needs_values(error) else first_line(error)
@@ -187,7 +187,7 @@ def _computed(node: Node, shape: Sequence[int], dtype: torch.dtype, middle: int)
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None for module in model.modules()):
         return None  # the batch's own statistics are meant
     generator = rng.generator(0, "samples")
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with torch.no_grad(), rng.GLOBAL_STATE, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         for parameter in model.parameters():
             parameter.copy_(torch.empty(parameter.shape).uniform_(0.5, 1.5, generator=generator))

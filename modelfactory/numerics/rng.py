@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from functools import cache
 
 import numpy as np
@@ -10,6 +11,10 @@ import torch
 
 INIT_VERSION = 2
 """Raised when the same seed, name, shape and scheme give other values than before; it is in every ledger and result.json."""
+
+GLOBAL_STATE = threading.RLock()
+"""Held by whoever draws from the global generators and puts them back: of two threads that do so at once, one would put back what the
+other drew."""
 
 _WORDS = slice(24, 24 + 8 * 624)  # of the 624 words in a state of torch's Mersenne twister, 8 bytes each, of which 4 are used
 

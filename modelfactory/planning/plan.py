@@ -145,7 +145,7 @@ class Plan:
 
         Example:
             >>> import modelfactory as mf
-            >>> plan = mf.plan(mf.compose("model.width=8", "init=xavier_normal"))
+            >>> plan = mf.plan(mf.compose("model.width=8", "init=xavier_normal", "init.rules.weights.gain=auto"))
             >>> print(plan.explain("fc2.weight")[0].gain)
             1.4142 (auto): 1/sqrt(E f(z)^2) for z ~ N(0, 1), f being act1 (ReLU), which acts on this layer's input
         """

@@ -136,6 +136,7 @@ def tensors_of(value: Any) -> list[Tensor]:
     """The tensors in nested tuples, lists and dicts, and in objects that hold their results as attributes.
 
     Example:
+        >>> import torch
         >>> len(tensors_of({"logits": torch.zeros(2), "more": [torch.ones(1), None]}))
         2
     """

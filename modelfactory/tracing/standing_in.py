@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modelfactory.numerics.rng import GLOBAL_STATE
+
 _HELD = ("_parameters", "_buffers")
 _OWN = frozenset({"_parameters", "_buffers", "_modules"})
 
@@ -50,7 +52,7 @@ def standing_in(model: nn.Module, device: torch.device | None, training: bool) -
             state["training"] = training
             for held in _HELD:
                 state[held] = {name: _double(tensor, device, doubles, original) for name, tensor in state[held].items()}
-        with torch.random.fork_rng(devices=[]):
+        with GLOBAL_STATE, torch.random.fork_rng(devices=[]):
             yield original
     finally:
         for module, state in zip(modules, saved, strict=True):

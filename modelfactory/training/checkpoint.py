@@ -55,6 +55,7 @@ def save_weights(
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> model = nn.Linear(2, 1)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_weights(Path(folder, "w.safetensors"), model, {"seed": 0})
@@ -113,6 +114,7 @@ def save_state(path: str | os.PathLike[str], state: Mapping[str, Any], metadata:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_state(Path(folder, "s"), {"step": 3, 7: (torch.ones(2), None)})
         ...     read_state(Path(folder, "s"))

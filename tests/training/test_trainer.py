@@ -441,7 +441,7 @@ def test_a_step_that_fp16_skips_moves_no_schedule_and_is_counted(tmp_path):
 
 def test_a_schedule_of_epochs_waits_for_the_first_update():
     each_epoch = {**EACH_STEP, "interval": "epoch"}
-    result = train(linear(6, 1), values(3), trainer=FP16, scheduler=each_epoch, optimizer={**SGD, "lr": 1e-4})
+    result = train(linear(6, 1), values(8), trainer=FP16, scheduler=each_epoch, optimizer={**SGD, "lr": 1e-4})
     rates = [row["lr"] for row in result.history]
     skipped = [row["skipped_steps"] for row in result.history]
     assert skipped[0] == 4 and skipped[1] < 4, "choose a scale at which all of the first epoch overflows"
