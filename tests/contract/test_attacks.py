@@ -111,7 +111,7 @@ def test_the_process_of_a_job_checks_its_logging_just_before_it_is_used(here: Pa
 
     before = everything(here)
     assert logged(**{"class": "subprocess.Popen", "args": ["touch", "ran"]}) == 1
-    assert logged(**{"class": "logging.FileHandler", "filename": "else.log"}) == 1
+    assert logged(**{"class": "logging.FileHandler", "filename": "../else.log"}) == 1
     assert everything(here) == before
     assert logged(**{"class": "logging.FileHandler", "filename": str(here / "sweep" / "own.log")}) == 7
     assert (here / "sweep" / "own.log").exists()
