@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from modelfactory.config.compose import register_plugins, with_experiment
 from modelfactory.config.errors import ConfigError, Problem, Problems
 from modelfactory.config.hydra_allowlist import check_hydra
+from modelfactory.config.hydra_errors import NO_SUCH_KEY
 from modelfactory.config.rejected_overrides import Refused, telling_all, with_the_rest
 from modelfactory.config.search_path import config_folder
 from modelfactory.sweeping.launcher import SweepLauncher, move_sweep, read_sweep_spec
@@ -144,6 +145,18 @@ def _check_hydra_node(config: DictConfig, told: Sequence[Problem] = ()) -> None:
         raise ConfigError([*told, *problems])
 
 
+def _left_to_jobs(error: Refused, overrides: Sequence[str]) -> tuple[tuple[Problem, ...], Any]:
+    """What is wrong with the overrides of a sweep, and its config, to which keys that it does not have are given back: jobs may have them."""
+    config: Any = error.rest
+    keys = {problem.path for problem in error.problems if problem.message.startswith(NO_SUCH_KEY) and problem.path}
+    kept = list(config.hydra.overrides.task)
+    back = [word for word in overrides if word not in kept and word.partition("=")[0] in keys]
+    if back:
+        config.hydra.overrides.task = [*(word for word in overrides if word in (*kept, *back)), *(w for w in kept if w not in overrides)]
+    told = tuple(problem for problem in error.problems if problem.path not in {word.partition("=")[0] for word in back})
+    return told, config
+
+
 @contextmanager
 def _guarded(session: _Session) -> Iterator[None]:
     """Checks Hydra's own node of every config it composes, before it calls anything that is named there.
@@ -166,7 +179,7 @@ def _guarded(session: _Session) -> Iterator[None]:
                 raise
             _check_hydra_node(error.rest, error.problems)
             if run_mode is RunMode.MULTIRUN:  # told with what is wrong in the jobs
-                session.refused, config = error.problems, error.rest
+                session.refused, config = _left_to_jobs(error, overrides)
             elif any(word.startswith(_CALLBACK) for word in overrides):
                 raise with_the_rest(error, session.check_run) from error
             else:

@@ -9,6 +9,7 @@ from typing import Any
 from modelfactory.config.errors import Problem, did_you_mean
 
 NO_OPTION = re.compile(r"Could not find '([^']+)/([^'/]+)'")
+NO_SUCH_KEY = "there is no such key"
 _NO_CONFIG = re.compile(r"Cannot find primary config '([^']+)'")
 _NO_KEY = re.compile(r"Could not (override|append|delete)[^']*'([^']+)'")
 
@@ -32,7 +33,7 @@ def complaint(error: Exception) -> Problem:
         return Problem("--config-name", f"there is no config {found[1]!r} in {_searched(lines) or 'the folders searched'}")
     if (found := _NO_KEY.search(text)) and not text.startswith("Could not append"):
         path = found[2].partition("@")[0]
-        return Problem(path, f"there is no such key{_hint(error, path)}")
+        return Problem(path, f"{NO_SUCH_KEY}{_hint(error, path)}")
     if text.startswith("Config group override must be a string"):
         return Problem("", "a group is given null or a number; give the name of one of its configs, such as data=digits")
     path = str(getattr(error, "full_key", None) or "")

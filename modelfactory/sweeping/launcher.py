@@ -24,13 +24,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from modelfactory.config.errors import ConfigError, Problem, Problems, did_you_mean
-from modelfactory.config.hydra_errors import complaint
+from modelfactory.config.hydra_errors import NO_SUCH_KEY, complaint
 from modelfactory.config.rejected_overrides import Refused
 from modelfactory.config.target import trusted
 from modelfactory.sweeping.job import STOPPED, JobFailed, SweepJob, job_config
 from modelfactory.sweeping.process import start_server
 from modelfactory.sweeping.records import FINISHED, SWEEP, Job, Sweep, objective, read_about, read_job, read_sweep, write_sweep
 from modelfactory.sweeping.spec import AUTO, SweepSpec, check_sweep
+from modelfactory.sweeping.zipped_axes import ZippedAxes, zipped_axes
 from modelfactory.training.status import RESULT, Heartbeat, config_hash, is_alive, who
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,8 @@ class SweepLauncher(Launcher):
         self._inner: Launcher | None = None
         self._jobs: dict[int, Job] = {}  # all that sweep.json lists, by number
         self._about: dict[str, Any] = {}
+        self._zipped: ZippedAxes | None = None
+        self._left_out = 0  # jobs of all combinations that paired axes leave out
 
     def setup(self, *, hydra_context: HydraContext, task_function: Any, config: DictConfig) -> None:
         self._context, self._config = hydra_context, config
@@ -89,7 +92,12 @@ class SweepLauncher(Launcher):
         setup_globals()
         if not job_overrides:
             raise ConfigError(self.why_empty())
-        batch = self._checked(job_overrides, initial_job_idx)
+        first, all_of_them = initial_job_idx - self._left_out, len(job_overrides)
+        job_overrides = self._paired(job_overrides, initial_job_idx)
+        self._left_out += all_of_them - len(job_overrides)
+        if not job_overrides:  # of this batch of them
+            return []
+        batch = self._checked(job_overrides, first)
         self.begin(batch)
         if self._inner is None:
             self._inner = self._make(SweepJob(self._spec, trusted(), str(Path.cwd())))
@@ -120,6 +128,12 @@ class SweepLauncher(Launcher):
         finally:
             write_sweep(self.root, jobs, self._about)
 
+    def _paired(self, job_overrides: Sequence[Sequence[str]], first: int) -> Sequence[Sequence[str]]:
+        """Of the jobs of a batch those in which the axes of `sweep.zip` go together."""
+        if self._zipped is None and self._spec.zipped:
+            self._zipped = zipped_axes(self._spec.zipped, self._config, self._context.config_loader)
+        return job_overrides if self._zipped is None else self._zipped.take(job_overrides, first)
+
     def why_empty(self) -> list[Problem]:
         """What on the command line makes a sweep without a job."""
         loader, problems = self._context.config_loader, Problems()
@@ -144,6 +158,8 @@ class SweepLauncher(Launcher):
                 config = error.rest
             with open_dict(config):
                 config.hydra.job.id = config.hydra.job.num = number
+            if refused is not None:
+                refused.extend(_chosen_too_late(config, self._config))
             HydraConfig.instance().set_config(config)
             folder = Path(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)).absolute()
             with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
@@ -163,6 +179,7 @@ class SweepLauncher(Launcher):
             ConfigError: everything that is wrong with any job's config, each time with the jobs that it is wrong in.
         """
         wrong: dict[Problem, list[Job]] = defaultdict(list)
+        hints: dict[str, Problem] = {}
         checked: dict[str, tuple[Problem, ...]] = {}
         batch = []
         for place, overrides in enumerate(job_overrides):
@@ -178,13 +195,20 @@ class SweepLauncher(Launcher):
                 told = [*refused, *error.problems]
             batch.append(job)
             for problem in dict.fromkeys(told):
+                if problem.message.startswith(NO_SUCH_KEY):  # whose hint is of the keys that there are in this job
+                    hints.setdefault(problem.path, problem)
+                    problem = Problem(problem.path, NO_SUCH_KEY)
                 wrong[problem].append(job)
         title = Sweep(Path(), tuple(batch)).title
         problems = Problems()
         problems.extend(self._refused)
         for problem, jobs in wrong.items():
-            where = "" if len(jobs) == len(batch) else f" (in {len(jobs)} of {len(batch)} jobs, the first: {title(jobs[0])})"
-            problems.add(problem.path, problem.message + where)
+            if len(jobs) == len(batch):
+                problems.add(problem.path, problem.message if problem.message != NO_SUCH_KEY else hints[problem.path].message)
+                continue
+            more = f", and in other jobs there is; ++{problem.path}=... sets it in every job" if problem.message == NO_SUCH_KEY else ""
+            where = f" (in {len(jobs)} of {len(batch)} jobs, the first: {title(jobs[0])})"
+            problems.add(problem.path, problem.message + more + where)
         problems.raise_if_any()
         return batch
 
@@ -293,6 +317,18 @@ def move_sweep(config: DictConfig, folder: Path) -> None:
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.sweep.dir = str(folder)
         given.append("hydra.sweep.dir='" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'")
+
+
+def _chosen_too_late(config: DictConfig, sweep: DictConfig) -> list[Problem]:
+    """Problems of a job that names another launcher or sweeper than its sweep has, which is chosen before there are jobs."""
+    found = []
+    for name in ("launcher", "sweeper"):
+        theirs, ours = (OmegaConf.to_container(node.hydra[name], resolve=False) for node in (config, sweep))
+        if theirs != ours:
+            chosen = config.hydra.runtime.choices.get(f"hydra/{name}")
+            message = f"{chosen!r} is named in what is swept, and a sweep has one {name}, chosen before its jobs; give hydra/{name}={chosen}"
+            found.append(Problem(f"hydra.{name}", f"{message} on the command line"))
+    return found
 
 
 def _without_seeds(config: Mapping[str, Any]) -> Mapping[str, Any]:
