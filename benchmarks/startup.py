@@ -21,12 +21,14 @@ import tempfile
 import time
 from pathlib import Path
 
+from modelfactory.config.hydra_patches import VERSION_BASE
+
 ROOT = Path(__file__).resolve().parent.parent
 UNUSED = ("torchvision", "matplotlib", "sklearn", "scipy", "pandas", "torch._dynamo", "torch._inductor", "torch.func")
 BARE = """
 import hydra
 
-@hydra.main(version_base="1.3", config_path={conf!r}, config_name="config")
+@hydra.main(config_path={conf!r}, config_name="config", **{arguments})
 def main(cfg):
     pass
 
@@ -38,7 +40,7 @@ import json, sys
 sys.path.insert(0, {root!r})
 from modelfactory.cli.main import train
 
-status = train(["data=digits", "trainer.max_epochs=1", "trainer.device=cpu", "trainer.compile=false"])
+status = train(["data=digits", "trainer.max_epochs=1", "trainer.device=cpu", "trainer.compile=false", "trainer.signal=table"])
 print(json.dumps(sorted(sys.modules)))
 sys.exit(status)
 """
@@ -60,7 +62,7 @@ def modules(code: str, folder: str) -> set[str]:
 def main(rounds: int = 11) -> None:
     with tempfile.TemporaryDirectory() as folder:
         bare, ours = Path(folder, "bare.py"), ROOT / "train.py"
-        bare.write_text(BARE.format(conf=os.fspath(ROOT / "conf")))
+        bare.write_text(BARE.format(conf=os.fspath(ROOT / "conf"), arguments=VERSION_BASE))
         print(f"{'':12}{'ours s':>9}{'bare s':>9}{'ratio':>8}{'goal':>7}")
         for arguments in (("--help",), ("--cfg", "job")):
             pairs = []

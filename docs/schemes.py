@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from modelfactory.init.recipes import RECIPES, recipe
+from modelfactory.init.recipes import recipe, recipe_names
 from modelfactory.init.schemes.table import REQUIRED, SCHEMES, arguments
 from modelfactory.numerics.rng import generator
 
@@ -161,7 +161,7 @@ def _example(fill: Any) -> list[str]:
 
 def _recipes() -> str:
     lines = ["| `init=` | what | its rules beside the author's own init and biases of 0 |", "|---|---|---|"]
-    for name in RECIPES:
+    for name in recipe_names():
         text = (HERE.parent / "conf" / "init" / f"{name}.yaml").read_text()
         what = text.splitlines()[0].removeprefix("# ")
         group = recipe(name) or {}

@@ -6,7 +6,7 @@ sweep, finds it. A pretraining may have a pretraining itself.
 
 from __future__ import annotations
 
-import json
+import glob
 import logging
 import os
 import shutil
@@ -18,13 +18,14 @@ from modelfactory.config.compose import compose, to_plain
 from modelfactory.config.errors import ConfigError, Problem, Problems, did_you_mean
 from modelfactory.config.schema import check_value, join
 from modelfactory.model.weights.files import WEIGHTS
-from modelfactory.training.status import RESULT, config_hash
+from modelfactory.training.status import config_hash, read_result
 
 log = logging.getLogger(__name__)
 PATH = "backbone.weights"
 _KEYS = ("train", "folder", "config_dir")
 _FOLDER = "outputs/pretrained"
 _NOT_TRAINED_YET = "run://"
+MAX_CHAIN = 8  # pretrainings of which each trains the weights that the one before it begins with
 
 
 def settle(
@@ -61,6 +62,7 @@ def _place(weights: Mapping[str, Any], problems: Problems, check: Callable[..., 
     if len(problems) == found:
         try:
             inner = to_plain(compose(*words, config_dir=config_dir))
+            _check_chain(inner, [_said(words, config_dir)])
             check(inner)
         except ConfigError as error:
             problems.extend(Problem(join(PATH, "train"), str(problem)) for problem in error.problems)
@@ -70,6 +72,34 @@ def _place(weights: Mapping[str, Any], problems: Problems, check: Callable[..., 
     if _is_done(folder):
         return str(folder)
     return f"{_NOT_TRAINED_YET}{folder.name}/{WEIGHTS}" if train is None else str(_train(inner, folder, train))
+
+
+def _check_chain(config: Mapping[str, Any], chain: list[tuple[str, str]]) -> None:
+    """Follows the pretrainings of a pretraining to the last, one that has none.
+
+    Args:
+        chain: those that led here, as `_said` names them.
+
+    Raises:
+        ConfigError: one comes again, or there are more than `MAX_CHAIN`.
+    """
+    backbone = config.get("backbone")
+    weights = backbone.get("weights") if isinstance(backbone, Mapping) else None
+    if not isinstance(weights, Mapping):
+        return
+    problems = Problems()
+    words, _, config_dir = _read(weights, problems)
+    problems.raise_if_any()
+    chain = [*chain, _said(words, config_dir)]
+    if chain[-1] in chain[:-1] or len(chain) > MAX_CHAIN:
+        what = "trains itself first" if chain[-1] in chain[:-1] else f"needs more than {MAX_CHAIN} pretrainings, one before the other"
+        shown = " -> ".join(f"[{words}]" + (f" in {folder}" if folder else "") for words, folder in chain[:MAX_CHAIN])
+        raise ConfigError([Problem("", f"{what}: {shown}; one of them must have other weights, or none (backbone.weights=null)")])
+    _check_chain(to_plain(compose(*words, config_dir=config_dir)), chain)
+
+
+def _said(words: list[str], config_dir: str | None) -> tuple[str, str]:
+    return ", ".join(words), "" if config_dir is None else str(Path(config_dir).resolve())
 
 
 def _read(weights: Mapping[str, Any], problems: Problems) -> tuple[list[str], Path, str | None]:
@@ -93,14 +123,15 @@ def _name(words: list[str], inner: Mapping[str, Any]) -> str:
 
 
 def _is_done(folder: Path) -> bool:
-    result = folder / RESULT
-    return (folder / WEIGHTS).is_file() and result.is_file() and json.loads(result.read_text())["status"] == "completed"
+    return (folder / WEIGHTS).is_file() and (read_result(folder) or {}).get("status") == "completed"
 
 
 def _train(inner: dict[str, Any], folder: Path, train: Callable[[dict[str, Any], Path], Any]) -> Path:
     """Trains beside the place and moves the run there, so that who looks finds a whole run or none."""
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}.*"):
+        if left == draft or (read_result(left) or {}).get("status") == "killed":  # its process is gone
+            shutil.rmtree(left, ignore_errors=True)
     log.info("pretraining: %s", folder)
     try:
         train(inner, draft)

@@ -17,6 +17,7 @@ from modelfactory.api.signal_check import probe_run
 from modelfactory.config.compose import to_plain, to_yaml
 from modelfactory.config.errors import ConfigError, Problem, Problems, did_you_mean, nearest
 from modelfactory.config.files import write_text
+from modelfactory.config.nesting import check_depth
 from modelfactory.config.unused_keys import unused_figures
 from modelfactory.data.first_batch import evidence_of
 from modelfactory.data.spec import build_data, check_data
@@ -32,10 +33,12 @@ from modelfactory.planning.spec import read_spec
 from modelfactory.sweeping.experiment import check_experiment
 from modelfactory.sweeping.spec import check_sweep
 from modelfactory.training.checkpoint import load_into, read_weights
+from modelfactory.training.device import training_context
 from modelfactory.training.frozen_prefix import divide
 from modelfactory.training.loss import ignored_target
 from modelfactory.training.optimizer import build_optimizer, check_optimizer
 from modelfactory.training.result import Result
+from modelfactory.training.resume import check_resume
 from modelfactory.training.scheduler import check_scheduler
 from modelfactory.training.spec import TrainerSpec, check_trainer
 from modelfactory.training.trainer import train_model
@@ -59,7 +62,11 @@ def plan(cfg: Any) -> Plan:
         [('fc.weight', 'xavier_normal'), ('fc.bias', 'zeros')]
     """
     problems = Problems()
-    config = settle(to_plain(cfg), problems, check)
+    config = settle(_read(cfg), problems, check)
+    if isinstance(config.get("optimizer"), Mapping):  # one that is not among those allowed here tells nothing, and is left alone
+        told = Problems()
+        check_optimizer(config["optimizer"], told)
+        problems.extend(problem for problem in told if problem.path != "optimizer._target_")
     problems.raise_if_any()
     return make_plan(config, evidence=_evidence(config))
 
@@ -78,8 +85,15 @@ def build(cfg: Any, device: str | torch.device | None = None) -> nn.Module:
           (act): ReLU()
         )
     """
-    config = _settled(to_plain(cfg))
+    config = _settled(_read(cfg))
     return make_plan(config, look=False, evidence=_evidence(config)).build(device, accounted=False)
+
+
+def _read(cfg: Any) -> dict[str, Any]:
+    """A config as a plain dict that all that follows can walk through."""
+    config = to_plain(cfg)
+    check_depth(config)
+    return config
 
 
 def _evidence(config: Mapping[str, Any]) -> Evidence | None:
@@ -103,7 +117,7 @@ def check(cfg: Any) -> Plan:
         optimizer.lr: -1 is too small; give a number >= 0
     """
     problems = Problems()
-    config = settle(to_plain(cfg), problems, check)
+    config = settle(_read(cfg), problems, check)
     _check_figures(cfg, problems)
     spec = read_spec(config, problems)
     checks: dict[str, Callable[[Any, Problems], Any]] = {
@@ -115,6 +129,8 @@ def check(cfg: Any) -> Plan:
         "experiment": check_experiment,
     }
     right = {group: check_group(config[group], problems) for group, check_group in checks.items() if config.get(group) is not None}
+    if right.get("trainer") is not None and right["trainer"].resume is not None:
+        check_resume(config, right["trainer"].resume, problems)
     made = Plan(spec) if spec is not None else None
     if made is not None:
         try:
@@ -159,7 +175,7 @@ def _monitor(trainer: Any) -> str | None:
     return monitor if isinstance(monitor, str) else None
 
 
-@torch.inference_mode(False)  # gradients are needed, whatever the caller switched off
+@training_context()
 def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None, *, resume: str | os.PathLike[str] | None = None) -> Result:
     """Builds the model of a config, trains it on its data, and leaves a run directory.
 
@@ -179,7 +195,9 @@ def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None, *, resume: st
         >>> mf.train(cfg).final["epoch"]
         1
     """
-    config = to_plain(cfg)
+    config = _read(cfg)
+    if resume is not None:
+        config["trainer"] = {**(config.get("trainer") or {}), "resume": str(resume)}
     made = check(config)
     config.pop("sweep", None)  # how a sweep of runs goes on is no part of a run
     settled = _settled(config)
@@ -201,36 +219,32 @@ def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None, *, resume: st
     for warning in first_warnings:
         log.warning(warning)
     folder = None if run_dir is None else Path(run_dir)
-    trainer = config.get("trainer")
-    if resume is not None:
-        trainer = {**(trainer or {}), "resume": str(resume)}
-    written = False
 
-    def before_epoch(epoch: int) -> list[str]:
-        nonlocal written
-        thawed = made.before_epoch(model, epoch)
-        if thawed:
-            log.info("epoch %d: %d tensors train from here on, %s to %s", epoch, len(thawed), thawed[0], thawed[-1])
-        if written:
-            return []
-        written = True
+    def begin(result: Result, recorded: Mapping[str, Any]) -> list[str]:
         if folder is not None:
-            write_text(folder / "config.yaml", to_yaml(config))
-            made.ledger.to_csv(folder / "ledger.csv")
-        said = probe_run(model, data, config, folder) if epoch == 1 else []  # trained weights are nothing to warn of
+            write_text(folder / "config.yaml", to_yaml(recorded))
+            if result.init_hash == made.ledger.fingerprint:  # else the ledger of the run that is resumed stays
+                made.ledger.to_csv(folder / "ledger.csv")
+        said = [] if result.history else probe_run(model, data, config, folder)  # trained weights are nothing to warn of
         for warning in said:
             log.warning(warning)
         return [*first_warnings, *said]
+
+    def before_epoch(epoch: int) -> None:
+        thawed = made.before_epoch(model, epoch)
+        if thawed:
+            log.info("epoch %d: %d tensors train from here on, %s to %s", epoch, len(thawed), thawed[0], thawed[-1])
 
     return train_model(
         model,
         data,
         optimizer=config.get("optimizer"),
         scheduler=config.get("scheduler"),
-        trainer=trainer,
+        trainer=config.get("trainer"),
         seed=config.get("seed", 0),
         run_dir=folder,
         config=config,
+        begin=begin,
         before_epoch=before_epoch,
         thawed_later=made.thaws,
         init_hash=made.ledger.fingerprint,
@@ -264,6 +278,7 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
     weights = read_weights(file)
     if not isinstance(weights.config, Mapping):
         raise ConfigError([Problem("", f"{file} carries no config, so its model cannot be built again")])
+    check_depth(weights.config)
     problems = Problems()
     of_model = ("seed", "data", "backbone", "model", "init", "freeze", "optimizer")
     config = {name: value for name, value in weights.config.items() if name in of_model}

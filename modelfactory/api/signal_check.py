@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from modelfactory.config.errors import ConfigError, Problems
+from modelfactory.config.schema import check_value
 from modelfactory.data.dataset import Data
 from modelfactory.parameters.roles import describe
 from modelfactory.planning.plan import make_plan
@@ -39,7 +40,7 @@ def probe_run(model: nn.Module, data: Data, config: Mapping[str, Any], folder: P
         folder: of the run; None: nothing is written.
     """
     trainer = config.get("trainer") or {}
-    wanted = trainer.get("signal", SIGNALS[0])
+    wanted = check_value(trainer.get("signal", SIGNALS[0]), str, "trainer.signal", Problems(), {"choices": SIGNALS})
     parameter = next(model.parameters(), None)
     if wanted == "none" or parameter is None:
         return []

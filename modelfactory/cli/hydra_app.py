@@ -4,37 +4,42 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.plugins.launcher import Launcher
-from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, open_dict, read_write
-from omegaconf.errors import OmegaConfBaseException
 
-from modelfactory.config.compose import register_plugins, with_experiment
-from modelfactory.config.errors import ConfigError, Problem, Problems
-from modelfactory.config.hydra_allowlist import check_hydra
+from modelfactory.config.checked import CheckedLoader, plain_plugin, settle_run, settle_shown, settle_sweep
+from modelfactory.config.compose import with_experiment
+from modelfactory.config.errors import ConfigError, Problem
+from modelfactory.config.files import name_problem
 from modelfactory.config.hydra_errors import NO_SUCH_KEY
+from modelfactory.config.hydra_patches import loading_by, main_arguments, patched
+from modelfactory.config.log_config import whitelist
+from modelfactory.config.registration import registered
 from modelfactory.config.rejected_overrides import Refused, telling_all, with_the_rest
 from modelfactory.config.search_path import config_folder
 from modelfactory.sweeping.launcher import SweepLauncher, move_sweep, read_sweep_spec
+from modelfactory.sweeping.optuna_sweeper import OptunaSweeper
 from modelfactory.sweeping.spec import AUTO
 
 
 def current_folder() -> Path:
     """The directory that Hydra made for what the application runs at present."""
     return Path(HydraConfig.get().runtime.output_dir)
+
+
+def started_in() -> str | None:
+    """Where the command was given, for a run that `hydra.job.chdir` puts into its own directory; else None."""
+    node = HydraConfig.get()
+    return str(node.runtime.cwd) if node.job.chdir else None
 
 
 @dataclass
@@ -60,12 +65,42 @@ class _Session:
         HydraConfig.instance().set_config(config)
         try:  # configs may use ${hydra:runtime.output_dir}, which Hydra sets in the same way when it makes the directory
             folder = Path(config.hydra.run.dir).absolute()
+            if wrong := name_problem(folder):
+                raise ConfigError([Problem("hydra.run.dir", f"the run directory {wrong}; give a shorter one")])
             with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
                 config.hydra.runtime.output_dir = str(folder)
             self.begin(folder)
             self.check(config)
         finally:
             HydraConfig.instance().cfg = kept
+
+    def load(self, compose: Callable[[list[str]], DictConfig], overrides: list[str], run_mode: RunMode) -> DictConfig:
+        """Composes with Hydra's own node settled; the jobs of a sweep have theirs settled where they run.
+
+        Raises:
+            ConfigError: every override that is refused, and what is wrong besides.
+        """
+        try:
+            config = telling_all(compose)(overrides)
+        except Refused as error:
+            if error.rest is None or self.launcher is not None:
+                raise
+            _settle(error.rest, overrides, run_mode, error.problems)
+            if run_mode is RunMode.MULTIRUN:  # told with what is wrong in the jobs
+                self.refused, config = _left_to_jobs(error, overrides)
+            elif any(word.startswith(_CALLBACK) for word in overrides):
+                raise with_the_rest(error, self.check_run) from error
+            else:
+                raise
+        if self.launcher is None:
+            _settle(config, overrides, run_mode)
+        return config
+
+    def launch(self, make: Callable[[Any], Launcher], context: HydraContext, task_function: Any, config: DictConfig) -> Launcher:
+        """Makes our launcher, which stands before the one that the sweep's config names."""
+        self.launcher = SweepLauncher(make, self.check, self.remove_unused, self.refused)
+        self.launcher.setup(hydra_context=context, task_function=task_function, config=config)
+        return self.launcher
 
     def begin(self, folder: Path) -> None:
         self.started = True
@@ -131,22 +166,8 @@ def _with_callback(words: list[str]) -> list[str]:
     return [*words[:place], callback, *words[place:]]
 
 
-def _return_value(done: JobReturn) -> Any:
-    """What a job returned, or raises what it raised; Hydra's own prints its overrides before that."""
-    if done.status is JobStatus.FAILED:
-        raise done._return_value
-    return done._return_value
-
-
-def _check_hydra_node(config: DictConfig, told: Sequence[Problem] = ()) -> None:
-    problems = Problems()
-    check_hydra(config.hydra, Plugins.instance().class_name_to_class, problems, OmegaConfBaseException)
-    if problems:
-        raise ConfigError([*told, *problems])
-
-
 def _left_to_jobs(error: Refused, overrides: Sequence[str]) -> tuple[tuple[Problem, ...], Any]:
-    """What is wrong with the overrides of a sweep, and its config, to which keys that it does not have are given back: jobs may have them."""
+    """What is wrong with the overrides of a sweep, and its config, to which keys that it has not are given back: jobs may have them."""
     config: Any = error.rest
     keys = {problem.path for problem in error.problems if problem.message.startswith(NO_SUCH_KEY) and problem.path}
     kept = list(config.hydra.overrides.task)
@@ -157,53 +178,14 @@ def _left_to_jobs(error: Refused, overrides: Sequence[str]) -> tuple[tuple[Probl
     return told, config
 
 
-@contextmanager
-def _guarded(session: _Session) -> Iterator[None]:
-    """Checks Hydra's own node of every config it composes, before it calls anything that is named there.
-
-    And puts our launcher before the one that a sweep's config names, and keeps Hydra from printing an error that is told here.
-    """
-    load, instantiate = ConfigLoaderImpl.load_configuration, Plugins.instantiate_launcher
-    validate, told = Sweeper.validate_batch_is_legal, JobReturn.return_value
-
-    def load_checked(
-        self: ConfigLoaderImpl, config_name: str | None, overrides: list[str], run_mode: RunMode, *args: Any, **kwargs: Any
-    ) -> DictConfig:
-        def composing(given: list[str]) -> DictConfig:
-            return load(self, config_name, given, run_mode, *args, **kwargs)
-
-        try:
-            config = telling_all(composing)(overrides)
-        except Refused as error:
-            if error.rest is None or session.launcher is not None:
-                raise
-            _check_hydra_node(error.rest, error.problems)
-            if run_mode is RunMode.MULTIRUN:  # told with what is wrong in the jobs
-                session.refused, config = _left_to_jobs(error, overrides)
-            elif any(word.startswith(_CALLBACK) for word in overrides):
-                raise with_the_rest(error, session.check_run) from error
-            else:
-                raise
-        _check_hydra_node(config)
-        return config
-
-    def instantiate_ours(self: Plugins, hydra_context: HydraContext, task_function: Any, config: DictConfig) -> Launcher:
-        def make(job: Any) -> Launcher:
-            return instantiate(self, hydra_context, job, config)
-
-        session.launcher = SweepLauncher(make, session.check, session.remove_unused, session.refused)
-        session.launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
-        return session.launcher
-
-    ConfigLoaderImpl.load_configuration = load_checked
-    Plugins.instantiate_launcher = instantiate_ours
-    JobReturn.return_value = property(_return_value, told.fset)  # pyright: ignore[reportAttributeAccessIssue]
-    Sweeper.validate_batch_is_legal = lambda self, batch: None  # which stops at the first job that does not compose
+def _settle(config: DictConfig, overrides: Sequence[str], run_mode: RunMode, told: Sequence[Problem] = ()) -> None:
+    """Has Hydra's own node plain and checked, as far as Hydra is about to use it, before it calls anything that is named there."""
+    begins = any(word.startswith(_CALLBACK) for word in overrides)
+    settle = settle_shown if not begins else settle_sweep if run_mode is RunMode.MULTIRUN else settle_run
     try:
-        yield
-    finally:
-        ConfigLoaderImpl.load_configuration, Plugins.instantiate_launcher = load, instantiate
-        Sweeper.validate_batch_is_legal, JobReturn.return_value = validate, told
+        settle(config)
+    except ConfigError as error:
+        raise ConfigError([*told, *error.problems]) from error
 
 
 def run_application(
@@ -224,19 +206,19 @@ def run_application(
         Exception: whatever else the job raised.
     """
     global _session
-    register_plugins()
+    if any(word.startswith("--e") for word in arguments):  # --experimental-rerun, also shortened
+        raise ConfigError([Problem("--experimental-rerun", "is refused: it reads a pickle; trainer.resume goes on with a run")])
     words = _with_callback(list(arguments))
-    program = hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(job)
     kept = sys.argv, os.environ.get("HYDRA_FULL_ERROR"), _session
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors are raised and not printed by Hydra
     session = _session = _Session(check)
 
     def run(given: list[str]) -> None:
         sys.argv = [sys.argv[0], *given]
-        program()
+        hydra.main(config_path=str(config_folder()), config_name="config", **main_arguments(whitelist()))(job)()
 
     try:
-        with _guarded(session):
+        with registered(OptunaSweeper), loading_by(CheckedLoader), patched(session.load, session.launch, plain_plugin):
             with_experiment(run, words)
         if session.launcher is not None and not session.launcher.launched:
             raise ConfigError(session.launcher.why_empty())

@@ -14,14 +14,14 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from modelfactory.config.errors import ConfigError, ModelFactoryError, did_you_mean
 from modelfactory.config.printable import printable
 
-DONE, FAILED, WRONG, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
 _USAGE = """\
 usage: modelfactory COMMAND [OVERRIDES]
@@ -102,12 +102,14 @@ def train(arguments: Sequence[str] | None = None) -> int:
 
     sweeps: list[Path] = []
     status = DONE
+    _open_streams()
     try:
         with _terminated_as_interrupted():
             run_application(_train_job, sys.argv[1:] if arguments is None else arguments, _check, sweeps.append)
     except KeyboardInterrupt as error:
-        print(str(error) or "interrupted", file=sys.stderr)
-        status = TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+        with suppress(OSError):  # the terminal may be gone
+            print(str(error) or "interrupted", file=sys.stderr)
+        status = error.status if isinstance(error, Terminated) else INTERRUPTED
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
@@ -116,22 +118,29 @@ def train(arguments: Sequence[str] | None = None) -> int:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a run as Ctrl-C does."""
+    """A signal that ends a run as Ctrl-C does: SIGTERM, or SIGHUP when the terminal is closed."""
+
+    def __init__(self, number: int):
+        self.status = 128 + number
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
 
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    def terminate(*_: Any) -> None:
-        raise Terminated("interrupted by SIGTERM")
+    def terminate(number: int, _frame: Any) -> None:
+        raise Terminated(number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    kept = signal.signal(signal.SIGTERM, terminate)
+    numbers = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]  # as `nohup` sets
+    kept = {number: signal.signal(number, terminate) for number in heard}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, kept)
+        for number, handler in kept.items():
+            signal.signal(number, handler)
 
 
 def _end_sweep(folder: Path, status: int) -> int:
@@ -149,7 +158,7 @@ def _end_sweep(folder: Path, status: int) -> int:
     left = [job for job in sweep.jobs if job.status != "completed"]
     failed = [job for job in left if job.status not in ("pending", "running")]
     print(f"{len(sweep.jobs) - len(left)} of {len(sweep.jobs)} jobs completed: {sweep.folder}")
-    if status in (INTERRUPTED, TERMINATED):
+    if status >= 128:
         print("the same command goes on with this sweep", file=sys.stderr)
         return status
     for job in failed:
@@ -187,12 +196,12 @@ def _check(cfg: Any) -> None:
 
 def _train_job(cfg: Any) -> None:
     """A run: trains in the directory that Hydra made."""
-    from modelfactory.cli.hydra_app import current_folder
-    from modelfactory.config.compose import to_plain
+    from modelfactory.cli.hydra_app import current_folder, started_in
+    from modelfactory.sweeping.job import job_config
 
-    folder, plain = current_folder(), None
+    folder = current_folder()
     try:
-        plain = to_plain(cfg)
+        plain = job_config(cfg, started_in())
         from modelfactory.api.run import train as train_config
 
         result = train_config(plain, folder)
@@ -202,7 +211,32 @@ def _train_job(cfg: Any) -> None:
 
             end_record(folder, status_of(error), told(error))
         raise
-    print(f"done: {result.outcome}: {folder}")
+    _say(f"done: {result.outcome}: {folder}")
+
+
+def _say(text: str) -> None:
+    """Prints a line of a run that is done, which it is also where nobody reads it."""
+    try:
+        print(text, flush=True)
+    except (OSError, ValueError):
+        _silence()
+
+
+def _silence() -> None:
+    """Lets what is still to be printed go nowhere: what reads the output has read enough, such as `| head`, or is gone."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _open_streams() -> None:
+    """Opens standard streams that the process was started without (`>&-`), whose numbers files would be given otherwise."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            try:
+                os.fstat(number)
+            except OSError:  # os.open gives the lowest free number
+                os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))
 
 
 def _tell(error: Exception) -> int:
@@ -237,8 +271,8 @@ def _print(view: Callable[[Sequence[str]], str], arguments: Sequence[str]) -> in
         return DONE
     except SystemExit as stop:  # the parser's: of --help, or of a flag that there is not
         return int(stop.code or 0)
-    except BrokenPipeError:  # what reads the output has read enough, such as `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        _silence()
         return DONE
     except ConfigError as error:
         return _tell(error)

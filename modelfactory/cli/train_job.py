@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from modelfactory.api.run import train
 from modelfactory.config.errors import ModelFactoryError
 from modelfactory.config.files import write_text
 from modelfactory.config.target import trust
-from modelfactory.training.checkpoint import CHECKPOINT
 from modelfactory.training.result import Result, write_result
-from modelfactory.training.status import RESULT, Heartbeat, config_hash, end_record, read_result, status_of, told
+from modelfactory.training.resume import saved_hash
+from modelfactory.training.status import RESULT, Heartbeat, config_hash, end_record, read_result, recorded, reopen_record, status_of, told
 
 log = logging.getLogger(__name__)
 DONE, FAILED = 0, 1
@@ -31,23 +32,22 @@ def train_job(config: dict[str, Any], folder: str, trusted: Sequence[str] = ()) 
     """
     trust(*trusted)
     place = Path(folder)
-    resume = place if _was_begun(place, config) else None
-    if resume is None:
-        write_result(place / RESULT, Result(), config)  # from here on it is known who runs it
+    ours, before = config_hash(recorded(config)), read_result(place) or {}
+    if before.get("config_hash") == ours:
+        reopen_record(place)
+    else:
+        write_result(place / RESULT, Result(), recorded(config))  # from here on it is known who runs it
     (place / "error.txt").unlink(missing_ok=True)
     try:
         with Heartbeat(place / RESULT):
-            result = train(config, place, resume=resume)
+            # a checkpoint of another config, in a folder that was used, is none
+            was_begun = before.get("config_hash") == ours == saved_hash(place)
+            result = train(config, place, resume=place if was_begun else None)
     except Exception as error:
         if not isinstance(error, ModelFactoryError):
             write_text(place / "error.txt", traceback.format_exc())
         end_record(place, status_of(error), told(error))
         return FAILED
-    print(f"done: {result.outcome}: {folder}")
+    with contextlib.suppress(OSError, ValueError):  # it is done also where nobody reads it
+        print(f"done: {result.outcome}: {folder}", flush=True)
     return DONE
-
-
-def _was_begun(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Whether the folder has a checkpoint of this very config."""
-    record = read_result(folder)
-    return record is not None and record.get("config_hash") == config_hash(config) and (folder / CHECKPOINT).is_file()

@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
+from modelfactory.config.checked import CheckedLoader
 from modelfactory.config.errors import ConfigError, Problem, Problems
 from modelfactory.config.hydra_errors import complaint
+from modelfactory.config.hydra_patches import VERSION_BASE, loading_by
+from modelfactory.config.interpolations import check_nodes, find_circles
+from modelfactory.config.nesting import check_depth, check_nesting, with_text_names
+from modelfactory.config.registration import registered
 from modelfactory.config.rejected_overrides import no_experiment_group, telling_all
-from modelfactory.config.schema import join
 from modelfactory.config.search_path import config_folder
 
 _T = TypeVar("_T")
-
-
-
-
-def register_plugins() -> None:
-    """Tells Hydra of our plugins, which it does not always find in an editable install."""
-    from hydra_plugins import modelfactory_optuna
-    from hydra_plugins.modelfactory_searchpath import ModelFactorySearchPath
-
-    Plugins.instance().register(ModelFactorySearchPath)
-    modelfactory_optuna.register()
+_MAY_BE_NONE = ("backbone", "freeze")  # groups that have a config of this name
+_one_at_a_time = threading.RLock()  # Hydra's state is the process's
 
 
 def compose(*overrides: str, config_dir: str | os.PathLike[str] | None = None, config_name: str = "config") -> DictConfig:
@@ -52,25 +45,12 @@ def compose(*overrides: str, config_dir: str | os.PathLike[str] | None = None, c
         >>> compose("model=deep_mlp", "model.depth=3").model.depth
         3
     """
-    register_plugins()
     folder = config_folder() if config_dir is None else Path(config_dir).resolve()
     if not folder.is_dir():
         raise ConfigError([Problem("config_dir", f"{str(config_dir)!r} is not a folder")])
-    with _hydra_put_aside(), hydra.initialize_config_dir(config_dir=str(folder), version_base="1.3"):
-        return with_experiment(telling_all(lambda given: hydra.compose(config_name, overrides=given)), overrides)
-
-
-@contextmanager
-def _hydra_put_aside() -> Iterator[None]:
-    """Hydra's global state put aside, so that composing works while an application runs."""
-    kept = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        yield
-    finally:  # asked for again: Hydra's own context managers put another instance in its place
-        GlobalHydra.instance().clear()
-        if kept is not None:
-            GlobalHydra.instance().initialize(kept)
+    with _one_at_a_time, registered(), loading_by(CheckedLoader):
+        with hydra.initialize_config_dir(config_dir=str(folder), **VERSION_BASE):
+            return with_experiment(telling_all(lambda given: hydra.compose(config_name, overrides=given)), overrides)
 
 
 def with_experiment(composing: Callable[[list[str]], _T], overrides: Iterable[str]) -> _T:
@@ -99,8 +79,8 @@ def to_plain(cfg: Any) -> dict[str, Any]:
         cfg: a DictConfig, or a plain dict, in which `${...}` is resolved too.
 
     Raises:
-        ConfigError: it is no mapping, or interpolations lead nowhere or in a circle, or values are missing (`???`); all of
-            them, each with its path.
+        ConfigError: it is no mapping, or has no end, or interpolations lead nowhere or in a circle, or values are missing (`???`), or
+            a layer has no name that is a text; all of one kind at once, each with its path.
 
     Example:
         >>> to_plain({"width": 8, "model": {"size": "${width}"}})
@@ -109,24 +89,43 @@ def to_plain(cfg: Any) -> dict[str, Any]:
         Traceback (most recent call last):
         modelfactory.config.errors.ConfigError: model.size: '${widht}' does not resolve: Interpolation key 'widht' not found
     """
+    plain = {str(key): value for key, value in _resolved(cfg).items()}
+    for group in _MAY_BE_NONE:
+        if plain.get(group) is False or plain.get(group) == "none":
+            plain[group] = None
+    problems = Problems()
+    named = with_text_names(plain, problems)
+    problems.raise_if_any()
+    return named
+
+
+def _resolved(cfg: Any) -> Mapping[Any, Any]:
     if isinstance(cfg, Mapping) and not OmegaConf.is_config(cfg):
+        check_nesting(cfg, OmegaConf.is_config)
         if not _needs_resolving(cfg):
-            return {str(key): value for key, value in cfg.items()}
+            return cfg
         try:
             cfg = OmegaConf.create(_plain_nodes(cfg), flags={"allow_objects": True})
         except OmegaConfBaseException as error:
+            raise ConfigError([complaint(error)]) from error
+        except RecursionError as error:
+            check_depth(cfg)
             raise ConfigError([complaint(error)]) from error
     if not isinstance(cfg, DictConfig):
         raise ConfigError([Problem("", f"{cfg!r} is not a config; give a DictConfig or a dict")])
     if "hydra" in cfg:
         cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])  # pyright: ignore[reportArgumentType]
+    circles: list[Problem] = []
     try:
+        circles = find_circles(cfg)
         plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except (OmegaConfBaseException, RecursionError) as error:
         problems = Problems()
-        _check_nodes(cfg, "", problems)
+        check_nodes(cfg, "", problems)
+        told = {problem.path for problem in problems}
+        problems.extend(circle for circle in circles if circle.path not in told)
         raise ConfigError(list(problems) or [complaint(error)]) from error
-    return {str(key): value for key, value in plain.items()}
+    return plain
 
 
 def _needs_resolving(config: Mapping[Any, Any]) -> bool:
@@ -152,29 +151,6 @@ def _plain_nodes(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain_nodes(item) for key, item in value.items()}
     return [_plain_nodes(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _check_nodes(node: Any, path: str, problems: Problems) -> None:
-    """Adds every interpolation that does not resolve and every value that is missing, each with its path."""
-    for key in node.keys() if isinstance(node, DictConfig) else range(len(node)):
-        where = join(path, str(key)) if isinstance(node, DictConfig) else f"{path}[{key}]"
-        raw = node._get_node(key)
-        if raw is None:
-            continue
-        if raw._is_missing():
-            problems.add(where, "is missing (???); give a value")
-            continue
-        try:
-            child = node[key]
-        except InterpolationToMissingValueError:
-            continue  # the value it leads to is reported at its own path
-        except (OmegaConfBaseException, RecursionError) as error:
-            circle = isinstance(error, RecursionError) or "ecursi" in str(error)
-            why = "it leads in a circle" if circle else str(error).splitlines()[0]
-            problems.add(where, f"{raw._value()!r} does not resolve: {why}")
-            continue
-        if OmegaConf.is_config(child) and not raw._is_interpolation():
-            _check_nodes(child, where, problems)
 
 
 def to_yaml(plain: Mapping[str, Any]) -> str:

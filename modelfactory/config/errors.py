@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+
+log = logging.getLogger(__name__)
 
 
 class ModelFactoryError(Exception):
@@ -114,3 +118,26 @@ def first_line(error: BaseException) -> str:
         'too long'
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def contained(place: str, failures: list[str]) -> Iterator[None]:
+    """Keeps what a diagnosis raises to itself: a line of `failures` says where it was and what it raised, and the run goes on.
+
+    Around what looks at code of any kind, such as a model of the user's own, and never around what a run needs.
+
+    Args:
+        place: the layer or operator that was looked at.
+
+    Example:
+        >>> failures = []
+        >>> with contained("block.0 (matmul)", failures):
+        ...     [].pop()
+        >>> failures
+        ['block.0 (matmul): IndexError: pop from empty list']
+    """
+    try:
+        yield
+    except Exception as error:
+        failures.append(f"{place}: {type(error).__name__}: {first_line(error)}")
+        log.debug("%s", failures[-1], exc_info=True)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 _TEMPORARY = ".tmp"
+_LONGEST_NAME = 255
+_LONGEST_PATH = 4096 - 64  # with room for the names of the files in it
 
 
 def write_atomic(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> None:
@@ -67,7 +69,22 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     write_atomic(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
+def name_problem(path: str | os.PathLike[str]) -> str | None:
+    """What of a path no file system takes; None where nothing is known to be wrong.
+
+    Example:
+        >>> name_problem("runs/a"), name_problem("runs/" + "a" * 300)
+        (None, 'has a name of 300 bytes, aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa..., and file systems take 255')
+    """
+    for part in Path(path).parts:
+        if len(os.fsencode(part)) > _LONGEST_NAME:
+            return f"has a name of {len(os.fsencode(part))} bytes, {part[:40]}..., and file systems take {_LONGEST_NAME}"
+    length = len(os.fsencode(os.path.abspath(path)))
+    return f"has a path of {length} bytes, and file systems take {_LONGEST_PATH}" if length > _LONGEST_PATH else None
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files that a killed process left in `folder` and in its checkpoint folder."""
-    for leftover in [*folder.glob(f".*{_TEMPORARY}"), *folder.glob(f"checkpoint/.*{_TEMPORARY}")]:
-        leftover.unlink(missing_ok=True)
+    """Remove the temporary files that a killed process left in the folder of a run, in its checkpoints and in its features."""
+    for pattern in ("", "checkpoint/", "features/"):
+        for leftover in folder.glob(f"{pattern}.*{_TEMPORARY}"):
+            leftover.unlink(missing_ok=True)

@@ -14,10 +14,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from modelfactory.config.errors import ConfigError, Problem, nearest
-from modelfactory.config.hydra_errors import NO_OPTION, complaint, mapping_for_group
+from modelfactory.config.hydra_errors import NO_OPTION, complaint, list_for_group, mapping_for_group
+from modelfactory.config.yaml_files import yaml_checked
 
 _T = TypeVar("_T")
-_REFUSALS = (HydraException, OmegaConfBaseException, ValueError)
+_REFUSALS = (HydraException, OmegaConfBaseException, ValueError, TypeError, RecursionError)
 _NO_NAME = "Config group override must be a string"  # a ValueError of Hydra
 
 
@@ -46,15 +47,25 @@ def with_the_rest(error: ConfigError, check: Callable[[DictConfig], object]) -> 
 
 
 def telling_all(composing: Callable[[list[str]], _T]) -> Callable[[list[str]], _T]:
-    """`composing`, which raises Refused with every override that is refused, where it would raise Hydra's error of the first."""
+    """`composing`, which raises Refused with every override that is refused, where it would raise Hydra's error of the first.
+
+    And ConfigError of a file that cannot be read, where it would raise that of the YAML library.
+    """
+
+    def compose_checked(overrides: list[str]) -> _T:
+        with yaml_checked():
+            return composing(overrides)
 
     def compose_or_tell(overrides: list[str]) -> _T:
         try:
-            return composing(overrides)
+            return compose_checked(overrides)
         except _REFUSALS as error:
-            if isinstance(error, ConfigError) or not _is_refusal(error) or no_experiment_group(error):
+            if isinstance(error, ConfigError) or not _is_refusal(error, overrides) or no_experiment_group(error):
                 raise
-            raise _Search(overrides).told(error, composing) from error
+            given = [_without_a_group(word) for word in overrides]
+            if given != overrides:
+                return compose_or_tell(given)
+            raise _Search(overrides).told(error, compose_checked) from error
 
     return compose_or_tell
 
@@ -64,8 +75,25 @@ def no_experiment_group(error: Exception) -> bool:
     return "Could not override 'experiment'" in str(error)
 
 
-def _is_refusal(error: Exception) -> bool:
+def _is_refusal(error: Exception, overrides: Iterable[str]) -> bool:
+    if isinstance(error, TypeError):  # Hydra's, of a list for a group that holds what is no text
+        return any(_is_no_name(parsed) for word in overrides if (parsed := _parsed(word)) is not None)
     return not isinstance(error, ValueError) or isinstance(error, OmegaConfBaseException) or str(error).startswith(_NO_NAME)
+
+
+def _is_no_name(override: Override) -> bool:
+    """Whether a group is given anything but the name of a config of it, or a list of names."""
+    value = override.value()
+    named = isinstance(value, (str, dict)) or isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return not named and not override.is_sweep_override() and bool(_options(override.key_or_group))
+
+
+def _without_a_group(word: str) -> str:
+    """`group=none` for an override that gives null, false or off to a group that has a config `none`."""
+    parsed = _parsed(word)
+    if parsed is None or parsed.is_delete() or not (parsed.value() in (None, "off") or parsed.value() is False):
+        return word
+    return f"{word.partition('=')[0]}=none" if "none" in _options(parsed.key_or_group) else word
 
 
 class _Search:
@@ -85,7 +113,7 @@ class _Search:
                 rest = composing(list(self.words.values()))
                 break
             except _REFUSALS as another:
-                if isinstance(another, ConfigError) or not _is_refusal(another):
+                if isinstance(another, ConfigError) or not _is_refusal(another, self.words.values()):
                     break
                 error = another
         in_order = [problem for _, problem in sorted(self.problems, key=lambda found: found[0])]
@@ -100,7 +128,7 @@ class _Search:
                     return True
         parsed = {place: parsed for place, word in self.words.items() if (parsed := _parsed(word)) is not None}
         place = self._refused(error, parsed)
-        problem = complaint(error)
+        problem = complaint(error, _options)
         if place is None:
             if not self.unknown:
                 self.problems.append((len(self.words), problem))
@@ -114,8 +142,10 @@ class _Search:
         options = _options(key)
         if not problem.path:
             problem = Problem(key, problem.message)
-        elif isinstance(override.value(), dict) and options:
+        if isinstance(override.value(), dict) and options:
             problem = mapping_for_group(key, options)
+        elif isinstance(override.value(), list) and _is_no_name(override):
+            problem = list_for_group(key, override.value(), options)
         if problem.path and any(not path or problem.path.startswith(f"{path}.") for path in self.unknown):
             return True  # it may well be a key of what was meant
         self.problems.append((place, problem))
@@ -140,8 +170,8 @@ class _Search:
         if found := NO_OPTION.search(text):
             group, name = found.groups()
             return next((p for p, o in parsed.items() if o.key_or_group == group and name in _names(o)), None)
-        if text.startswith(_NO_NAME):
-            return next((p for p, o in parsed.items() if _options(o.key_or_group) and not isinstance(o.value(), (str, list))), None)
+        if text.startswith(_NO_NAME) or isinstance(error, TypeError):
+            return next((p for p, o in parsed.items() if _is_no_name(o)), None)
         whole = [place for place in parsed if re.search(rf"(?<!\S)'?{re.escape(self.words[place])}'?(?!\S)", text)]
         named = [place for place, o in parsed.items() if re.search(rf"(?<![\w.]){re.escape(o.key_or_group)}(?!\w|\.\w)", text)]
         return next(iter(whole or sorted(named, key=lambda place: -len(parsed[place].key_or_group))), None)

@@ -15,6 +15,7 @@ from modelfactory.config.errors import Problems, did_you_mean
 
 T = TypeVar("T")
 
+_STAYS = object()
 _PLURALS = {int: "whole numbers", float: "numbers", str: "texts"}
 
 _NAMES = {
@@ -99,6 +100,21 @@ def join(path: str, name: object) -> str:
     return f"{path}.{name}" if path else str(name)
 
 
+def paths_of(name: str, config: Mapping[Any, Any], most: int = 3) -> list[str]:
+    """Where in a config, however deep, keys of this name are: the `most` that are the least deep.
+
+    Example:
+        >>> paths_of("lr", {"seed": 0, "optimizer": {"lr": 0.1, "groups": {"body": {"lr": 0.01}}}})
+        ['optimizer.lr', 'optimizer.groups.body.lr']
+    """
+    found, level = [], [("", config)]
+    while level and len(found) < most:
+        found += [join(path, name) for path, node in level if name in node]
+        below = ((join(path, key), item) for path, node in level for key, item in node.items())
+        level = [(path, item) for path, item in below if isinstance(item, Mapping)]
+    return found[:most]
+
+
 def check_value(
     value: Any, hint: Any, path: str, problems: Problems, limits: Mapping[str, Any] = types.MappingProxyType({})
 ) -> Any:
@@ -112,6 +128,9 @@ def check_value(
         optimizer.lr: '1e-3' is a text; give a number (YAML reads 1e-3 as text: write 0.001)
     """
     accepted, converted = _convert(value, hint)
+    switched_off = _off(value, hint, limits)
+    if switched_off is not _STAYS:
+        return switched_off
     if not accepted:
         shown = list(value) if isinstance(value, tuple) else value
         problems.add(path, f"{_short(shown)} {_what_it_is(shown, hint)}; give {describe(hint, limits)}{_text_number(value, hint)}")
@@ -120,6 +139,16 @@ def check_value(
     elif "choices" in limits and converted is not None and converted not in limits["choices"]:
         problems.add(path, f"{value!r} is not a choice{did_you_mean(str(value), limits['choices'])}")
     return converted
+
+
+def _off(value: Any, hint: Any, limits: Mapping[str, Any]) -> Any:
+    """What switches off here, where false, null, off or none is given in its place: the choice `none`, or else null."""
+    choices = limits.get("choices")
+    if choices is not None and "none" in choices:
+        return "none" if value is None or value is False or value == "off" else _STAYS
+    nullable = type(None) in _options(hint) and not {bool, Any}.intersection(_options(hint))
+    named = isinstance(value, str) and value in ("none", "off") and (choices is not None or str not in _options(hint))
+    return None if nullable and (value is False or named) else _STAYS
 
 
 def describe(hint: Any, limits: Mapping[str, Any] = types.MappingProxyType({})) -> str:

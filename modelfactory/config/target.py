@@ -22,8 +22,11 @@ from modelfactory.config.schema import check_value, join
 from modelfactory.config.signature import parameters_of
 
 _TRUSTED: set[str] = set()
+_TRUSTED_VARIABLES: set[str] = set()
 _ENVIRONMENT = "MODELFACTORY_TRUST"
+_ENVIRONMENT_VARIABLES = "MODELFACTORY_TRUST_VARIABLES"
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_VARIABLE = re.compile(r"(?!\d)[\w*?]+")
 
 # Where the names of each kind may lead. What `trust` added is allowed for every kind.
 _ROOTS: dict[str, tuple[str, ...]] = {
@@ -35,6 +38,7 @@ _ROOTS: dict[str, tuple[str, ...]] = {
     "data": ("modelfactory.data",),
     "transform": ("torchvision.transforms.v2", "torchvision.transforms"),
     "scheme": (),
+    "object": (),
 }
 # How an error calls the kind, and the base classes (by full name) one of which a class of this kind has.
 _BASES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -46,6 +50,7 @@ _BASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "transform": ("transform", ("torch.nn.modules.module.Module",)),
     "data": ("data set", ()),
     "scheme": ("scheme", ()),
+    "object": ("class or function", ()),
 }
 _SIZES = frozenset(
     "in_features out_features in_channels out_channels num_features num_channels hidden_size input_size embed_dim num_heads "
@@ -58,31 +63,51 @@ _CHOSEN_BY_THE_FACTORY = frozenset({"device", "dtype"})
 # Arguments that the caller gives itself, so that an error does not offer them.
 _NEVER_OFFERED = _CHOSEN_BY_THE_FACTORY | {"params", "optimizer", "last_epoch", "tensor", "generator"}
 _LIMITS: dict[str, Mapping[str, Any]] = {"dropout": {"min": 0, "max": 1}}  # what torch looks at in training only
+_STACKED = frozenset({"num_layers", "num_encoder_layers", "num_decoder_layers"})  # of which each is constructed
+MAX_STACKED = 10_000
 
 
-def trust(*packages: str) -> None:
-    """Lets configs name what is inside these importable packages, for this process.
+def trust(*packages: str, variables: Iterable[str] = ()) -> None:
+    """Lets configs name what is inside these importable packages, and set these environment variables, for this process.
 
-    The environment variable `MODELFACTORY_TRUST=pkg_a,pkg_b` does the same. A config never can.
+    The environment variables `MODELFACTORY_TRUST=pkg_a,pkg_b` and `MODELFACTORY_TRUST_VARIABLES=NAME,MY_*` do the same. A config
+    never can.
+
+    Args:
+        variables: names, or globs, that `hydra.job.env_set` may give besides those that it may give anyway.
 
     Raises:
-        ValueError: a name that is not a package's.
+        ValueError: a name that is not a package's, or no name of variables.
 
     Example:
-        >>> trust("my_pkg")
-        >>> "my_pkg" in trusted()
-        True
+        >>> trust("my_pkg", variables=["MY_CACHE"])
+        >>> "my_pkg" in trusted(), "MY_CACHE" in trusted_variables()
+        (True, True)
     """
     for package in packages:
         if not isinstance(package, str) or not _NAME.fullmatch(package):
             raise ValueError(f"{package!r} is not the name of a package")
+    names = [variables] if isinstance(variables, str) else list(variables)
+    for name in names:
+        if not isinstance(name, str) or not _VARIABLE.fullmatch(name):
+            raise ValueError(f"{name!r} is not the name of an environment variable, nor a glob such as MY_*")
     _TRUSTED.update(packages)
+    _TRUSTED_VARIABLES.update(names)
 
 
 def trusted() -> tuple[str, ...]:
     """The packages that `trust` and the environment added, sorted."""
-    from_environment = (name.strip() for name in os.environ.get(_ENVIRONMENT, "").split(","))
-    return tuple(sorted(_TRUSTED.union(filter(None, from_environment))))
+    return _with_environment(_TRUSTED, _ENVIRONMENT)
+
+
+def trusted_variables() -> tuple[str, ...]:
+    """Names and globs of the environment variables that `trust` and the environment added, sorted."""
+    return _with_environment(_TRUSTED_VARIABLES, _ENVIRONMENT_VARIABLES)
+
+
+def _with_environment(names: set[str], variable: str) -> tuple[str, ...]:
+    from_environment = (name.strip() for name in os.environ.get(variable, "").split(","))
+    return tuple(sorted(names.union(filter(None, from_environment))))
 
 
 def split(mapping: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -99,7 +124,7 @@ def resolve(name: Any, path: str, problems: Problems, kind: str = "layer") -> An
     """The object that a `_target_` names, or None after saying in `problems` why it is refused.
 
     `path` is the config path of the `_target_` itself. `kind` is what the place asks for: layer, loss, activation,
-    optimizer, scheduler, data, transform or scheme.
+    optimizer, scheduler, data, transform or scheme; or object, which is anything that is trusted.
 
     Example:
         >>> problems = Problems()
@@ -197,6 +222,8 @@ def _check_one(name: str, value: Any, hint: Any, where: str, problems: Problems,
             if isinstance(size, (int, float)) and not isinstance(size, bool) and size < least:
                 problems.add(where, f"{value!r} is too small; give a whole number >= {least}")
                 break
+    if name in _STACKED and isinstance(value, int) and value > MAX_STACKED:
+        problems.add(where, f"{value} is too large; give a whole number <= {MAX_STACKED}")
     return value
 
 
@@ -274,7 +301,7 @@ def _is_of_kind(found: Any, kind: str) -> bool:
         from torchvision.models import list_models
 
         return found.__name__ in list_models()
-    return kind in ("data", "scheme") or (kind in ("layer", "activation", "loss") and _inside(found.__module__, trusted()))
+    return kind in ("data", "scheme", "object") or (kind in ("layer", "activation", "loss") and _inside(found.__module__, trusted()))
 
 
 def _nearest_name(root: str, name: str, kind: str) -> str:
@@ -322,4 +349,5 @@ def _example(kind: str) -> str:
         "data": "modelfactory.data.digits",
         "transform": "torchvision.transforms.v2.Resize",
         "scheme": "my_pkg.my_scheme_",
+        "object": "my_pkg.MyCallback",
     }[kind]

@@ -6,7 +6,6 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import Any
 
 import torch
@@ -14,11 +13,13 @@ from torch import Tensor, nn
 
 from modelfactory.config.errors import Problems, SchemeError
 from modelfactory.config.schema import join
+from modelfactory.init.blocks import block_rows, blocks_of, matrix_shape
 from modelfactory.init.choose import Choice
 from modelfactory.init.default_moments import authored_moments
-from modelfactory.init.fans import Block, Fans, operator_fans, torch_fans
+from modelfactory.init.fans import Block, Fans, torch_fans
 from modelfactory.init.input_activation import Acting
 from modelfactory.init.rules import SchemeCall
+from modelfactory.init.schemes.table import Scheme
 from modelfactory.init.schemes.table import arguments as arguments_of
 from modelfactory.init.schemes.variance import nonlinearity_gain
 from modelfactory.init.structural_arguments import Shares, structural_value, unknown_shares
@@ -97,9 +98,11 @@ def _kind(choice: Choice) -> Any:
     call, info = choice.call, choice.info
     if call.scheme is None or call.scheme.structural or call.gain == "auto" or info.packed or info.computed is not None or choice.parts:
         return None
-    if info.parameter.ndim >= 2 and type(info.module) is not nn.Linear:
+    traced = info.facts.fans[:1]
+    if info.parameter.ndim >= 2 and (type(info.module) is not nn.Linear or info.facts.axes is not None):
         return None
-    return id(call), type(info.module), info.attr, info.parameter.shape
+    seen = [(found.fan_in, found.fan_out, found.copied, found.coming_out) for found in traced]
+    return id(call), type(info.module), info.attr, info.parameter.shape, *seen
 
 
 def _assign(choice: Choice, acting: Acting | None, fans: str, problems: Problems, shares: Shares) -> Assignment:
@@ -118,16 +121,15 @@ def _assign(choice: Choice, acting: Acting | None, fans: str, problems: Problems
         problems.add(choice.path, f"{call.name} needs {needed}, and {choice.info.name} has shape {tuple(parameter.shape)}")
         return Assignment(choice)
     try:
-        blocks = _blocks(choice.info, acting.shape if acting is not None else None) if fans == "effective" else ()
-        own_fans = blocks[0].fans if blocks else _torch_fans(parameter) if parameter.ndim >= 2 else None
+        blocks = _blocks(choice, acting.shape if acting is not None else None) if fans == "effective" else ()
+        own_fans = blocks[0].fans if blocks else _torch_fans(parameter) if parameter.ndim >= 2 and fans == "torch" else None
         gain = _gain(choice, acting, problems)
-        shape = tuple(parameter.shape) if not blocks or blocks[0].rows is None else tuple(parameter[blocks[0].rows].shape)
         args = {**call.args, **({"gain": gain} if call.gain is not None and gain is not None else {})}
         for name in call.scheme.structural:
             if args.get(name) == "auto":
                 args[name] = structural_value(name, call.name, choice.info, shares)
         known = (gain is None or math.isfinite(gain)) and None not in (args.get(name, 0) for name in call.scheme.structural)
-        expected = call.scheme.moments(shape, own_fans, **args) if known or "p" in args else (math.nan, math.nan)
+        expected = _moments(call.scheme, parameter.shape, blocks, own_fans, args) if known or "p" in args else (math.nan, math.nan)
     except SchemeError as error:
         problems.add(choice.path, f"{choice.info.name} of shape {tuple(parameter.shape)}: {error}")
         return Assignment(choice)
@@ -136,18 +138,40 @@ def _assign(choice: Choice, acting: Acting | None, fans: str, problems: Problems
     return Assignment(choice, blocks, own_fans, gain, acting, expected, args)
 
 
+def _moments(
+    scheme: Scheme, shape: Sequence[int], blocks: Sequence[Block], fans: Fans | None, args: Mapping[str, Any]
+) -> tuple[float, float]:
+    """Mean and std of an entry of the whole, over blocks of unequal fans by their sizes."""
+    if not blocks:
+        return scheme.moments(tuple(shape), fans, **args)
+    shapes = [tuple(shape) if scheme.elementwise and block.rows is None else matrix_shape(shape, block) for block in blocks]
+    moments = [scheme.moments(own, block.fans, **args) for own, block in zip(shapes, blocks, strict=True)]
+    if all(one == moments[0] for one in moments):
+        return moments[0]
+    return _pooled(moments, [math.prod(own) for own in shapes])
+
+
+def _pooled(moments: Sequence[tuple[float, float]], sizes: Sequence[int]) -> tuple[float, float]:
+    total = sum(sizes)
+    mean = math.fsum(size * one for size, (one, _) in zip(sizes, moments, strict=True)) / total
+    square = math.fsum(size * (one**2 + std**2) for size, (one, std) in zip(sizes, moments, strict=True)) / total
+    return mean, math.sqrt(max(square - mean * mean, 0.0)) if math.isfinite(square) else math.nan
+
+
 def _assign_parts(choice: Choice, acting: Acting | None, fans: str, problems: Problems, shares: Shares) -> Assignment:
     """Each block by its own choice; expected are the moments of an entry of the whole."""
-    blocks = _row_blocks(choice.info)
-    parts = []
+    blocks, parts = [], []
+    for own in choice.info.blocks():
+        rows = block_rows(own)
+        fans_of = blocks_of(own)[0].fans if own.parameter.ndim >= 2 else Fans(1.0, 1.0)
+        blocks.append(Block(rows, own.packed[own.block or 0], fans_of))
     for block, part in zip(blocks, choice.parts, strict=True):
         own = _assign(part, acting, fans, problems, shares)
-        parts.append(replace(own, blocks=(replace(block, fans=own.blocks[0].fans) if own.blocks else block,)))
-    mean = math.fsum(part.expected[0] for part in parts) / len(parts)
-    square = math.fsum(part.expected[0] ** 2 + part.expected[1] ** 2 for part in parts) / len(parts)
-    std = math.sqrt(max(square - mean * mean, 0.0)) if math.isfinite(square) else math.nan
+        parts.append(replace(own, blocks=own.blocks or (block,)))
+    sizes = [part.size for part in choice.info.parts]
+    expected = _pooled([part.expected for part in parts], sizes)
     first = next(part for part in parts if not part.call.kept)
-    return Assignment(choice, tuple(blocks), first.fans, None, acting, (mean, std), {}, tuple(parts))
+    return Assignment(choice, tuple(blocks), first.fans, None, acting, expected, {}, tuple(parts))
 
 
 def _gain(choice: Choice, acting: Acting | None, problems: Problems) -> float | None:
@@ -186,29 +210,16 @@ def _pads(module: nn.modules.conv._ConvNd) -> Sequence[Any]:
     return (module.padding != "valid",) if isinstance(module.padding, str) else module.padding
 
 
-def _blocks(info: ParamInfo, shape: torch.Size | None) -> tuple[Block, ...]:
-    if type(info.module) is nn.Linear:
-        if info.attr != "weight":
-            return ()
-        if info.packed:
-            n_in, n_out = info.module.in_features, info.module.out_features // len(info.packed)
-            return tuple(replace(block, fans=Fans(float(n_in), float(n_out))) for block in _row_blocks(info))
-        return _linear_blocks(info.module.in_features, info.module.out_features)
-    if info.parameter.ndim < 2:
+def _blocks(choice: Choice, shape: torch.Size | None) -> tuple[Block, ...]:
+    info = choice.info
+    if info.parameter.ndim < 2 and info.block is not None:
+        return (Block(block_rows(info), info.packed[info.block], Fans(1.0, 1.0)),)
+    try:
+        return blocks_of(info, shape if needs_shape(info) else None)
+    except SchemeError:
+        if choice.call.scheme is not None and choice.call.scheme.uses_fans:
+            raise
         return ()
-    return tuple(operator_fans(info.module, info.attr, shape if needs_shape(info) else None, info.parameter.shape))
-
-
-def _row_blocks(info: ParamInfo) -> list[Block]:
-    """The blocks that a parameter packs along its first axis, with fans as by their own shape."""
-    rows = info.parameter.shape[0] // len(info.packed)
-    fans = torch_fans((rows, *info.parameter.shape[1:])) if info.parameter.ndim >= 2 else Fans(1.0, 1.0)
-    return [Block(slice(index * rows, (index + 1) * rows), name, fans) for index, name in enumerate(info.packed)]
-
-
-@cache
-def _linear_blocks(n_in: int, n_out: int) -> tuple[Block, ...]:
-    return (Block(None, "", Fans(float(n_in), float(n_out))),)
 
 
 def _torch_fans(parameter: Tensor) -> Fans:

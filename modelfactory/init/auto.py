@@ -40,8 +40,9 @@ def resolve_auto(choices: Sequence[Choice], acting: Mapping[int, Acting]) -> lis
     """
     if not needs_acting(choices):
         return list(choices)
-    normed = any(isinstance(choice.info.module, NORMS) for choice in choices)
-    level = 1.0 if normed else _common_level([found.activation for found in acting.values() if found.activation is not None])
+    normed = any(isinstance(choice.info.module, NORMS) or "norm" in choice.info.roles for choice in choices)
+    plain = [found.activation for found in acting.values() if found.activation is not None and not found.gated]
+    level = 1.0 if normed else _common_level(plain)
     return [_resolved_whole(choice, acting.get(id(choice.info.parameter)), level) for choice in choices]
 
 
@@ -87,6 +88,8 @@ def _gain(acting: Acting, level: float) -> tuple[float, str]:
         if gated is not None:
             return 1 / gated, f"its input is a gated state, which settles at an rms of {gated:.2g}: it comes from {acting.source}"
         return 1.0, f"no activation acts on its input: it comes from {acting.source}"
+    if acting.gated:
+        return _gated_gain(acting, level)
     found = _critical(acting.activation, level) if level != 1 else None
     if found is not None:
         return math.sqrt(found[0]), (
@@ -97,6 +100,15 @@ def _gain(acting: Acting, level: float) -> tuple[float, str]:
         return 1 / math.sqrt(moments(acting.activation).second), f"{acting.source} acts on its input: 1/sqrt(E f^2)"
     except (SchemeError, ZeroDivisionError) as error:
         return 1.0, f"{acting.source} acts on its input and has no gain ({error})"
+
+
+def _gated_gain(acting: Acting, level: float) -> tuple[float, str]:
+    """Of an input f(z1) z2: E (f(z1) z2)^2 = E f^2 E z2^2, as the two are drawn apart."""
+    try:
+        second = moments(acting.activation, level).second  # pyright: ignore[reportArgumentType]
+        return 1 / math.sqrt(second), f"{acting.source} act on its input, a gated unit: 1/sqrt(E f^2) as E z^2 of the other is kept"
+    except (SchemeError, ZeroDivisionError) as error:
+        return 1.0, f"{acting.source} act on its input and have no gain ({error})"
 
 
 def _gated_rms(source: str) -> float | None:

@@ -49,7 +49,7 @@ def read_calibrate(value: Any, path: str, problems: Problems) -> CalibrateSpec |
         >>> read_calibrate({"method": "lsuv", "tol": 0.05}, "init.calibrate", Problems()).tol
         0.05
     """
-    if value is None:
+    if value is None or value is False or value == "none":
         return None
     if isinstance(value, str):
         if value not in METHODS:

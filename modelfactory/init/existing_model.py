@@ -17,7 +17,7 @@ from modelfactory.init.choose import Choice, Chooser, uses_auto_gain
 from modelfactory.init.custom_scheme import as_it_was, is_own
 from modelfactory.init.default import reset_of
 from modelfactory.init.fill import fill
-from modelfactory.init.input_activation import find_acting
+from modelfactory.init.input_activation import acting_on
 from modelfactory.init.ledger import Ledger, ledger_row
 from modelfactory.init.rule_warnings import plan_warnings
 from modelfactory.init.rules import Rule, read_init, read_rules
@@ -99,11 +99,10 @@ def _decide(
         read = read_rules(_as_named(rules), "rules", problems)
     fans = check_value(fans, str, "fans", problems, {"choices": ("effective", "torch")})
     problems.raise_if_any()
-    infos = describe(model)
+    infos = describe(model, None if shape is None else torch.empty(shape, dtype=dtype, device="meta"))
     choices = Chooser(read, {}, problems).choose(infos, whole=False)
-    shapes = {} if shape is None else {"": shape}
     looks = uses_auto_gain(choices) or needs_acting(choices) or any(wants_shape(choice.info, choice.call) for choice in choices)
-    acting = find_acting(model, shapes, dtype) if looks else {}
+    acting = acting_on(infos) if looks else {}
     choices = resolve_auto(choices, acting)
     assignments = assign(choices, acting, fans, problems)
     return read, choices, assignments

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from modelfactory.config.errors import SchemeError
-from modelfactory.parameters.residual import NORMS, packed_blocks
+from modelfactory.parameters.known_layers import known_blocks
+from modelfactory.parameters.residual import NORMS
+from modelfactory.tracing.packed import Part
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,18 @@ class Block:
     """One matrix of a parameter; a packed parameter is several, stacked along its first axis.
 
     Attributes:
-        rows: the block's part of the first axis, or None for the whole parameter.
+        rows: the block's part of the first axis, or of another, or None for the whole parameter.
         name: `query`, `forget`, ..., or "" for the whole parameter.
         fans: the fans of this block.
+        copied: the axes along which independent copies of it lie.
+        order: the axes of a copy, those that come out first; None where they lie so.
     """
 
-    rows: slice | None
+    rows: slice | Part | None
     name: str
     fans: Fans
+    copied: tuple[int, ...] = ()
+    order: tuple[int, ...] | None = None
 
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -113,7 +119,7 @@ def blocks(module: nn.Module, attr: str) -> list[tuple[slice | None, str]]:
         >>> blocks(nn.Linear(2, 2), "weight")
         [(None, '')]
     """
-    names = packed_blocks(module, attr)
+    names = known_blocks(module, attr)
     if not names:
         role = {"q": "query", "k": "key", "v": "value"}.get(attr[0], "") if attr.endswith("_proj_weight") else ""
         return [(None, role)]

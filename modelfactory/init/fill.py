@@ -7,21 +7,26 @@ type. Threads share the work by parameter; no value depends on how many there ar
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import count
 
 import torch
 from torch import Tensor, nn
 
 from modelfactory.init.assign import Assignment
+from modelfactory.init.blocks import matrices, put, take
 from modelfactory.init.custom_scheme import call_own, is_own, nothing_else_changes
 from modelfactory.init.default import Author
+from modelfactory.init.fans import Block, Fans
 from modelfactory.model.deferred_init import Recording
 from modelfactory.numerics import rng
 from modelfactory.numerics.fingerprint import digest
 from modelfactory.numerics.threads import num_cores, one_core
 
 _Numbered = tuple[int, Assignment]  # with its place among all
+_PIECE = 2**20  # numbers that one stream draws before the next one does
 _WORTH_A_THREAD = 32_768  # numbers; fewer are drawn sooner than threads pass the interpreter's lock to one another
 
 
@@ -54,10 +59,10 @@ def fill(
     """
     stats: list[tuple[float, float]] = [(math.nan, math.nan)] * len(assignments)
     by_author, following, by_own, work = _sorted_by_filler(assignments)
-    kept = [(rows, rows.clone()) for _, item in by_author for rows in _kept_rows(item)]
+    kept = [(item, block.rows, take(item.info.parameter.detach(), block.rows).clone()) for _, item in by_author for block in _kept(item)]
     Author(seed, recordings, fresh).fill([item for _, item in by_author])
-    for rows, values in kept:  # an author fills a parameter whole
-        rows.copy_(values)
+    for item, rows, values in kept:  # an author fills a parameter whole
+        put(item.info.parameter.detach(), rows, values)
     def run(share: Sequence[_Numbered]) -> None:
         with torch.no_grad(), one_core():
             for index, item in share:
@@ -130,9 +135,10 @@ def _fill_one(item: Assignment, seed: int) -> Tensor | None:
         call = part.call
         if call.is_default or call.kept:
             continue
+        name = item.info.key if computed is not None else item.info.name
         if drawing is None and (call.scheme is None or call.scheme.random):
-            drawing = rng.generator(seed, item.info.key if computed is not None else item.info.name)
-        _fill_part(part, draft, drawing)
+            drawing = rng.generator(seed, name)
+        _fill_part(part, draft, drawing, partial(rng.generator, seed, name))
     if item.info.padding is not None:
         draft[item.info.padding].zero_()
     if computed is not None:
@@ -140,32 +146,56 @@ def _fill_one(item: Assignment, seed: int) -> Tensor | None:
     elif not direct and keeps:  # bit for bit: a draft is float32
         for block, part in zip(item.blocks, item.parts, strict=True):
             if not (part.call.is_default or part.call.kept):
-                parameter[block.rows].copy_(draft[block.rows])
+                put(parameter, block.rows, take(draft, block.rows))
     elif not direct:
         parameter.copy_(draft)
     return draft
 
 
-def _kept_rows(item: Assignment) -> list[Tensor]:
-    """Views of the blocks that no rule sets."""
+def _kept(item: Assignment) -> list[Block]:
+    """The blocks that no rule sets."""
     pairs = zip(item.blocks, item.parts, strict=True) if item.parts else ()
-    return [item.info.parameter.detach()[block.rows] for block, part in pairs if part.call.kept]
+    return [block for block, part in pairs if part.call.kept]
 
 
 def _has_default(item: Assignment) -> bool:
     return item.call.is_default or any(part.call.is_default for part in item.parts)
 
 
-def _fill_part(item: Assignment, draft: Tensor, drawing: torch.Generator | None) -> None:
-    """One scheme on all of its blocks, one after another."""
-    call = item.call
-    for rows, fans in [(block.rows, block.fans) for block in item.blocks] or [(None, None)]:
-        part = draft if rows is None else draft[rows]
+def _fill_part(item: Assignment, draft: Tensor, drawing: torch.Generator | None, stream: Callable[[int], torch.Generator]) -> None:
+    """One scheme on all of its blocks, one after another.
+
+    Independent entries are drawn in pieces of whole rows and about a million numbers, `stream(i)` being that of the ith piece after
+    a block's first, so that a process that holds some rows of a large tensor need not draw those before them.
+    """
+    call, streams = item.call, count(1)
+    for block in item.blocks or (None,):
+        part = draft if block is None else take(draft, block.rows)
         if call.function is not None:
             call_own(item, call.function, part, drawing)
         elif call.scheme is not None:
-            extra = {"fans": fans} if call.scheme.uses_fans and fans is not None else {}
-            call.scheme.fill(part, **item.args, **extra, **({"generator": drawing} if call.scheme.random else {}))
+            together = block is None or call.scheme.elementwise or not block.copied and block.order is None
+            for matrix in (part,) if together else matrices(part, block):  # pyright: ignore[reportArgumentType]
+                own = matrix if together else matrix.contiguous()
+                _fill_matrix(item, None if block is None else block.fans, own, drawing, lambda: stream(next(streams)))
+                if own is not matrix:
+                    matrix.copy_(own)
+        if block is not None:
+            put(draft, block.rows, part)
+
+
+def _fill_matrix(
+    item: Assignment, fans: Fans | None, matrix: Tensor, drawing: torch.Generator | None, stream: Callable[[], torch.Generator]
+) -> None:
+    scheme = item.call.scheme
+    if scheme is None:
+        return
+    extra = {"fans": fans} if scheme.uses_fans and fans is not None else {}
+    separable = scheme.random and scheme.elementwise and (fans is not None or not scheme.uses_fans)
+    whole = not separable or matrix.numel() <= _PIECE
+    for index, piece in enumerate((matrix,) if whole else matrix.split(max(1, _PIECE * len(matrix) // matrix.numel()))):
+        source = {"generator": stream() if index else drawing} if scheme.random else {}
+        scheme.fill(piece, **item.args, **extra, **source)
 
 
 def measure(parameter: Tensor) -> tuple[float, float]:

@@ -8,11 +8,12 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, fields
-from pathlib import Path
 from typing import overload
 
+from modelfactory.config.files import write_text
 from modelfactory.init.assign import Assignment
 from modelfactory.numerics.fingerprint import combined
+from modelfactory.numerics.rng import INIT_VERSION
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Ledger:
     Attributes:
         rows: the rows.
         digests: after a build, a hash of each parameter's initial values (in float32) by its first name.
+        init_version: raised whenever the same seed, name, shape and scheme give other values than before.
 
     Example:
         >>> import modelfactory as mf
@@ -74,6 +76,7 @@ class Ledger:
     def __init__(self, rows: Iterable[Row], digests: Mapping[str, str] | None = None):
         self.rows = tuple(rows)
         self.digests = dict(digests or {})
+        self.init_version = INIT_VERSION
 
     @property
     def fingerprint(self) -> str:
@@ -116,10 +119,7 @@ class Ledger:
         writer.writerow(COLUMNS)
         writer.writerows([_cell(value) for value in astuple(row)] for row in self.rows)
         if path is not None:
-            target = Path(path)
-            draft = target.with_name(f".{target.name}.{os.getpid()}")
-            draft.write_text(text.getvalue())
-            os.replace(draft, target)
+            write_text(path, text.getvalue())
         return text.getvalue()
 
     def __str__(self) -> str:

@@ -4,37 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from modelfactory.config.advice import Advice
 from modelfactory.init.assign import Assignment
 from modelfactory.init.choose import Choice
 from modelfactory.init.rules import Rule
 
 
-class Advice(str):
-    """What a warning says, and the override of the command line that would mend it.
-
-    Attributes:
-        mend: an override to paste, such as "init=kaiming_normal"; None where there is no single one.
-        message: the warning without it.
-
-    Example:
-        >>> advice = Advice("the signal vanishes", mend="init=kaiming_normal")
-        >>> print(advice)
-        the signal vanishes; to mend it: init=kaiming_normal
-        >>> advice.mend
-        'init=kaiming_normal'
-    """
-
-    message: str
-    mend: str | None
-
-    def __new__(cls, message: str, mend: str | None = None) -> Advice:
-        advice = super().__new__(cls, message if mend is None else f"{message}; to mend it: {mend}")
-        advice.message, advice.mend = message, mend
-        return advice
-
-
 def plan_warnings(assignments: Sequence[Assignment], rules: Sequence[Rule]) -> Iterable[Advice]:
-    """What rules probably do not mean: a scheme that nobody should take, and rules that set nothing."""
+    """What rules probably do not mean: a scheme that nobody should take, rules that set nothing, and roles that nothing tells."""
+    if assignments and any(rule.selector.role for rule in rules):
+        yield from (Advice(note) for note in assignments[0].info.model.notes)
     yield from overridden(rules, [item.choice for item in assignments])
     thumb = [item for item in assignments if item.call.name == "rule_of_thumb"]
     if thumb:
@@ -65,7 +44,7 @@ def overridden(rules: Sequence[Rule], choices: Sequence[Choice]) -> Iterable[Adv
         >>> from modelfactory.config.errors import Problems
         >>> from modelfactory.init.choose import Chooser
         >>> from modelfactory.init.rules import read_rules
-        >>> from modelfactory.parameters.selector import describe
+        >>> from modelfactory.parameters.roles import describe
         >>> given = {"a": {"match": "0.weight", "scheme": "ones"}, "b": {"match": "*", "scheme": "zeros"}}
         >>> rules = read_rules(given, "init.rules", Problems())
         >>> choices = Chooser(rules, {}, Problems()).choose(describe(nn.Sequential(nn.Linear(2, 3))))

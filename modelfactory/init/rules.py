@@ -17,7 +17,7 @@ from modelfactory.config.errors import Problems, SchemeError, did_you_mean, near
 from modelfactory.config.schema import check_value, join
 from modelfactory.config.target import check_arguments, resolve
 from modelfactory.init.calibrate import CalibrateSpec, read_calibrate
-from modelfactory.init.recipes import RECIPES, recipe
+from modelfactory.init.recipes import recipe, recipe_names
 from modelfactory.init.schemes.table import REQUIRED, SCHEMES, Scheme, arguments, check_scheme_arguments
 from modelfactory.numerics.activation import gain as computed_gain
 from modelfactory.parameters.selector import SELECTOR_KEYS, Selector
@@ -231,6 +231,6 @@ def _named(name: str | None, path: str, problems: Problems) -> dict[str, Any]:
     """The group that `init=NAME` stands for."""
     found = recipe("default" if name is None else name)
     if found is None:
-        problems.add(path, f"{name!r} is not a scheme{did_you_mean(str(name), RECIPES, limit=40)}")
+        problems.add(path, f"{name!r} is not a scheme{did_you_mean(str(name), recipe_names(), limit=40)}")
         return recipe("default") or {}
     return found

@@ -47,7 +47,7 @@ def structural_value(name: str, scheme: str, info: ParamInfo, shares: Shares = u
         SchemeError: the model has not the structure that the scheme is for.
 
     Example:
-        >>> from modelfactory.parameters.selector import describe
+        >>> from modelfactory.parameters.roles import describe
         >>> block = nn.TransformerEncoderLayer(8, 2)
         >>> structural_value("branches", "gpt2", describe(block)[-1])
         Traceback (most recent call last):
@@ -68,7 +68,7 @@ def structural_value(name: str, scheme: str, info: ParamInfo, shares: Shares = u
     branch = _own_branch(info, name)
     return {
         "branches": len(branch.all),
-        "branch_layers": len(branch.layers),
+        "branch_layers": branch.layers,
         "depth": branch.depth,
         "other_depth": branch.other_depth,
         "decoder": branch.in_decoder,
@@ -77,7 +77,7 @@ def structural_value(name: str, scheme: str, info: ParamInfo, shares: Shares = u
 
 def _own_branch(info: ParamInfo, name: str) -> Branch:
     if info.branch is None:
-        lacking = MISSING["residual"] if not info.outline.branches else "pick residual layers by role: residual or residual_out"
+        lacking = MISSING["residual"] if not info.model.branches else "pick residual layers by role: residual or residual_out"
         raise SchemeError(f"{name}: auto: it is in no residual branch; give {name}, or: {lacking}")
     return info.branch
 
@@ -85,9 +85,9 @@ def _own_branch(info: ParamInfo, name: str) -> Branch:
 def _any_branch(info: ParamInfo, name: str) -> Branch:
     if info.branch is not None:
         return info.branch
-    if not info.outline.branches:
+    if not info.model.branches:
         raise SchemeError(f"{name}: auto: {MISSING['residual']}; or give {name}")
-    return info.outline.branches[0]
+    return info.model.branches[0]
 
 
 def _depth_behind_embeddings(branch: Branch) -> float:
@@ -97,8 +97,7 @@ def _depth_behind_embeddings(branch: Branch) -> float:
 
 def _width(branch: Branch) -> int:
     """Of the residual stream: what the last layer of a branch writes."""
-    last = branch.layers[-1]
-    return last.out_channels if isinstance(last, nn.modules.conv._ConvNd) else last.out_features  # pyright: ignore
+    return branch.width
 
 
 def _is_second_bias(info: ParamInfo, scheme: str) -> bool:

@@ -10,6 +10,7 @@ from torch import nn
 
 from modelfactory.config.errors import Problems
 from modelfactory.config.schema import join
+from modelfactory.config.signature import parameters_of
 from modelfactory.model.blueprint import Leaf, Node, walk
 from modelfactory.model.layers.sizes import dimensions_of
 
@@ -32,6 +33,27 @@ def without_weights(target: Any, arguments: dict[str, Any], path: str, problems:
             problems.add(join(path, name), f"{arguments[name]!r} is refused here; pretrained weights are loaded by backbone")
     kept = {name: value for name, value in arguments.items() if name not in _LOADING}
     return {**kept, **{name: None for name in _LOADING[:2] if name in inspect.signature(target).parameters}}
+
+
+def with_batch_first(target: Any, arguments: dict[str, Any], path: str, problems: Problems) -> dict[str, Any]:
+    """The arguments with `batch_first`, where the class has it: N comes first here, which is not torch's default.
+
+    Example:
+        >>> with_batch_first(nn.LSTM, {"hidden_size": 3}, "model.layers.lstm", Problems())
+        {'hidden_size': 3, 'batch_first': True}
+        >>> problems = Problems()
+        >>> with_batch_first(nn.GRU, {"hidden_size": 3, "batch_first": False}, "model.layers.gru", problems)["batch_first"]
+        True
+        >>> print(*problems)
+        model.layers.gru.batch_first: False would make the batch's dimension that of time, and mix its samples; leave it out
+    """
+    if "batch_first" not in parameters_of(target)[0]:
+        return arguments
+    given = arguments.get("batch_first", True)
+    if not given:
+        where = join(path, "batch_first")
+        problems.add(where, f"{given!r} would make the batch's dimension that of time, and mix its samples; leave it out")
+    return {**arguments, "batch_first": given or True}
 
 
 def check_dimensions(target: Any, arguments: Mapping[str, Any], path: str, problems: Problems) -> None:

@@ -16,8 +16,8 @@ from modelfactory.config.schema import join
 from modelfactory.model.clone import mould_of, shadow_of
 from modelfactory.model.deferred_construction import construction
 from modelfactory.model.deferred_init import Recording
+from modelfactory.parameters.declared import BLOCKS, FANS, ROLES_OF
 from modelfactory.parameters.layer_rules import Definition
-from modelfactory.parameters.roles import DECLARED
 
 # Constructors of torch.nn whose parameters are filled by `reset_parameters` and nothing else: it is left out.
 QUIET = frozenset(
@@ -113,8 +113,10 @@ def walk(node: Node, name: str = "") -> Iterator[tuple[str, Node]]:
 
 def _construct(node: Node, seed: int, name: str, recordings: dict[str, Recording]) -> nn.Module:
     module = _construct_leaf(node, seed, name, recordings) if isinstance(node, Leaf) else _construct_chain(node, seed, name, recordings)
-    if node.definition.roles:  # a plain attribute, by which `describe` knows them whoever asks
-        module.__dict__[DECLARED] = dict(node.definition.roles)
+    given = node.definition
+    for what, declared in ((ROLES_OF, given.roles), (BLOCKS, given.blocks), (FANS, given.fans)):
+        if declared:  # a plain attribute, by which `describe` knows them whoever asks
+            module.__dict__[what] = dict(declared)
     return module
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import random
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -32,12 +31,12 @@ def construction(seed: int, scope: str) -> Iterator[Recording]:
         >>> torch.equal(before, torch.random.get_rng_state())
         True
     """
-    with _ONE_AT_A_TIME:
+    with rng.GLOBAL_STATE:
         numpy = sys.modules.get("numpy.random")
         python_state, numpy_state = random.getstate(), numpy.get_state() if numpy is not None else None
         try:
             with torch.random.fork_rng(devices=[]), _STAND_INS, Recording(seed, scope) as recording:
-                torch.default_generator.manual_seed(rng.key(seed, f"{scope}\0construct"))
+                torch.default_generator.set_state(rng.generator(seed, f"{scope}\0construct").get_state())
                 random.seed(rng.key(seed, f"{scope}\0construct"))
                 if numpy is not None:
                     numpy.seed(rng.key(seed, f"{scope}\0construct") % 2**32)
@@ -80,4 +79,3 @@ def _stand_in(original: Callable[..., Any]) -> Callable[..., Any]:
 
 _STAND_INS = _StandIns()
 # Global random state is one for all threads: who constructs at the same time would take over, and leave, another's.
-_ONE_AT_A_TIME = threading.RLock()

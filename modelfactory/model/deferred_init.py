@@ -88,7 +88,7 @@ class _Step:
         kwargs = {**self.kwargs, "generator": generator} if self.function in _DRAWS else self.kwargs
         if self.function is DRAWN_WHOLE["sparse_"]:
             with torch.random.fork_rng(devices=[]):  # torch draws the rows it zeroes from the global generator
-                torch.default_generator.manual_seed(generator.initial_seed())
+                torch.default_generator.set_state(generator.get_state())
                 self.function(part, *self.args, **kwargs)
         elif self.function is DRAWN_WHOLE["orthogonal_"]:
             with one_lapack_thread():

@@ -17,16 +17,18 @@ from torch import nn
 from modelfactory.config.errors import Problems, did_you_mean, first_line, nearest
 from modelfactory.config.schema import check_value, join
 from modelfactory.config.target import check_arguments, resolve
-from modelfactory.model.arguments import channel_dim, check_dimensions, without_weights
+from modelfactory.model.arguments import channel_dim, check_dimensions, with_batch_first, without_weights
 from modelfactory.model.blueprint import Chain, Leaf, Node
 from modelfactory.model.infer import BROKEN, UNKNOWN, Incoming, Inference, shape_of
 from modelfactory.model.layers.containers import Parallel, Residual
 from modelfactory.model.layers.glue import Item, SelfAttention
 from modelfactory.model.layers.sizes import shape_text
+from modelfactory.model.repeats import MAX_LAYERS, count_layers
+from modelfactory.parameters.declared import read_blocks, read_fans
 from modelfactory.parameters.layer_rules import Definition
 from modelfactory.parameters.roles import read_roles
 
-MODEL_KEYS = ("_target_", "layers", "repeat", "init", "freeze", "roles", "output")
+MODEL_KEYS = ("_target_", "layers", "repeat", "init", "freeze", "roles", "blocks", "fans", "output")
 _ATTRIBUTES = frozenset(vars(nn.Module()))
 _CONTAINERS = {Residual: ("scale",), Parallel: ("combine", "dim"), nn.Sequential: ()}
 
@@ -123,7 +125,12 @@ class _Reader:
             self.problems.add(join(path, "init"), f"{init!r} is not a mapping; give parameter: scheme, like {{weight: zeros}}")
             init = None
         check_value(freeze, bool | None, join(path, "freeze"), self.problems)
-        return Definition(path, dict(init or {}), freeze, read_roles(config.get("roles"), join(path, "roles"), self.problems))
+        roles = read_roles(config.get("roles"), join(path, "roles"), self.problems)
+        own = "layers" in config and isinstance(config.get("blocks"), int)  # a number that the config's layers use
+        given = None if own else config.get("blocks")
+        blocks = read_blocks(given, join(path, "blocks"), self.problems)
+        fans = read_fans(config.get("fans"), join(path, "fans"), self.problems)
+        return Definition(path, dict(init or {}), freeze, roles, blocks, fans)
 
     def _repeat(self, config: Mapping[str, Any], path: str, incoming: Incoming) -> tuple[Node | None, Incoming]:
         found = len(self.problems)
@@ -133,10 +140,13 @@ class _Reader:
         if config.get("output") is not None and "layers" not in config:
             self.problems.add(join(path, "output"), "cannot stand beside repeat; write layers: {name: {..., output: ...}} under it")
             return None, BROKEN
-        # beside layers, init, freeze and roles are of the whole block (0.fc.weight); beside a class, of each of its copies (weight)
-        lifted = () if "_target_" in config else ("init", "freeze", "roles")
+        # beside layers, they are of the whole block (0.fc.weight); beside a class, of each of its copies (weight)
+        lifted = () if "_target_" in config else ("init", "freeze", "roles", "blocks", "fans")
         definition = self._definition({key: config[key] for key in lifted if key in config}, path)
         body = {key: value for key, value in config.items() if key not in ("repeat", *lifted)}
+        if (made := count_layers(config)) > MAX_LAYERS:
+            self.problems.add(join(path, "repeat"), f"{times:,} makes {made:,} layers; at most {MAX_LAYERS:,} are made of one repeat")
+            times = 1  # so that what is wrong with them is told too
         children: list[tuple[str, Node]] = []
         node: Node | None = None
         shape_in = None
@@ -269,7 +279,7 @@ class _Reader:
             return options, BROKEN if BROKEN in leaving.values() else UNKNOWN
         try:
             dim = options.get("dim", 1)
-            out = torch.cat(tensors, dim) if options.get("combine", "cat") == "cat" else _summed(tensors)
+            out = torch.cat(tensors, dim) if options.get("combine", "cat") == "cat" else sum(tensors[1:], tensors[0])
         except (RuntimeError, IndexError) as error:
             shapes = ", ".join(f"{name} {shape_text(tensor.shape)}" for name, tensor in zip(leaving, tensors, strict=True))
             self.problems.add(
@@ -296,7 +306,7 @@ class _Reader:
                 )
         given = {str(name): value for name, value in config.items() if name not in MODEL_KEYS}
         arguments = {name: self._argument(value, join(path, name)) for name, value in given.items()}
-        arguments = without_weights(target, arguments, path, self.problems)
+        arguments = with_batch_first(target, without_weights(target, arguments, path, self.problems), path, self.problems)
         sized = self.infer.sizes(target, arguments, path, incoming)
         left_open = self.infer.left_open(target, incoming)
         checked = check_arguments(target, {**arguments, **sized}, path, self.problems, left_open, also=MODEL_KEYS[3:])
@@ -325,7 +335,7 @@ class _Reader:
         }
         if target is None:
             return None
-        given = without_weights(target, given, path, self.problems)
+        given = with_batch_first(target, without_weights(target, given, path, self.problems), path, self.problems)
         partly = check_value(value.get("_partial_", False), bool, join(path, "_partial_"), self.problems)
         checked = check_arguments(target, given, path, self.problems, inferred=_all_arguments(target) if partly else ())
         return Leaf(Definition(path), target, {**(checked or {}), **({"_partial_": True} if partly else {})})
@@ -342,13 +352,6 @@ class _Reader:
             self.problems.add(
                 path, f"{name!r} cannot name a module: {container.__name__} has an attribute of that name; choose another"
             )
-
-
-def _summed(tensors: list[torch.Tensor]) -> torch.Tensor:
-    total = tensors[0]
-    for tensor in tensors[1:]:
-        total = total + tensor
-    return total
 
 
 def _all_arguments(target: Any) -> set[str]:

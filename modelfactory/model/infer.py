@@ -15,7 +15,7 @@ from modelfactory.config.schema import join
 from modelfactory.model.blueprint import Leaf, construct_leaf
 from modelfactory.model.deferred_construction import construction
 from modelfactory.model.layers.sizes import shape_text, size_rules
-from modelfactory.model.meta_shapes import KnownShapes
+from modelfactory.tracing.meta_shapes import KnownShapes
 
 
 class Unknown(Enum):

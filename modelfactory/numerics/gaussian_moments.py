@@ -19,7 +19,12 @@ from modelfactory.numerics.activation import Activation, Resolved, resolve, valu
 _DEGREES = 64
 _REACH = 8.5  # standard deviations; beyond lies 2e-17 of the mass
 _CELLS = 96  # per standard deviation, at least
+_LOST = 0.02  # of the mass of a law, the most that may be where a function is not finite
 _SATURATED_SLOPE = 1 - 0.97**2  # of tanh where |tanh| is 0.97, in shares of the steepest
+
+
+class NotPredicted(Exception):
+    """Why the signal cannot be followed through a call."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +124,12 @@ def respond(activation: Activation, mean: float = 0.0, variance: float = 1.0) ->
 def _respond(resolved: Resolved, mean: float, variance: float) -> Response:
     z, law = gaussian(mean, variance)
     values, slopes = value_and_derivative(resolved.function, law.x)
-    weight = law.weight
+    weight, (values, slopes) = finite_part(resolved.label, law.weight, values, slopes)
     second, slope = (weight * values**2).sum().item(), (weight * slopes**2).sum().item()
     stretch = math.sqrt(max(variance, 0.0)) * (weight * values * slopes * z).sum().item()
     limit, edges = (_flatness.__wrapped__ if resolved.key is None else _flatness)(resolved)
-    flat = None if limit is None else (slopes.abs() < limit).double()
+    rectifies = _rectifies(resolved) if resolved.key is not None else _rectifies.__wrapped__(resolved)
+    flat = None if limit is None else ((slopes.abs() < limit) & ~(rectifies & (values == 0))).double()  # off is not saturated
     return Response(
         law=Law(values, weight),
         mean=(weight * values).sum().item(),
@@ -133,13 +139,35 @@ def _respond(resolved: Resolved, mean: float, variance: float) -> Response:
         saturated=(weight * flat).sum().item() if flat is not None else math.nan,
         inactive=(weight * (slopes == 0)).sum().item(),
         edges=edges,
-        rectifies=_rectifies(resolved) if resolved.key is not None else _rectifies.__wrapped__(resolved),
+        rectifies=rectifies,
         _series=_coefficients(z, weight, torch.stack([values, slopes, values**2, slopes**2])),
     )
 
 
+def finite_part(label: str, weight: Tensor, *values: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Weights and values without the few points at which a function is not finite, such as a root of the tail below 0.
+
+    Raises:
+        NotPredicted: they are not few.
+    """
+    bad = torch.stack([~value.isfinite() for value in values]).any(0)
+    if not bad.any():
+        return weight, list(values)
+    lost = weight[bad].sum().item()
+    if not lost <= _LOST:
+        raise NotPredicted(f"{label} is not finite for {lost:.0%} of what it gets")
+    kept = torch.where(bad, torch.zeros_like(weight), weight)
+    return kept / kept.sum(), [torch.where(bad, torch.zeros_like(value), value) for value in values]
+
+
 def gaussian(mean: float, variance: float) -> tuple[Tensor, Law]:
-    """Points `z` of a standard normal and the law of `mean + sqrt(variance) z`."""
+    """Points `z` of a standard normal and the law of `mean + sqrt(variance) z`.
+
+    Raises:
+        NotPredicted: a moment is not finite.
+    """
+    if not (math.isfinite(mean) and math.isfinite(variance)):
+        raise NotPredicted(f"its input has the mean {mean:g} and the variance {variance:g}")
     std = math.sqrt(max(variance, 0.0))
     if std <= 1e-12 * abs(mean) or std < 1e-150:
         zero = torch.zeros(1, dtype=torch.float64)
@@ -190,7 +218,8 @@ def _rectifies(resolved: Resolved) -> bool:
 def _powers(resolved: Resolved, mean: float, variance: float) -> tuple[float, float, float]:
     _, law = gaussian(mean, variance)
     values, slopes = value_and_derivative(resolved.function, law.x)
-    moments = torch.stack([values, values**2, slopes**2]) * law.weight
+    weight, (values, slopes) = finite_part(resolved.label, law.weight, values, slopes)
+    moments = torch.stack([values, values**2, slopes**2]) * weight
     return tuple(moments.sum(-1).tolist())
 
 

@@ -89,7 +89,7 @@ def read_grouping(mapping: Mapping[str, Any], path: str, problems: Problems) -> 
         if role not in ROLES:
             problems.add(join(path, "no_decay"), f"{role!r} is not a role{did_you_mean(role, ROLES, limit=20)}")
     groups = _read_groups(mapping.get("groups"), join(path, "groups"), problems)
-    return Grouping(groups, decay if isinstance(decay, float) else None, roles if isinstance(roles, tuple) else ())
+    return Grouping(groups, decay if isinstance(decay, float) and 0 < decay <= 1 else None, roles if isinstance(roles, tuple) else ())
 
 
 def _read_groups(groups: Any, path: str, problems: Problems) -> tuple[GroupSpec, ...]:
@@ -140,7 +140,7 @@ def place_parameters(
             torch's fused SGD takes either all or none of a group to have momentum.
 
     Example:
-        >>> from modelfactory.parameters.selector import describe
+        >>> from modelfactory.parameters.roles import describe
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 3), nn.Linear(3, 1))
         >>> places = place_parameters(model, describe(model), Grouping(layer_decay=0.5, no_decay=("bias",)))
         >>> [(place.group, place.lr_scale) for place in places][:3]
@@ -172,7 +172,7 @@ def input_width(info: ParamInfo) -> int | None:
     """How many features or channels a matrix mixes; None for vectors and depthwise kernels, which mix none.
 
     Example:
-        >>> from modelfactory.parameters.selector import describe
+        >>> from modelfactory.parameters.roles import describe
         >>> [input_width(info) for info in describe(nn.Sequential(nn.Linear(4, 3), nn.Conv2d(6, 6, 3, groups=6)))]
         [4, None, None, None]
     """

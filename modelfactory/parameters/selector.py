@@ -36,6 +36,7 @@ class Selector:
         optional: whether it may pick nothing.
 
     Example:
+        >>> from modelfactory.parameters.roles import describe
         >>> from torch import nn
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.Conv1d(3, 3, 1))
         >>> [info.name for info in Selector(module=("Linear",), role=("weight",)).select(describe(model))]
@@ -125,6 +126,7 @@ def nothing_picked(selector: Selector, infos: Sequence[ParamInfo]) -> str:
     """What to say of a selector that picks none of `infos`, with the nearest that there is.
 
     Example:
+        >>> from modelfactory.parameters.roles import describe
         >>> from torch import nn
         >>> infos = describe(nn.Sequential(nn.Linear(2, 3)))
         >>> nothing_picked(Selector(match=("0.weigth",)), infos)

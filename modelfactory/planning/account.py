@@ -7,16 +7,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-import torch
-
+from modelfactory.config.advice import Advice
 from modelfactory.config.errors import Problems, did_you_mean
 from modelfactory.init.assign import Assignment, assign, wants_shape
 from modelfactory.init.auto import needs_acting, resolve_auto
 from modelfactory.init.calibrate import Calibration
 from modelfactory.init.choose import Chooser, uses_auto_gain
-from modelfactory.init.input_activation import Acting, find_acting
+from modelfactory.init.input_activation import Acting, acting_on
 from modelfactory.init.ledger import Row, ledger_row
-from modelfactory.init.rule_warnings import Advice
 from modelfactory.init.rules import Rule
 from modelfactory.init.structural_arguments import Shares, unknown_shares
 from modelfactory.model.backbone_front import BACKBONE
@@ -80,7 +78,7 @@ def account(
         pretrained: parameter -> the file and tensor that its values come from.
         shares: gives the classes' shares in the data.
     """
-    infos = describe(draft.module)
+    infos = describe(draft.module, spec.incoming)
     for name, definition in draft.definitions.items():
         for role, glob in unused_roles(infos, name, definition.roles).items():
             names = [info.name.removeprefix(f"{name}.") for info in infos if not name or info.name.startswith(f"{name}.")]
@@ -95,7 +93,7 @@ def account(
         or spec.init.fans == "effective"
         and any(wants_shape(choice.info, choice.call) for choice in choices)
     ):
-        acting = look_for_acting(draft, spec)
+        acting = acting_on(infos)
     assignments = assign(resolve_auto(choices, acting), acting, spec.init.fans, problems, shares)
     frozen = choose_frozen(infos, spec.freeze, draft.definitions, problems)
     if spec.backbone is not None and not spec.backbone.allow_random:
@@ -125,14 +123,6 @@ def _check_random(assignments: Sequence[Assignment], frozen: Collection[int], pr
             f"{len(drawn)} parameters of the backbone are frozen and were never trained ({some_names(drawn, 3)}); "
             f"give {BACKBONE}.weights, leave them out of freeze, or say true if it is meant",
         )
-
-
-def look_for_acting(draft: Draft, spec: ModelSpec) -> dict[int, Acting]:
-    """By `id` of each parameter, what acts on the input of its layer, and how large that input is."""
-    shapes = {**({"": spec.incoming.shape} if spec.incoming is not None else {}), **draft.incoming}
-    return find_acting(draft.module, shapes, spec.incoming.dtype if spec.incoming is not None else torch.float32)
-
-
 
 
 def ledger_rows(plans: Account, spec: ModelSpec, stats: Sequence[tuple[float, float]] | None) -> Iterable[Row]:

@@ -15,18 +15,21 @@ from typing import Any
 import torch
 from torch import nn
 
+from modelfactory.config.advice import Advice
 from modelfactory.config.errors import ConfigError, Problem, Problems, SchemeError
 from modelfactory.init.calibrate import Calibration, calibrate
 from modelfactory.init.fill import fill, measure
+from modelfactory.init.input_activation import acting_on
 from modelfactory.init.ledger import Ledger, Row
-from modelfactory.init.rule_warnings import Advice, plan_warnings
+from modelfactory.init.rule_warnings import plan_warnings
 from modelfactory.init.rules import InitSpec
 from modelfactory.init.structural_arguments import Evidence
 from modelfactory.model.blueprint import Draft, Leaf, assemble
 from modelfactory.model.infer import Inference
+from modelfactory.model.samples import check_samples
 from modelfactory.numerics.fingerprint import digest
 from modelfactory.parameters.freezing import apply_frozen, thaw
-from modelfactory.planning.account import Account, account, frozen_untrained, ledger_rows, look_for_acting
+from modelfactory.planning.account import Account, account, frozen_untrained, ledger_rows
 from modelfactory.planning.overview.as_json import record
 from modelfactory.planning.overview.compare import Difference, compare
 from modelfactory.planning.overview.explain import Explanations, explain
@@ -53,6 +56,7 @@ class Plan:
         self._ledger: Ledger | None = None
         self._overview: tuple[Ledger, Overview] | None = None
         self._looked_at: tuple[Draft, Account] | None = None
+        self._mixing: tuple[Advice, ...] | None = None
         self.warnings: tuple[str, ...] = ()
         self.pretrained: Pretrained | None = None
         self.calibration: Calibration | None = None
@@ -84,13 +88,14 @@ class Plan:
             Inference(problems).forward(draft.module, "model", self._spec.incoming)
             for module, training in modes:
                 module.training = training
+        mixing = self._find_mixing(problems)
         pretrained = find_pretrained(draft.module, self._spec.backbone, problems, fetch=False)
         problems.raise_if_any()
         plans = account(draft, self._spec, problems, _schemes(pretrained))
         problems.raise_if_any()
         self._ledger = Ledger((*ledger_rows(plans, self._spec, None), *_buffers(draft.module, plans, pretrained, measured=False)))
         self.pretrained = None if pretrained is None else pretrained.closed()
-        self.warnings = tuple(self._advice(plans))
+        self.warnings = (*mixing, *self._advice(plans))
         self.thaws = plans.thaws
         apply_frozen(draft.module, plans.frozen, self._spec.freeze.dropout)
         self._looked_at = draft, plans
@@ -140,14 +145,14 @@ class Plan:
 
         Example:
             >>> import modelfactory as mf
-            >>> plan = mf.plan(mf.compose("model.width=8", "init=xavier_normal"))
+            >>> plan = mf.plan(mf.compose("model.width=8", "init=xavier_normal", "init.rules.weights.gain=auto"))
             >>> print(plan.explain("fc2.weight")[0].gain)
             1.4142 (auto): 1/sqrt(E f(z)^2) for z ~ N(0, 1), f being act1 (ReLU), which acts on this layer's input
         """
         draft, account = self._look_once()
         spec = self._spec
         rows = [row for row in self.ledger.rows if row.role != "buffer"]
-        acting = look_for_acting(draft, spec)
+        acting = acting_on(account.infos)
         items = [replace(item, acting=item.acting or acting.get(id(item.info.parameter))) for item in account.assignments]
         return explain(name, items, rows, spec.init, draft.definitions, account.beside, spec.freeze, spec.seed)
 
@@ -168,6 +173,7 @@ class Plan:
         problems = Problems()
         evidence = evidence or self._evidence
         with _without_collection():
+            mixing = self._find_mixing(problems)
             draft = assemble(self._spec.node, self._spec.seed)
             pretrained = find_pretrained(draft.module, self._spec.backbone, problems, fetch=True)
             problems.raise_if_any()
@@ -195,8 +201,14 @@ class Plan:
             problems.raise_if_any()
             self.pretrained = None if pretrained is None else pretrained.closed()
             symmetric = find_symmetric(plans.infos, [spread for _, spread in stats])
-            self.warnings = (*self._advice(plans), *symmetric)
+            self.warnings = (*mixing, *self._advice(plans), *symmetric)
         return draft.module if device is None else draft.module.to(device)
+
+    def _find_mixing(self, problems: Problems) -> tuple[Advice, ...]:
+        """What mixes the samples of a batch, looked for once."""
+        if self._mixing is None and not problems:
+            self._mixing = tuple(advice for node, coming in self._spec.parts for advice in check_samples(node, coming, problems))
+        return self._mixing or ()
 
     def _advice(self, plans: Account) -> Iterable[Advice]:
         yield from plan_warnings(plans.assignments, self._spec.init.rules)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from modelfactory.config.errors import Problems, did_you_mean
-from modelfactory.config.schema import check_value
+from modelfactory.config.schema import check_value, paths_of
 from modelfactory.init.rules import InitSpec, read_init
 from modelfactory.model.backbone.spec import BackboneSpec, read_backbone
 from modelfactory.model.backbone_front import put_in_front, read_front
@@ -46,6 +46,8 @@ class ModelSpec:
         grouping: what the optimizer does with which parameters; what is wrong with it is for the optimizer to say.
         backbone: what stands in front of the model's layers, and the weights that go into it.
         optimizer: the config's own, which is for the optimizer to check.
+        parts: the blueprints that the config writes down, of a backbone's layers and of the model, each with an example of what comes
+            in, where it is known.
     """
 
     node: Node
@@ -56,6 +58,7 @@ class ModelSpec:
     seed: int
     backbone: BackboneSpec | None = None
     optimizer: Any = None
+    parts: tuple[tuple[Node, torch.Tensor], ...] = ()
 
 
 def read_spec(config: Mapping[str, Any], problems: Problems) -> ModelSpec | None:
@@ -71,7 +74,9 @@ def read_spec(config: Mapping[str, Any], problems: Problems) -> ModelSpec | None
     found = len(problems)
     for name in config:
         if name not in GROUPS:
-            problems.add(str(name), f"not a key of the config{did_you_mean(str(name), GROUPS)}")
+            elsewhere = paths_of(name, config)[1:]
+            meant = f"; did you mean {' or '.join(map(repr, elsewhere))}?" if elsewhere else did_you_mean(str(name), GROUPS)
+            problems.add(str(name), f"not a key of the config{meant}")
     seed = check_value(config.get("seed", 0), int, "seed", problems, {"min": 0})
     if isinstance(seed, int) and seed >= 2**63:
         problems.add("seed", f"{seed} is too large; give a whole number below 2^63")
@@ -84,6 +89,8 @@ def read_spec(config: Mapping[str, Any], problems: Problems) -> ModelSpec | None
     if backbone is not None:
         front, features = read_front(backbone, incoming, problems)
     node = _read_model(config, features, problems) if "model" in config else None
+    ways = ((front if backbone is not None and backbone.layers is not None else None, incoming), (node, features))
+    parts = tuple((part, coming) for part, coming in ways if part is not None and isinstance(coming, torch.Tensor))
     if front is not None and node is not None:
         node = put_in_front(front, node, config["model"], problems)
     init = read_init(config.get("init"), "init", problems)
@@ -92,7 +99,8 @@ def read_spec(config: Mapping[str, Any], problems: Problems) -> ModelSpec | None
     grouping = read_grouping(optimizer if isinstance(optimizer, Mapping) else {}, "optimizer", Problems())
     if node is None or init is None or freeze is None or len(problems) > found:
         return None
-    return ModelSpec(node, init, freeze, grouping, incoming if isinstance(incoming, torch.Tensor) else None, seed, backbone, optimizer)
+    example = incoming if isinstance(incoming, torch.Tensor) else None
+    return ModelSpec(node, init, freeze, grouping, example, seed, backbone, optimizer, parts)
 
 
 def _read_model(config: Mapping[str, Any], incoming: Incoming, problems: Problems) -> Node | None:

@@ -21,7 +21,7 @@ from modelfactory.reporting.text import (
     number,
     outcome,
     seeds,
-    seeds_to_tell,
+    seeds_needed,
     sentences,
 )
 from modelfactory.sweeping.records import Job, Sweep
@@ -55,7 +55,7 @@ def ranking_section(ranking: Ranking) -> str:
         ("range", "number extra", True),
         ("difference to best", "number", compared),
         ("p (Holm)", "number extra", compared),
-        ("needs", "number", any(seeds_to_tell(row) for row in ranking.rows)),
+        ("seeds needed", "number", any(seeds_needed(row) for row in ranking.rows)),
     ]
     head = [tag("th", escape(text), scope="col", class_=kind) for text, kind, is_shown in columns if is_shown]
     rows = []
@@ -87,7 +87,7 @@ def _ranking_row(index: int, row: Row, written: Figures) -> list[str]:
         ("number extra", f"{written(min(values))} to {written(max(values))}" if values else "-"),
         ("number", "" if compared is None else written.difference(compared)),
         ("number extra", "" if compared is None else number(compared.p, 2)),
-        ("number", escape(seeds_to_tell(row))),
+        ("number", escape(seeds_needed(row))),
     )
     return [tag("td", text, class_=kind) for kind, text in cells]
 

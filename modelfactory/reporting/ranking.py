@@ -21,7 +21,7 @@ def rank(schemes: Sequence[Scheme], metric: Metric, axes: Sequence[str], alpha: 
         >>> made = [Scheme((name,), (), {("0",): a, ("1",): b, ("2",): c}) for name, a, b, c in
         ...         [("x", 0.1, 0.2, 0.3), ("y", 1.11, 1.2, 1.29), ("z", 0.2, 0.15, 0.4)]]
         >>> [(row.scheme.label, row.comparison and row.comparison.verdict) for row in rank(made, Metric("val_loss"), ["init"]).rows]
-        [('x', None), ('z', 'not told'), ('y', 'worse')]
+        [('x', None), ('z', 'inconclusive'), ('y', 'worse')]
     """
     valued = [scheme for scheme in schemes if scheme.sample is not None]
     valued.sort(key=_mean, reverse=metric.higher_is_better)
@@ -62,6 +62,6 @@ def _compare(scheme: Scheme, best: Scheme, test: Holm | None, metric: Metric, al
         verdict = "1 seed" if sample.n == 1 else "same" if sample.mean == 0 else "no spread"
         return Comparison(sample.n, sample.mean, math.nan, math.nan, verdict)
     if test.p > alpha:
-        return Comparison(sample.n, sample.mean, sample.half_width(test.level), test.p, "not told", sample.n_to_tell(test.level))
+        return Comparison(sample.n, sample.mean, sample.half_width(test.level), test.p, "inconclusive", sample.seeds_needed(test.level))
     verdict = "better" if (sample.mean > 0) == metric.higher_is_better else "worse"
     return Comparison(sample.n, sample.mean, sample.half_width(test.level), test.p, verdict)

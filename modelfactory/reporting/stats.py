@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 MOST_SEEDS = 1000
+POWER = 0.8
+_FAR = 25.0
 _SQUARABLE = 1e150  # whose square is a float still
 
 
@@ -77,20 +79,48 @@ class Sample:
             return math.nan
         return two_sided(self.mean / (self.std / math.sqrt(self.n)), self.n - 1)
 
-    def n_to_tell(self, alpha: float) -> int | None:
-        """How many numbers with this mean and std would tell the mean from 0 at level `alpha`; None: over 1,000.
+    def seeds_needed(self, alpha: float) -> tuple[int | None, int | None] | None:
+        """Give the range of how many numbers find a difference of this kind at level `alpha` with 80% power; None without spread.
+
+        A few numbers say little of the true effect, the mean in units of the std: its 90% interval, from the noncentral t
+        distribution, gives the fewest and the most numbers. None in their place: over 1,000, as where the effect may be 0.
+
+        Source: Cohen (1988) Statistical Power Analysis; Steiger & Fouladi (1997) on intervals of noncentrality.
 
         Example:
-            >>> Sample(2, 1.0, 1.0).n_to_tell(0.05)  # 7: t is 2.447, the half width 2.447 / sqrt(7) = 0.92; 6: 1.05
-            7
+            >>> Sample(3, 1.0, 1.0).seeds_needed(0.05), Sample(20, 1.0, 1.0).seeds_needed(0.05)
+            ((4, None), (6, 30))
         """
         if self.n < 2 or not _has_spread(self):
             return None
+        from scipy.special import nctdtrinc
 
-        def told(n: int) -> bool:  # from some n on: the interval narrows as n grows
-            return Sample(n, self.mean, self.std).half_width(alpha) < abs(self.mean)
+        t = abs(self.mean) / self.std * math.sqrt(self.n)
+        least, most = (float(nctdtrinc(self.n - 1, p, t)) / math.sqrt(self.n) for p in (0.95, 0.05))
+        return _seeds_for(most, alpha), _seeds_for(least, alpha)
 
-        return 2 + bisect_left(range(2, MOST_SEEDS), True, key=told) if told(MOST_SEEDS) else None
+
+def power(n: int, effect: float, alpha: float) -> float:
+    """Give the probability that a two-sided t test of `n` numbers finds a mean of `effect` standard deviations at level `alpha`.
+
+    Example:
+        >>> round(power(34, 0.5, 0.05), 3)  # Cohen 1988: 34 pairs for a medium effect
+        0.808
+    """
+    from scipy.special import chdtr, nctdtr
+
+    bound, shift = t_quantile(1 - alpha / 2, n - 1), abs(effect) * math.sqrt(n)
+    if shift > _FAR:  # where scipy's distribution underflows, and the spread of the std is all that matters
+        return float(chdtr(n - 1, (n - 1) * (shift / bound) ** 2))
+    other_side = nctdtr(n - 1, shift, -bound) if shift < 5 else 0.0  # below 1e-6 there, where scipy's digits end
+    return float(1 - nctdtr(n - 1, shift, bound) + other_side)
+
+
+def _seeds_for(effect: float, alpha: float) -> int | None:
+    """The fewest numbers that find an effect with 80% power; None: over 1,000."""
+    if not effect > 0 or power(MOST_SEEDS, effect, alpha) < POWER:
+        return None
+    return 2 + bisect_left(range(2, MOST_SEEDS), True, key=lambda n: power(n, effect, alpha) >= POWER)
 
 
 def _has_spread(sample: Sample) -> bool:

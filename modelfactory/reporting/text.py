@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from modelfactory.reporting.schemes import HIGHER_IS_BETTER, Metric, Scheme
-from modelfactory.reporting.stats import t_quantile
+from modelfactory.reporting.stats import MOST_SEEDS, t_quantile
 from modelfactory.sweeping.records import Job, Sweep
 
 WIDTH = 80
@@ -53,7 +53,7 @@ class Figures:
         """A difference with its interval.
 
         Example:
-            >>> Figures(0.1315).difference(Comparison(3, -0.01234, 0.0321, 0.4, "not told"))
+            >>> Figures(0.1315).difference(Comparison(3, -0.01234, 0.0321, 0.4, "inconclusive"))
             '-0.0123 ±0.0321'
         """
         half = "" if math.isnan(comparison.half_width) else f" ±{self(comparison.half_width, digits=2)}"
@@ -85,7 +85,7 @@ def outcome(row: Row) -> str:
 def table(ranking: Ranking, width: int = WIDTH) -> str:
     """The ranking, one scheme a row; a label that is too long goes on below, or has lines of its own above the numbers."""
     single = len(ranking.rows) == 1
-    head = ("", ", ".join(ranking.axes) or "scheme", "n", "mean", "std") + (() if single else ("difference to best", "", "needs"))
+    head = ("", ", ".join(ranking.axes) or "scheme", "n", "mean", "std") + (() if single else ("difference to best", "", "seeds needed"))
     rows = [_cells(row, single, figures(ranking)) for row in ranking.rows[:MOST_ROWS]]
     if not single and not any(cells[-1] for cells in rows):
         head, rows = head[:-1], [cells[:-1] for cells in rows]
@@ -109,7 +109,7 @@ def _cells(row: Row, single: bool, written: Figures) -> tuple[str, ...]:
         written(None if sample is None else sample.std),
     )
     compared = "" if row.comparison is None else written.difference(row.comparison)
-    return cells if single else (*cells, compared, outcome(row), seeds_to_tell(row))
+    return cells if single else (*cells, compared, outcome(row), seeds_needed(row))
 
 
 def _lines(cells: Sequence[str], widths: Sequence[int]) -> Iterable[str]:
@@ -164,7 +164,7 @@ def _alone(best: Row, ranking: Ranking) -> str:
 _VERDICTS = {
     "better": "Better, though with fewer seeds, than",
     "worse": "Worse than",
-    "not told": "No difference told from",
+    "inconclusive": "Inconclusive against",
     "same": "The same value on every seed as",
     "no spread": "The same difference on every seed, which leaves no spread to judge it by, from",
     "no seed": "No seed in common with",
@@ -176,12 +176,12 @@ def _with_verdict(rows: Sequence[Row], verdict: str) -> list[str]:
     return [row.scheme.label for row in rows if row.comparison is not None and row.comparison.verdict == verdict]
 
 
-def seeds_to_tell(row: Row) -> str:
-    """How many seeds would tell a difference that was not told: "~50"; "" where that is not the question."""
-    if row.comparison is None or row.comparison.verdict != "not told":
+def seeds_needed(row: Row) -> str:
+    """How many seeds would decide an inconclusive difference: "8-50", "7->1000"; "" where that is not the question."""
+    if row.comparison is None or row.comparison.verdict != "inconclusive" or row.comparison.seeds_needed is None:
         return ""
-    needed = row.comparison.n_to_tell
-    return ">1000" if needed is None else f"~{needed if needed < 100 else round(needed, -1)}"
+    fewest, most = (f">{MOST_SEEDS}" if count is None else str(count) for count in row.comparison.seeds_needed)
+    return fewest if fewest == most else f"{fewest} to {most}"
 
 
 def _what_seeds_tell(rows: Sequence[Row], ranking: Ranking) -> list[str]:
@@ -192,8 +192,8 @@ def _what_seeds_tell(rows: Sequence[Row], ranking: Ranking) -> list[str]:
     if ranking.num_comparisons:
         many = f"all {ranking.num_comparisons} pairs of schemes" if ranking.num_comparisons > 1 else "the one pair of schemes"
         said.append(f"Differences are paired over equal seeds; ± is a {confidence}% t interval, corrected (Holm) for {many}.")
-    if any(seeds_to_tell(row) for row in rows):
-        said.append("needs: how many seeds would tell a difference of the size and spread seen.")
+    if any(seeds_needed(row) for row in rows):
+        said.append("seeds needed: to find such a difference with 80% power, as a range, since few seeds say little of its size.")
     partly = [row for row in ranking.rows if row.scheme.missing and row.scheme.values]
     broken = [row for row in partly if any(row.scheme.count(status) for status in ENDED_BADLY)]
     if broken:
@@ -277,9 +277,10 @@ class Comparison:
         difference: the mean over these seeds of the scheme's value less that of the best, in the metric's unit.
         half_width: the interval of the difference is `difference` -/+ this; NaN where none can be given.
         p: Holm's adjusted p value of "there is no difference"; NaN where it cannot be tested.
-        verdict: "worse", "better", "not told" (the interval has 0 in it), "same" (the same value on every seed),
+        verdict: "worse", "better", "inconclusive" (the interval has 0 in it), "same" (the same value on every seed),
             "no spread" (the same difference on every seed, which leaves nothing to judge it by), "1 seed", "no seed".
-        n_to_tell: seeds that would tell a difference of this size and spread; None: over 1,000, or not known.
+        seeds_needed: the fewest and the most seeds that find a difference of this kind with 80% power, by what these seeds say of
+            it; None in their place: over 1,000.
     """
 
     n: int
@@ -287,7 +288,7 @@ class Comparison:
     half_width: float
     p: float
     verdict: str
-    n_to_tell: int | None = None
+    seeds_needed: tuple[int | None, int | None] | None = None
 
 
 @dataclass(frozen=True)

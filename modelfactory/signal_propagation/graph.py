@@ -6,7 +6,9 @@ one's own: residual additions, functional and in-place activations, and attentio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import dataclasses
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,15 +17,22 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from modelfactory.init.input_activation import Applied
-from modelfactory.model.meta_shapes import known_result
+from modelfactory.config.errors import contained
 from modelfactory.numerics.activation import ACTIVATIONS, is_activation
+from modelfactory.tracing.activations import Applied
+from modelfactory.tracing.meta_shapes import known_result
 
 _ACTIVATIONS = frozenset(ACTIVATIONS) | {f"{name}_" for name in ACTIVATIONS}
 _PASSIVE = frozenset(
     "__get__ __set__ size dim numel stride is_floating_point requires_grad_ storage_offset is_contiguous data_ptr item tolist "
-    "_assert __eq__ __ne__ ne eq lt gt le ge isnan isinf isfinite all any argmax argmin nelement __len__ __bool__ __repr__".split()
+    "_assert __eq__ __ne__ ne eq lt gt le ge isnan isinf isfinite all any argmax argmin nelement __len__ __bool__ __repr__ "
+    "new_empty new_full new_ones new_tensor new_zeros empty_like full_like ones_like rand_like randint_like randn_like zeros_like".split()
 )
+"""Calls whose result carries no signal: what they take of a tensor is its shape, its kind, or an answer about it."""
+_PIECES = frozenset(("chunk", "split", "unbind", "tensor_split", "unsafe_chunk", "unsafe_split"))
+"""Calls that return pieces of one tensor, each of which is a node of the same kind."""
+_PARTS_OF = frozenset(("T", "mT", "H", "mH", "data", "real", "imag"))
+"""Attributes of a tensor that are a signal too."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,11 @@ class Node:
         return self.module.training
 
     @property
+    def called(self) -> str:
+        """What was called, in a word: the operator, or the module that is one."""
+        return self.label if self.op in ("activation", "module") else self.op
+
+    @property
     def inputs(self) -> list[int]:
         """The nodes whose outputs it takes, each as often as it takes it."""
         return [item.node for item in walk((self.args, self.kwargs)) if isinstance(item, Signal)]
@@ -82,11 +96,13 @@ class Graph:
     """The nodes of one run, in order; the first is the input.
 
     Attributes:
-        outputs: the nodes that the model returned.
+        outputs: the nodes that a loss is made of.
+        failures: calls that could not be noted, each with its place and the reason.
     """
 
     nodes: list[Node] = field(default_factory=list)
     outputs: tuple[int, ...] = ()
+    failures: list[str] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
@@ -96,19 +112,40 @@ class Graph:
 
 
 def walk(value: Any) -> Iterator[Any]:
-    """The leaves of nested tuples, lists and dicts."""
+    """The leaves of nested tuples, lists, mappings and dataclasses."""
     if isinstance(value, (tuple, list)):
         for item in value:
             yield from walk(item)
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):
         yield from walk(list(value.values()))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, (type, Signal, Value)):
+        yield from walk([getattr(value, part.name) for part in dataclasses.fields(value)])
     else:
         yield value
 
 
 def tensors(value: Any) -> list[Tensor]:
-    """The tensors among the leaves of nested tuples, lists and dicts."""
+    """The tensors among the leaves of nested tuples, lists, mappings and dataclasses."""
     return [item for item in walk(value) if isinstance(item, Tensor)]
+
+
+def results(output: Any) -> list[Tensor]:
+    """What of a model's output a loss is made of: the logits of an object that has them, else every tensor.
+
+    Example:
+        >>> [tensor.shape[1] for tensor in results({"logits": torch.ones(2, 3), "hidden": torch.ones(2, 5)})]
+        [3]
+    """
+    named = not isinstance(output, tuple) and (isinstance(output, Mapping) or dataclasses.is_dataclass(output))
+    logits = (output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)) if named else None
+    return [logits] if isinstance(logits, Tensor) else tensors(output)
+
+
+def call_of(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The positional and the named arguments that an example stands for."""
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    return (example, {}) if isinstance(example, tuple) else ((example,), {})
 
 
 def trace(model: nn.Module, example: Any, seen: Callable[[Node, Tensor], Any] | None = None) -> tuple[Graph, Any]:
@@ -116,7 +153,7 @@ def trace(model: nn.Module, example: Any, seen: Callable[[Node, Tensor], Any] | 
 
     Args:
         model: on the device of the example; the meta device takes no memory and no time.
-        example: a tensor, or a tuple of positional arguments.
+        example: a tensor, a tuple of positional arguments, or a mapping of named ones.
         seen: called with each node and its output, at once, so before an in-place call overwrites it.
 
     Returns:
@@ -128,17 +165,18 @@ def trace(model: nn.Module, example: Any, seen: Callable[[Node, Tensor], Any] | 
         [('input', '', (1, 2)), ('linear', '0', (1, 3)), ('activation', '1', (1, 3))]
     """
     recorder = _Recorder(model, seen)
-    arguments = example if isinstance(example, tuple) else (example,)
-    for tensor in tensors(arguments):
+    args, kwargs = call_of(example)
+    given = tensors((args, kwargs))
+    for tensor in given:
         recorder.add("input", "input", None, (), {}, tensor)
     output = None
     try:
-        on_meta = all(tensor.is_meta for tensor in tensors(arguments))
+        on_meta = all(tensor.is_meta for tensor in given)
         with recorder.hooked(model), torch.device("meta") if on_meta else nullcontext(), recorder:
-            output = model(*arguments)
-        ends = [node for tensor in tensors(output) if (node := recorder.node_of(tensor)) is not None]
+            output = model(*args, **kwargs)
+        ends = [node for tensor in results(output) if (node := recorder.node_of(tensor)) is not None]
     finally:
-        for tensor in tensors((arguments, output)):
+        for tensor in (*given, *tensors(output)):
             vars(tensor).pop("_signal_node", None)
     recorder.graph.outputs = tuple(dict.fromkeys(ends))
     return recorder.graph, output
@@ -150,8 +188,8 @@ class _Recorder(TorchFunctionMode):
     def __init__(self, model: nn.Module, seen: Callable[[Node, Tensor], Any] | None):
         super().__init__()
         self.graph = Graph()
-        self._names = {id(tensor): name for name, tensor in model.named_parameters()}
-        self._names |= {id(tensor): name for name, tensor in model.named_buffers()}
+        self._names = {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+        self._constants: dict[int, weakref.ref[Tensor]] = {}  # what was seen made of no signal
         self._modules: list[tuple[str, nn.Module]] = [("", model)]
         self._unheard = 0
         self._seen = seen
@@ -162,28 +200,37 @@ class _Recorder(TorchFunctionMode):
         return tag[1] if tag is not None and tag[0] is self.graph else None
 
     def add(self, op: str, label: str, function: Any, args: Any, kwargs: Any, output: Any) -> None:
-        results = tensors(output)
-        if not results:
-            return
+        """A node for a call, and one for each further tensor with numbers that it returned."""
+        with contained(f"{self._modules[-1][0] or 'the model'} ({label})", self.graph.failures):
+            args, kwargs = self._frozen(args), self._frozen(kwargs)
+            found = tensors(output)
+            further = [tensor for tensor in found[1:] if tensor.is_floating_point()]
+            for place, tensor in enumerate([*found[:1], *further]):
+                self._append(op if not place or op in _PIECES else f"{op}[{place}]", label, function, args, kwargs, tensor)
+
+    def _append(self, op: str, label: str, function: Any, args: Any, kwargs: Any, tensor: Tensor) -> None:
         name, module = self._modules[-1]
-        first = results[0]
-        args, kwargs = self._frozen(args), self._frozen(kwargs)
-        node = Node(len(self.graph.nodes), op, name, label, function, args, kwargs, tuple(first.shape), first.is_floating_point(), module)
+        index, shape = len(self.graph.nodes), tuple(tensor.shape)
+        node = Node(index, op, name, label, function, args, kwargs, shape, tensor.is_floating_point(), module)
         self.graph.nodes.append(node)
-        for tensor in results:
-            tensor._signal_node = (self.graph, node.index)  # pyright: ignore[reportAttributeAccessIssue]
+        tensor._signal_node = (self.graph, index)  # pyright: ignore[reportAttributeAccessIssue]
         if self._seen is not None:
             self._unheard += 1  # what the listener calls is no part of the model
-            self._seen(node, first)
-            self._unheard -= 1
+            try:
+                self._seen(node, tensor)
+            finally:
+                self._unheard -= 1
 
     def _frozen(self, value: Any) -> Any:
         if isinstance(value, Tensor):
             node = self.node_of(value)
-            return Signal(node) if node is not None else Value(self._names.get(id(value)), value.detach())
+            whole = value if value._base is None else value._base  # a view of a parameter goes by its name
+            return Signal(node) if node is not None else Value(self._names.get(id(whole)), value.detach())
         if isinstance(value, (tuple, list)):
             return tuple(self._frozen(item) for item in value)
-        return {key: self._frozen(item) for key, item in value.items()} if isinstance(value, dict) else value
+        if dataclasses.is_dataclass(value) and not isinstance(value, (type, Signal, Value)):
+            return tuple(self._frozen(item) for item in tensors(value))
+        return {key: self._frozen(item) for key, item in value.items()} if isinstance(value, Mapping) else value
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -191,14 +238,38 @@ class _Recorder(TorchFunctionMode):
         if name in _PASSIVE or self._unheard:
             on_meta = self._unheard and any(tensor.is_meta for tensor in tensors((args, kwargs)))
             known = known_result(func, args, kwargs) if on_meta else None
-            return func(*args, **kwargs) if known is None else known
+            output = func(*args, **kwargs) if known is None else known
+            if name != "__get__" or self._unheard or not isinstance(output, Tensor) or self.node_of(args[0]) is None:
+                return output
+            name = getattr(func.__self__, "__name__", "")  # an attribute that is a tensor
+            if name in _PARTS_OF:
+                self._note(func, name, self._frozen(args), {}, output)
+            return output
         given = [tensor for tensor in tensors((args, kwargs)) if self.node_of(tensor) is not None]
         result = known_result(func, args, kwargs) if given and given[0].is_meta else None
-        frozen = (self._frozen(args), self._frozen(kwargs)) if given else ((), {})
-        output = func(*args, **kwargs) if result is None else result
+        frozen: Any = ((), {})
         if given:
-            self._note(func, name, *frozen, output)
+            with contained(f"{self._modules[-1][0] or 'the model'} ({name})", self.graph.failures):
+                frozen = (self._frozen(args), self._frozen(kwargs))
+        output = func(*args, **kwargs) if result is None else result
+        if given and not self._is_answer(given, output):
+            self._note(func, name, frozen[0], frozen[1], args[0] if name == "__setitem__" else output)
+        elif not given:
+            self._constants.update({id(tensor): weakref.ref(tensor) for tensor in tensors(output)})
         return output
+
+    def _is_unseen(self, tensor: Tensor) -> bool:
+        """Whether a tensor came from somewhere else than a call that was seen, a parameter or a buffer."""
+        made = self._constants.get(id(tensor))
+        return self.node_of(tensor) is None and id(tensor) not in self._names and (made is None or made() is not tensor)
+
+    def _is_answer(self, given: list[Tensor], output: Any) -> bool:
+        """Whether a call that takes numbers with a fraction returns none: an index, a mask, a count carries no signal."""
+        found = tensors(output)
+        if not found or any(tensor.is_floating_point() or tensor.is_complex() for tensor in found):
+            return False
+        made = [self.graph.nodes[index] for tensor in given if (index := self.node_of(tensor)) is not None]
+        return any(node.floating and node.op != "input" for node in made)
 
     def _note(self, func: Any, name: str, args: Any, kwargs: Any, output: Any) -> None:
         module = self._modules[-1][1]
@@ -219,7 +290,7 @@ class _Recorder(TorchFunctionMode):
             for name, module in model.named_modules():
                 bends = not module._modules and module is not model and is_activation(module)
                 handles.append(module.register_forward_pre_hook(self._entering(name, bends)))
-                handles.append(module.register_forward_hook(self._leaving(bends), always_call=True))
+                handles.append(module.register_forward_hook(self._leaving(bends), with_kwargs=True, always_call=True))
             yield
         finally:
             for handle in handles:
@@ -232,12 +303,14 @@ class _Recorder(TorchFunctionMode):
 
         return enter
 
-    def _leaving(self, bends: bool) -> Callable[[nn.Module, Any, Any], None]:
-        def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+    def _leaving(self, bends: bool) -> Callable[[nn.Module, Any, Any, Any], None]:
+        def leave(module: nn.Module, inputs: Any, kwargs: Any, output: Any) -> None:
             self._unheard -= bends
-            if output is not None and (bends or any(self.node_of(tensor) is None for tensor in tensors(output))):
-                if any(self.node_of(tensor) is not None for tensor in tensors(inputs)) and not self._unheard:
-                    self.add("activation" if bends else "module", type(module).__name__, module, inputs, {}, output)
+            made = [tensor for tensor in tensors(output) if tensor.is_floating_point()]
+            if made and (bends or all(map(self._is_unseen, made))):
+                if any(self.node_of(tensor) is not None for tensor in tensors((inputs, kwargs))) and not self._unheard:
+                    given = inputs if inputs or not bends else tuple(kwargs.values())
+                    self.add("activation" if bends else "module", type(module).__name__, module, given, {} if bends else kwargs, made)
             self._modules.pop()
 
         return leave
@@ -247,7 +320,7 @@ def _plain(name: str) -> str:
     """`add_`, `__iadd__` and `__radd__` are all `add`; `__getitem__` is `getitem`."""
     if name.startswith("__") and name.endswith("__"):
         inner = name.strip("_")
-        return inner[1:] if inner in ("iadd", "radd", "imul", "rmul", "isub", "rsub", "itruediv", "rtruediv") else inner
+        return inner[1:] if inner in ("iadd", "radd", "imul", "rmul", "isub", "itruediv", "imatmul") else inner
     return name.rstrip("_")
 
 

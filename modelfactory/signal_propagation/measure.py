@@ -7,16 +7,19 @@ way back ends at the first layers: no parameter gets a gradient.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor as is_wrapped  # of torch.func, whose numbers do not outlive it
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from modelfactory.signal_propagation.graph import Graph, Node, tensors, trace
+from modelfactory.config.errors import contained
+from modelfactory.signal_propagation.axes import unit_of_input
+from modelfactory.signal_propagation.graph import Graph, Node, call_of, results, tensors, trace, walk
+from modelfactory.signal_propagation.keeping import buffers_kept, random_state_of
+from modelfactory.signal_propagation.masking import HIDDEN, WEIGHING, is_mask
 from modelfactory.signal_propagation.rules.table import RULES
 from modelfactory.signal_propagation.state import KINDS, Input, State
 
@@ -30,13 +33,17 @@ class Measured:
     Attributes:
         graph: of the run.
         batch: how many inputs there were.
-        data: what the input was like.
-        second, mean, other: of the output: second moment, mean, and mean product of one place of two inputs.
+        data: what the (first) input was like.
+        second, mean, other: of the output: second moment, mean, and mean product of one place of two inputs; without what a
+            mask hides.
         gradient: second moment of the gradient by the output.
+        gradient_far: of what no rule leads a gradient to, the mean product of it at two places, by node and dimension of the units.
         sums: of the output over the batch, where asked for.
-        states: full states, of what no rule predicts.
+        states: full states, of inputs and of what no rule predicts, for each dimension that the units may lie in.
+        stopped: what a gradient does not go back through: detached, or computed without gradients.
         samples: some outputs and gradients, where histograms were asked for.
-        output: what the model returned, without its graph.
+        output: what the model returned, without its graph; None where it is more than one tensor.
+        failures: what could not be looked at, each with its place and the reason.
     """
 
     graph: Graph = field(default_factory=Graph)
@@ -46,22 +53,25 @@ class Measured:
     mean: dict[int, float] = field(default_factory=dict)
     other: dict[int, float] = field(default_factory=dict)
     gradient: dict[int, float] = field(default_factory=dict)
+    gradient_far: dict[tuple[int, int], float] = field(default_factory=dict)
     sums: dict[int, Tensor] = field(default_factory=dict)
     parts: dict[int, Tensor] = field(default_factory=dict)
-    states: dict[int, State] = field(default_factory=dict)
+    states: dict[int, tuple[State, ...]] = field(default_factory=dict)
+    stopped: set[int] = field(default_factory=set)
     samples: dict[int, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
     output: Any = None
+    failures: list[str] = field(default_factory=list)
 
 
 def measure(model: nn.Module, example: Any, seed: int = 0, histograms: bool = False) -> Measured:
     """Runs the model on a batch, in the mode it is in, and back from its output.
 
     Parameters, gradients, buffers (running statistics), hooks, modes and global random state are afterwards as they were,
-    also when the model fails.
+    also when the model fails. What the model raises comes out; what looking at it raises is kept in `failures`.
 
     Args:
         model: any module, on the device of the batch.
-        example: a batch, or a tuple of positional arguments.
+        example: a batch, a tuple of positional arguments, or a mapping of named ones.
         seed: of the numbers that the output is weighted by.
         histograms: keep some of the outputs and gradients of activations.
 
@@ -70,53 +80,37 @@ def measure(model: nn.Module, example: Any, seed: int = 0, histograms: bool = Fa
         >>> sorted(found.second), sorted(found.gradient)
         ([0, 1, 2], [1, 2])
     """
-    arguments = tuple(_leaf(value) for value in (example if isinstance(example, tuple) else (example,)))
-    first = next((tensor for tensor in tensors(arguments)), None)
-    if first is None:
+    args, kwargs = call_of(example)
+    given = {id(tensor): _leaf(tensor) for tensor in tensors((args, kwargs))}
+    if not given:
         raise ValueError("the example has no tensor")
-    device = first.device
-    with torch.inference_mode(False), torch.enable_grad(), _random_state_of(device, seed), _buffers_kept(model):
+    leaves = [given[id(tensor)] for tensor in tensors((args, kwargs))]
+    first = leaves[0]
+    with torch.inference_mode(False), torch.enable_grad(), random_state_of(first.device, seed), buffers_kept(model):
+        # a copy of each, since a forward may overwrite what it is given
+        copies = {key: leaf.clone() if leaf.requires_grad else leaf for key, leaf in given.items()}
+        own = _replaced((args, kwargs), copies)
         collector = _Collector(first.shape[0] if first.ndim else 1, histograms)
-        graph, output = trace(model, arguments, collector)
-        results = [tensor for tensor in tensors(output) if tensor.requires_grad]
-        if results:
-            # a number to go back from: giving autograd gradients to start with imports sympy, half a second
-            weighted = torch.stack([(tensor * torch.randn(tensor.shape, device=tensor.device)).sum().float() for tensor in results]).sum()
-            torch.autograd.grad(weighted, collector.ends(graph, arguments), allow_unused=True)
-        found = collector.result(graph)
+        graph, output = trace(model, own[1] or own[0], collector)
+        with contained("the gradient of the model", collector.failures):
+            collector.go_back(graph, results(output), leaves)
+        found = collector.result(graph, leaves)
     found.output = output.detach() if isinstance(output, Tensor) else None
     return found
 
 
-def _leaf(value: Any) -> Any:
+def _leaf(tensor: Tensor) -> Tensor:
     """The same numbers in a tensor of our own that a gradient can reach."""
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return value.detach().requires_grad_()
-    return value
+    return tensor.detach().requires_grad_() if tensor.is_floating_point() or tensor.is_complex() else tensor
 
 
-@contextmanager
-def _random_state_of(device: torch.device, seed: int) -> Iterator[None]:
-    """Seeds the CPU and this device alone, and puts back afterwards what was there."""
-    on_cpu = device.type == "cpu"
-    with torch.random.fork_rng([] if on_cpu else [device], device_type="cuda" if on_cpu else device.type):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            index = torch.cuda.current_device() if device.index is None else device.index
-            torch.cuda.default_generators[index].manual_seed(seed)
-        yield
-
-
-@contextmanager
-def _buffers_kept(model: nn.Module) -> Iterator[None]:
-    kept = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if buffer.numel()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, values in kept:
-                if not torch.equal(buffer, values) or buffer.isnan().any():
-                    buffer.copy_(values)
+def _replaced(value: Any, by: dict[int, Tensor]) -> Any:
+    """Nested arguments with other tensors in them; what an object of another kind holds stays as it is."""
+    if isinstance(value, Tensor):
+        return by[id(value)]
+    if type(value) in (tuple, list):
+        return type(value)(_replaced(item, by) for item in value)
+    return {key: _replaced(item, by) for key, item in value.items()} if type(value) is dict else value
 
 
 class _Collector:
@@ -126,65 +120,144 @@ class _Collector:
         self._batch, self._histograms = batch, histograms
         self._scalars: dict[tuple[str, int], Tensor] = {}
         self._sizes: dict[int, int] = {}
+        self._pairs: dict[int, int] = {}  # how many inputs the sums over the batch are of
         self._edges: dict[int, GradientEdge] = {}
+        self._live: set[int] = set()  # nodes that a gradient can reach
+        self._masked: set[int] = set()  # nodes some of whose entries a mask hides
+        self._continued: set[int] = set()  # nodes that no rule leads a gradient to
+        self._handles: list[Any] = []
         self._found = Measured(batch=batch)
+        self.failures = self._found.failures
 
     def __call__(self, node: Node, output: Tensor) -> None:
-        if not output.is_floating_point() or output.numel() == 0:
+        number = node.index
+        if any(index in self._live for index in node.inputs) and not output.requires_grad:
+            self._found.stopped.add(number)
+        if output.requires_grad:
+            self._live.add(number)
+            if node.op != "input":
+                self._edges[number] = get_gradient_edge(output)
+        if not output.is_floating_point() or output.numel() == 0 or is_wrapped(output):
             return
         values = output.detach()
-        number = node.index
-        over = 1 if values.ndim > 1 and values.shape[0] != self._batch and values.shape[1] == self._batch else 0
-        together = values.sum(over, dtype=torch.float32) if values.ndim else values
-        self._scalars["norm", number] = _norm(values)
-        self._scalars["together", number] = torch.linalg.vector_norm(together)
-        self._scalars["sum", number] = together.sum()
         self._sizes[number] = values.numel()
-        if node.op == "activation":
-            self._found.sums[number] = together
-            self._found.parts[number] = values[:_SAMPLED].clone()
-        if node.op == "input" and number == 0:
-            self._found.data = describe_input(values)
-        elif node.op.removeprefix("_") not in RULES:
-            self._found.states[number] = state_of(values, 1)
+        if self._is_masked(node):
+            self._look_behind_mask(number, values)
+        else:
+            together = self._over_inputs(number, values)
+            self._scalars["norm", number] = _norm(values)
+            self._scalars["sum", number] = together.sum()
+            self._scalars["together", number] = torch.linalg.vector_norm(together)
+            if node.op == "activation":
+                self._found.sums[number] = together
+                self._found.parts[number] = values[:_SAMPLED].clone()
+            if node.op != "input" and node.op.removeprefix("_") not in RULES:
+                self._found.states[number] = tuple(state_of(values, unit) for unit in sorted({1, values.ndim - 1}))
+                self._continued.update(node.inputs)
         if output.requires_grad and node.op != "input":
-            self._edges[number] = get_gradient_edge(output)
-            output.register_hook(self._gradient_of(number))
+            self._handles.append(output.register_hook(self._gradient_of(number)))
+
+    def _over_inputs(self, number: int, values: Tensor) -> Tensor:
+        """The sum over the batch, also where windows or heads are folded into its dimension."""
+        batch, shape = self._batch, values.shape
+        if values.ndim > 1 and shape[0] != batch and shape[1] == batch:
+            self._pairs[number] = batch
+            return values.sum(1, dtype=torch.float32)
+        if values.ndim and shape[0] % batch == 0:
+            self._pairs[number] = batch
+            return values.reshape(batch, -1, *shape[1:]).sum(0, dtype=torch.float32)
+        self._pairs[number] = 1
+        return values.to(torch.float32)
+
+    def _is_masked(self, node: Node) -> bool:
+        """Whether a call hides entries: by a number, or a constant, so far below all others that softmax makes 0 of it."""
+        if node.op in WEIGHING:
+            return False
+        if any(index in self._masked for index in node.inputs):
+            return True
+        return any(isinstance(item, float) and item <= HIDDEN or is_mask(item) for item in walk((node.args, node.kwargs)))
+
+    def _look_behind_mask(self, number: int, values: Tensor) -> None:
+        shown = values > HIDDEN
+        self._masked.add(number)
+        kept = torch.where(shown, values, torch.zeros_like(values)).float()
+        self._scalars["count", number] = shown.sum()
+        self._scalars["norm", number], self._scalars["sum", number] = _norm(kept), kept.sum()
 
     def _gradient_of(self, number: int) -> Any:
         def look(gradient: Tensor) -> None:
-            self._scalars["gradient", number] = _norm(gradient)
-            if self._histograms and number in self._found.parts:
-                self._found.samples[number] = (self._found.parts[number], gradient[:_SAMPLED].detach().clone())
+            with contained(f"the gradient by call {number}", self.failures):
+                self._scalars["gradient", number] = _norm(gradient)
+                if number in self._continued and gradient.ndim > 2:
+                    for dim in {1, gradient.ndim - 1}:
+                        self._scalars[f"far {dim}", number] = torch.linalg.vector_norm(_over_places(gradient, dim))
+                if self._histograms and number in self._found.parts:
+                    self._found.samples[number] = (self._found.parts[number], gradient[:_SAMPLED].detach().clone())
 
         return look
 
-    def ends(self, graph: Graph, arguments: tuple[Any, ...]) -> list[Any]:
-        """Where the way back ends: the outputs of the first calls, before which there is nothing to measure."""
-        first = [node.index for node in graph if node.op != "input" and all(graph.nodes[i].op == "input" for i in node.inputs)]
-        edges: list[Any] = [self._edges[index] for index in first if index in self._edges]
-        return edges or [tensor for tensor in tensors(arguments) if tensor.requires_grad]
+    def go_back(self, graph: Graph, outputs: list[Tensor], leaves: list[Tensor]) -> None:
+        """Goes back from outputs that are weighted by standard normal numbers."""
+        outputs = [torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in outputs if tensor.requires_grad]
+        ends = self._ends(graph) or [leaf for leaf in leaves if leaf.requires_grad]
+        try:
+            if outputs and ends:
+                # a number to go back from: giving autograd gradients to start with imports sympy, half a second
+                weighted = [(tensor * torch.randn(tensor.shape, device=tensor.device)).sum().float() for tensor in outputs]
+                torch.autograd.grad(torch.stack(weighted).sum(), ends, allow_unused=True)
+        finally:
+            for handle in self._handles:
+                handle.remove()
 
-    def result(self, graph: Graph) -> Measured:
+    def _ends(self, graph: Graph) -> list[Any]:
+        """Where the way back ends: the outputs of the first calls that a gradient can reach, before which there is none to measure."""
+        ends, reached = [], set[int]()
+        for node in graph:
+            goes_on = any(index in reached for index in node.inputs)
+            if node.index in self._edges and not goes_on:
+                ends.append(self._edges[node.index])
+            if node.index in self._edges or goes_on:
+                reached.add(node.index)
+        return ends
+
+    def result(self, graph: Graph, leaves: list[Tensor]) -> Measured:
         found = self._found
         found.graph = graph
-        if not self._scalars:
-            return found
+        found.failures[:0] = graph.failures
+        for index, leaf in enumerate(leaves):
+            with contained(f"input {index}", found.failures):
+                unit = unit_of_input(graph, index)
+                described = describe_input(leaf, unit)
+                if leaf.is_floating_point():
+                    found.states[index] = (described.state(leaf.ndim),)
+                if index == 0:
+                    found.data = described
         keys = list(self._scalars)
-        values = torch.stack([self._scalars[key].to(torch.float32) for key in keys]).tolist()
-        for (what, number), value in zip(keys, values, strict=True):
-            size = self._sizes[number]
+        values = torch.stack([self._scalars[key].to(torch.float32) for key in keys]).tolist() if keys else []
+        known = dict(zip(keys, values, strict=True))
+        for (what, number), value in known.items():
+            size = known.get(("count", number), self._sizes[number]) or math.nan
             if what == "norm":
                 found.second[number] = value**2 / size
             elif what == "sum":
                 found.mean[number] = value / size
             elif what == "gradient":
-                found.gradient[number] = value**2 / size
-        for (what, number), value in zip(keys, values, strict=True):
-            if what == "together" and self._batch > 1:
-                own = found.second[number] * self._sizes[number]
-                found.other[number] = (value**2 - own) / (self._sizes[number] * (self._batch - 1))
+                found.gradient[number] = value**2 / self._sizes[number]
+            elif what == "together" and self._pairs[number] > 1:
+                count = self._pairs[number]
+                found.other[number] = (value**2 - known["norm", number] ** 2) / (size * (count - 1))
+            elif what.startswith("far "):
+                dim = int(what.removeprefix("far "))
+                places = math.prod(graph.nodes[number].shape[1:]) // graph.nodes[number].shape[dim]
+                if places > 1:
+                    far = (value**2 - known["gradient", number] ** 2) / (size * (places - 1))
+                    found.gradient_far[number, dim] = far / max(known["gradient", number] ** 2 / size, 1e-300)
         return found
+
+
+def _over_places(gradient: Tensor, unit: int) -> Tensor:
+    """The sum over all dimensions but the batch and the units."""
+    return gradient.float().sum([dim for dim in range(1, gradient.ndim) if dim != unit])
 
 
 def state_of(values: Tensor, unit: int) -> State:
@@ -225,18 +298,23 @@ def _neighbours(x: Tensor, unit: int) -> Tensor:
     return torch.stack(products).mean()
 
 
-def describe_input(values: Tensor) -> Input:
-    """What a batch of inputs is like; images with their second moment place by place."""
+def describe_input(values: Tensor, unit: int = 1) -> Input:
+    """What a batch of inputs is like; images with their second moment place by place.
+
+    Args:
+        unit: the dimension that their units (channels, features) lie in.
+    """
     if values.ndim < 1 or not values.is_floating_point():
         return Input()
-    state = state_of(values, 1)
+    state = state_of(values, unit)
+    if not math.isfinite(state.second):
+        return Input()
     power = None
     if values.ndim > 2:
-        power = values.detach().double().square().mean((0, 1), keepdim=True).cpu()
-    second = state.second
-    scale = 1 / second if second > 0 else 0.0
+        power = values.detach().double().square().mean((0, unit), keepdim=True).cpu()
+    scale = 1 / state.second if state.second > 0 else 0.0
     pairs = {kind: value * scale for kind, value in zip(KINDS, state.pairs.tolist(), strict=True)}
-    return Input(mean=state.mean, second=second if math.isfinite(second) else 1.0, power=power, **pairs)
+    return Input(mean=state.mean, second=state.second, power=power, unit=unit, **pairs)
 
 
 def _norm(values: Tensor) -> Tensor:

@@ -7,26 +7,46 @@ second moment of a gradient that is standard normal at the output.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from modelfactory.config.errors import contained, first_line
 from modelfactory.model.clone import shadow_of
 from modelfactory.numerics.fixed_point import depth_scale
-from modelfactory.numerics.gaussian_moments import correlation
-from modelfactory.signal_propagation.graph import Graph, Node, trace
+from modelfactory.numerics.gaussian_moments import NotPredicted, correlation
+from modelfactory.signal_propagation.axes import unit_of_input
+from modelfactory.signal_propagation.graph import Graph, Node, call_of, tensors, trace
 from modelfactory.signal_propagation.row import Numbers, Row
 from modelfactory.signal_propagation.rules.activations import response_of
 from modelfactory.signal_propagation.rules.base import Context, arguments
-from modelfactory.signal_propagation.rules.table import PARTS, PERMUTES, SHAPING, rule_of
-from modelfactory.signal_propagation.state import Gradient, Input, NotPredicted, State, Weights, flat
+from modelfactory.signal_propagation.rules.reshape import unit_after
+from modelfactory.signal_propagation.rules.table import ARRANGING, PARTS, PERMUTES, SHAPING, rule_of
+from modelfactory.signal_propagation.skips import post_norm_warning
+from modelfactory.signal_propagation.state import Gradient, Input, State, Weights, flat
 from modelfactory.signal_propagation.table import SignalTable
 from modelfactory.signal_propagation.verdict import judge
 
 _BATCH = 64  # inputs at once, where nothing says how many
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a batch showed, from which to go on where a call is not predicted.
+
+    Attributes:
+        states: by node, in one state for each dimension that its units may lie in.
+        gradients: by node, given the dimension of its units.
+        stopped: nodes that no gradient goes back through.
+    """
+
+    states: Mapping[int, tuple[State, ...]] = field(default_factory=dict)
+    gradients: Callable[[int, int], Gradient | None] = lambda index, unit: None
+    stopped: frozenset[int] = frozenset()
 
 
 @dataclass
@@ -37,11 +57,15 @@ class Predicted:
         states: of each node's output.
         gradients: of the loss, here a sum weighted by standard normal numbers, by each node's output.
         notes: what is to be said of a node, such as why it is not predicted.
+        absent: nodes whose gradient is not predicted, and the call that it would have to come through.
+        failures: calls whose rule raised what no rule should, each with its place and the reason.
     """
 
     states: list[State]
     gradients: list[Gradient | None]
     notes: dict[int, str] = field(default_factory=dict)
+    absent: dict[int, str] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
 
 
 def predict(
@@ -55,7 +79,7 @@ def predict(
 
     Args:
         model: on any device; on the meta device nothing is allocated.
-        incoming: an example input or a tuple of them, or the shape of one, batch first. Its numbers do not matter.
+        incoming: an example input, a tuple or a mapping of them, or the shape of one, batch first. Its numbers do not matter.
         moments: mean and std of each parameter by name; of those that it leaves out, or gives as NaN, the values are asked.
         data: what is known of the inputs; None: independent standard normal numbers.
         batch: inputs at once, for norms over the batch; None: as many as `incoming` has, 64 if it is on the meta device.
@@ -69,75 +93,128 @@ def predict(
     if isinstance(incoming, (torch.Size, list)) or isinstance(incoming, tuple) and all(isinstance(n, int) for n in incoming):
         incoming = torch.empty(tuple(incoming), device="meta")
     graph = trace_on_meta(model, incoming)
-    first = next((tensor for tensor in _tensors(incoming)), None)
+    first = next((tensor for tensor in tensors(incoming)), None)
     if batch is None:
         batch = _BATCH if first is None or first.is_meta else first.shape[0]
     context = Context(graph, Weights(moments, model), batch)
     with torch.no_grad(), torch.device("cpu"):
-        return tabulate(context, follow(context, data or Input()))
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    return [value] if isinstance(value, Tensor) else [t for item in value for t in _tensors(item)] if isinstance(value, tuple) else []
+        return tabulate(context, follow(context, data))
 
 
 def trace_on_meta(model: nn.Module, incoming: Any) -> Graph:
     """The model's graph, by a run on the meta device, in the modes (training or not) that the modules are in."""
-    arguments = incoming if isinstance(incoming, tuple) else (incoming,)
     double = model
     if any(not tensor.is_meta for tensors in (model.parameters(), model.buffers()) for tensor in tensors):
         double, _ = shadow_of(model)
-    example = tuple(torch.empty(t.shape, dtype=t.dtype, device="meta") if isinstance(t, Tensor) else t for t in arguments)
+    args, kwargs = call_of(incoming)
+    named = {key: _on_meta(value) for key, value in kwargs.items()}
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        graph, _ = trace(double, example)
+        graph, _ = trace(double, named or tuple(_on_meta(value) for value in args))
     return graph
 
 
-def follow(context: Context, data: Input, measured: Mapping[int, State] | None = None) -> Predicted:
+def _on_meta(value: Any) -> Any:
+    return torch.empty(value.shape, dtype=value.dtype, device="meta") if isinstance(value, Tensor) else value
+
+
+def follow(context: Context, data: Input | None = None, known: Known | None = None) -> Predicted:
     """Goes through the graph, forward and back.
 
     Args:
-        measured: states by node, from which to go on where a call is not predicted; without one, from a second moment of 1.
+        data: what is known of the inputs; None: what was measured of them, else independent standard normal numbers.
+        known: from which to go on where a call is not predicted; without it, from a second moment of 1, and no gradient
+            is predicted behind such a call.
     """
-    found = Predicted([], [])
+    found, known = Predicted([], []), known or Known()
     for node in context.graph:
-        found.states.append(_forward(context, node, data, found, measured or {}))
+        found.states.append(_forward(context, node, data, found, known))
     found.gradients = [None] * len(context.graph)
     for index in context.graph.outputs:
         found.gradients[index] = Gradient(flat(1.0, max(len(context.graph.nodes[index].shape), 1)))
     for node in reversed(context.graph.nodes):
-        _backward(context, node, found)
+        _backward(context, node, found, known)
     return found
 
 
-def _forward(context: Context, node: Node, data: Input, found: Predicted, measured: Mapping[int, State]) -> State:
+def _forward(context: Context, node: Node, data: Input | None, found: Predicted, known: Known) -> State:
+    dims = max(len(node.shape), 1)
     if node.op == "input":
-        return data.state(len(node.shape))
-    try:
-        rule, node = rule_of(node)
-        return rule.forward(context, node, [found.states[index] for index in node.inputs])
-    except NotPredicted as reason:
-        if node.index in measured:
-            found.notes[node.index] = f"not predicted ({reason}): goes on from what was measured"
-            return measured[node.index]
-        found.notes[node.index] = f"not predicted ({reason}): goes on from a second moment of 1"
-        return Input().state(max(len(node.shape), 1))
-
-
-def _backward(context: Context, node: Node, found: Predicted) -> None:
-    gradient = found.gradients[node.index]
-    if gradient is None or node.op == "input":
-        return
+        if data is None and node.index in known.states:
+            return known.states[node.index][0]
+        return replace(data or Input(), unit=unit_of_input(context.graph, node.index)).state(dims)
     states = [found.states[index] for index in node.inputs]
+
+    def by_rule() -> State:
+        if node.inputs and not context.graph.nodes[node.inputs[0]].floating and node.floating and node.op != "embedding":
+            raise NotPredicted(f"{node.called} of whole or complex numbers")
+        rule, call = rule_of(node)
+        return _checked(rule.forward(context, call, states), node)
+
+    state, reason = _tried(node, found, by_rule)
+    if state is not None:
+        return state
+    unit = unit_after(states[0].unit, context.graph.nodes[node.inputs[0]].shape, node.shape) if states else 1
+    measured = known.states.get(node.index, ())
+    goes_on = "from what was measured" if measured else "from a second moment of 1"
+    found.notes[node.index] = f"not predicted ({reason}): goes on {goes_on}"
+    made = next((one for one in measured if one.unit == unit), measured[0] if measured else Input(unit=unit).state(dims))
+    return replace(made, unit=min(unit, dims - 1))
+
+
+def _tried(node: Node, found: Predicted, call: Callable[[], T]) -> tuple[T | None, str]:
+    """What a rule gives, or None and why it gives nothing."""
     try:
-        rule, node = rule_of(node)
-        passed = rule.backward(context, node, states, found.states[node.index], gradient)
-    except NotPredicted:
-        shapes = [context.graph.nodes[index].shape for index in node.inputs]
-        passed = [Gradient(flat(gradient.second, max(len(shape), 1)), 0.0, gradient.chance) for shape in shapes]
-    for index, part in zip(node.inputs, passed, strict=False):
+        return call(), ""
+    except NotPredicted as reason:
+        return None, str(reason)
+    except Exception as error:  # a call of a kind that its rule was not written for: it costs this row, not the table
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        with contained(place_of(node), found.failures):
+            raise
+        return None, f"{node.called}: {reason}"
+
+
+def place_of(node: Node) -> str:
+    """A layer and the call in it, in words."""
+    return f"{node.layer or 'the model'} ({node.called})"
+
+
+def _checked(state: State, node: Node) -> State:
+    """The state, in the rank of the node's output.
+
+    Raises:
+        NotPredicted: it has no numbers.
+    """
+    if state.power.isnan().any() or state.pairs.isnan().any() or math.isnan(state.mean):
+        raise NotPredicted(f"{node.called} gives no finite moments")
+    dims = max(len(node.shape), 1)
+    power = state.power if state.power.ndim == dims else flat(state.second, dims)
+    return replace(state, power=power, unit=min(max(state.unit, 0), dims - 1))
+
+
+def _backward(context: Context, node: Node, found: Predicted, known: Known) -> None:
+    gradient, index = found.gradients[node.index], node.index
+    if index in found.absent:
+        gradient = known.gradients(index, found.states[index].unit)
+        if gradient is None and index not in known.stopped:
+            found.absent.update({before: found.absent[index] for before in node.inputs if before not in found.absent})
+    if gradient is None or node.op == "input" or index in known.stopped:
+        return
+    states, given = [found.states[before] for before in node.inputs], gradient
+
+    def by_rule() -> list[Gradient | None]:
+        if index in found.notes and node.op not in ARRANGING:
+            raise NotPredicted("nor is what it makes of the signal")
+        rule, call = rule_of(node)
+        return rule.backward(context, call, states, found.states[index], given)
+
+    passed, _ = _tried(node, found, by_rule)
+    if passed is None:
+        found.absent.update({before: node.called for before in node.inputs if before not in found.absent})
+        return
+    for before, part in zip(node.inputs, passed, strict=False):
         if part is not None:
-            found.gradients[index] = _added(found.gradients[index], part)
+            found.gradients[before] = _added(found.gradients[before], part)
 
 
 def _added(one: Gradient | None, other: Gradient) -> Gradient:
@@ -153,31 +230,29 @@ def _added(one: Gradient | None, other: Gradient) -> Gradient:
 
 def tabulate(context: Context, found: Predicted) -> SignalTable:
     """The table's rows: everything that does something to the numbers."""
-    rows = []
     start = found.states[0]
-    for node in context.graph:
-        if not is_shown(node):
-            continue
+    rows = [_row(context, node, found) for node in context.graph if is_shown(node)]
+    remarks = []
+    with contained("the residual sums", found.failures):
+        said = post_norm_warning(context.graph, {index: state.second for index, state in enumerate(found.states)})
+        remarks = [said] if said else []
+    table = SignalTable(rows, math.sqrt(max(start.second, 0.0)), start.cosines[2], failures=found.failures, remarks=remarks)
+    return judge(table, context.graph)
+
+
+def _row(context: Context, node: Node, found: Predicted) -> Row:
+    row = Row(node.index, node.layer, node.label, _kind(node), node.shape, note=found.notes.get(node.index, ""))
+    if not row.note and node.index in found.absent:
+        row = replace(row, note=f"its gradient is not predicted ({found.absent[node.index]})")
+    with contained(place_of(node), found.failures):
         numbers = Numbers() if node.index in found.notes else _numbers(context, node, found)
-        rows.append(
-            Row(
-                node.index,
-                node.layer,
-                node.label,
-                _kind(node),
-                node.shape,
-                numbers,
-                chance=_chance(node, found),
-                note=found.notes.get(node.index, ""),
-                **_scales(context, node, found),
-            )
-        )
-    return judge(SignalTable(rows, math.sqrt(max(start.second, 0.0)), start.cosines[2]), context.graph)
+        return replace(row, predicted=numbers, chance=_chance(node, found), **_scales(context, node, found))
+    return row
 
 
 def is_shown(node: Node) -> bool:
-    """Whether a node is a row of the table: not the input, and nothing that only arranges."""
-    if node.op == "input" or not node.floating or node.op in SHAPING | PARTS | PERMUTES:
+    """Whether a node is a row of the table: not the input, nothing that only arranges, no further output of a call."""
+    if node.op == "input" or node.op.endswith("]") or not node.floating or node.op in SHAPING | PARTS | PERMUTES:
         return False
     return not (node.op.startswith("dropout") and not node.training)
 
@@ -191,7 +266,7 @@ def _kind(node: Node) -> str:
 def _chance(node: Node, found: Predicted) -> tuple[float, float]:
     """One standard deviation of the logs of the two second moments over draws of the weights."""
     state, gradient = found.states[node.index], found.gradients[node.index]
-    return math.sqrt(state.chance + state.own), math.nan if gradient is None else math.sqrt(gradient.chance)
+    return math.sqrt(max(state.chance + state.own, 0.0)), math.nan if gradient is None else math.sqrt(max(gradient.chance, 0.0))
 
 
 def _scales(context: Context, node: Node, found: Predicted) -> dict[str, Any]:
@@ -227,7 +302,7 @@ def _bias_power(context: Context, node: Node) -> float:
 
 
 def _numbers(context: Context, node: Node, found: Predicted) -> Numbers:
-    state, gradient = found.states[node.index], found.gradients[node.index]
+    state, gradient = found.states[node.index], None if node.index in found.absent else found.gradients[node.index]
     saturated = dead = math.nan
     if node.op == "activation":
         before = found.states[node.inputs[0]]

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from modelfactory.config.errors import ConfigError
+from modelfactory.config.errors import ConfigError, contained
 from modelfactory.init.existing_model import foretell
-from modelfactory.signal_propagation.graph import Node
+from modelfactory.signal_propagation.graph import Node, tensors
 from modelfactory.signal_propagation.measure import Measured, measure
-from modelfactory.signal_propagation.predict import Predicted, follow, tabulate
-from modelfactory.signal_propagation.row import Numbers
+from modelfactory.signal_propagation.predict import Known, Predicted, follow, place_of, tabulate
+from modelfactory.signal_propagation.row import Numbers, Row
 from modelfactory.signal_propagation.rules.activations import response_of
 from modelfactory.signal_propagation.rules.base import Context
-from modelfactory.signal_propagation.state import State, Weights
+from modelfactory.signal_propagation.state import Gradient, State, Weights, flat
 from modelfactory.signal_propagation.table import SignalTable
 from modelfactory.signal_propagation.verdict import INITS, is_fatal, judge, summary
 
@@ -37,7 +37,7 @@ def signal(
 
     Args:
         model: in the mode (training or not) in which it is to be looked at.
-        example: a batch of inputs, or a tuple of positional arguments, on the model's device.
+        example: a batch of inputs, a tuple of positional arguments, or a mapping of named ones, on the model's device.
         moments: mean and std of each parameter by name, as its init foretells; those left out are taken from the values.
         seed: of the random numbers that the output is weighted by for the gradient.
         histograms: keep values for `plot(path, histograms=True)`.
@@ -50,16 +50,33 @@ def signal(
         [('0', 'ok'), ('1', 'ok'), ('2', 'ok')]
     """
     found = probe(model, example, moments, seed, histograms)
-    said = summary(found.table)
-    if not said:
-        return found.table
-    mend = _mend(found, model, example) if is_fatal(found.table) else None
-    return found.table.changed(warnings=[said if mend is None else f"{said}; {mend} mends it by prediction"])
+    said, failures = summary(found.table), list(found.table.failures)
+    warnings = []
+    if said:
+        mend = None
+        with contained("the search for a mend", failures):
+            mend = _mend(found, model, example) if is_fatal(found.table) else None
+        warnings.append(said if mend is None else f"{said}; {mend} mends it by prediction")
+    return found.table.changed(warnings=[*warnings, *found.table.remarks, *told_failures(failures)])
+
+
+def told_failures(failures: Sequence[str]) -> list[str]:
+    """One warning for all that could not be looked at, which names the first.
+
+    Example:
+        >>> told_failures(["block.0 (matmul): ValueError: too many values", "block.1 (matmul): ValueError: too many values"])
+        ['a look at the signal failed at block.0 (matmul): ValueError: too many values (and at 1 other place); all else holds']
+    """
+    if not failures:
+        return []
+    others = len(failures) - 1
+    more = f" (and at {others} other place{'s' if others > 1 else ''})" if others else ""
+    return [f"a look at the signal failed at {failures[0]}{more}; all else holds"]
 
 
 def _mend(found: Probe, model: nn.Module, example: Any) -> str | None:
     """A call that gives weights with which the signal is predicted to get through; None where none of those tried does."""
-    x = example[0] if isinstance(example, tuple) else example
+    x = next(iter(tensors(example)))
     for name in INITS:
         try:
             moments = foretell(model, name, x.shape, x.dtype)
@@ -82,7 +99,7 @@ class Probe:
         """The table to expect of other weights, nothing measured."""
         context = Context(self.found.graph, Weights(moments, self.model), self.found.batch)
         with torch.no_grad():
-            return tabulate(context, follow(context, self.found.data, _measured_states(self.found)))
+            return tabulate(context, follow(context, known=_known(self.found)))
 
 
 def probe(
@@ -96,12 +113,19 @@ def probe(
     found = measure(model, example, seed, histograms)
     context = Context(found.graph, Weights(moments, model), found.batch)
     with torch.no_grad():
-        predicted = follow(context, found.data, _measured_states(found))
+        predicted = follow(context, known=_known(found))
         table = tabulate(context, predicted)
-        rows = [replace(row, measured=_numbers(context.graph.nodes[row.node], predicted, found)) for row in table]
+        failures = [*found.failures, *table.failures]
+        rows = [_measured(row, context.graph.nodes[row.node], predicted, found, failures) for row in table]
         samples = {_name(found.graph.nodes[index]): _flat(pair) for index, pair in sorted(found.samples.items())}
-        table = SignalTable(rows, table.input_scale, table.input_cosine, (), samples)
+        table = SignalTable(rows, table.input_scale, table.input_cosine, (), samples, failures, table.remarks)
         return Probe(judge(table, found.graph), found, model)
+
+
+def _measured(row: Row, node: Node, predicted: Predicted, found: Measured, failures: list[str]) -> Row:
+    with contained(place_of(node), failures):
+        return replace(row, measured=_numbers(node, predicted, found))
+    return row
 
 
 def _name(node: Node) -> str:
@@ -112,16 +136,22 @@ def _flat(pair: tuple[Tensor, Tensor | None]) -> tuple[Any, Any]:
     return tuple(None if part is None else part.flatten().float().cpu() for part in pair)  # pyright: ignore[reportReturnType]
 
 
-def _measured_states(found: Measured) -> dict[int, State]:
-    """A state for every node, of which only those are used that no rule predicts."""
+def _known(found: Measured) -> Known:
+    """What was measured of every node, of which only that is used that no rule predicts."""
     states = dict(found.states)
     for node in found.graph:
         if node.index in found.second and node.index not in states:
-            square = found.mean[node.index] ** 2
-            power = torch.full((1,) * max(len(node.shape), 1), found.second[node.index], dtype=torch.float64)
-            pairs = torch.tensor([square, square, found.other.get(node.index, square), square], dtype=torch.float64)
-            states[node.index] = State(power, found.mean[node.index], pairs, unit=max(len(node.shape) - 1, 0))
-    return states
+            mean, second = found.mean[node.index], found.second[node.index]
+            pairs = torch.tensor([mean**2, mean**2, found.other.get(node.index, mean**2), mean**2], dtype=torch.float64)
+            states[node.index] = (State(flat(second, max(len(node.shape), 1)), mean, pairs, unit=max(len(node.shape) - 1, 0)),)
+
+    def gradient(index: int, unit: int) -> Gradient | None:
+        if index not in found.gradient:
+            return None
+        dims = max(len(found.graph.nodes[index].shape), 1)
+        return Gradient(flat(found.gradient[index], dims), found.gradient_far.get((index, unit), 0.0))
+
+    return Known(states, gradient, frozenset(found.stopped))
 
 
 def _numbers(node: Node, predicted: Predicted, found: Measured) -> Numbers:
@@ -135,7 +165,8 @@ def _numbers(node: Node, predicted: Predicted, found: Measured) -> Numbers:
         low, high = response.edges
         if math.isfinite(low):
             part = found.parts[index]
-            saturated = ((part < low) | (part > high)).float().mean().item()
+            flat = (part > high) | (part < low) & (not response.rectifies)
+            saturated = flat.float().mean().item()
         if response.rectifies:
             dead = _dead(found.sums[index], before.unit)
     return Numbers(

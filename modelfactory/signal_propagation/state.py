@@ -17,13 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from modelfactory.init.fill import measure
-from modelfactory.numerics.gaussian_moments import Law, correlation, gaussian
+from modelfactory.numerics.gaussian_moments import Law, NotPredicted, correlation, gaussian
+from modelfactory.signal_propagation.masking import Shown
 
 KINDS = ("near", "far", "other", "apart")
-
-
-class NotPredicted(Exception):
-    """Why the signal cannot be followed through a call."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,12 @@ class State:
         spread: weights of single inputs' power about the mean, as `spread.grid`; None where it does not matter.
         chance: variance of the log of the mean second moment over draws of the weights before, by the finite width.
         own: the part of it that this tensor's own, finitely many units add.
+        scatter: variance over pairs of places of what they have in common beyond the mean, relative to the variance, as finitely
+            many units before left it; without what this tensor's own add.
+        narrow: what is to be added to it for what a unit of a grouped convolution sees.
+        parts: of what is put side by side along the units, each part's share and variance about its own mean; () for one part.
+        row: of scores, the mean product of two in a row (the last dimension); None: as `far`.
+        shown: of scores, what a mask leaves of them.
     """
 
     power: Tensor
@@ -51,6 +54,11 @@ class State:
     own: float = 0.0
     latent: tuple[float, ...] | None = None
     spread: Tensor | None = None
+    scatter: float = 0.0
+    narrow: float = 0.0
+    parts: tuple[tuple[float, float], ...] = ()
+    row: float | None = None
+    shown: Shown | None = None
 
     @property
     def correlations(self) -> tuple[float, ...]:
@@ -82,7 +90,8 @@ class State:
         """Times a number."""
         square = factor * factor
         law = None if self.law is None else self.law.scaled(factor)
-        return replace(self, power=self.power * square, mean=self.mean * factor, pairs=self.pairs * square, law=law)
+        row = None if self.row is None else self.row * square
+        return replace(self, power=self.power * square, mean=self.mean * factor, pairs=self.pairs * square, law=law, row=row)
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,11 @@ class Gradient:
         chance: as `State.chance`.
         where: the weight of each point of the law behind that the gradient lands on; None where it lands everywhere.
         worth: relative to the mean, of an input of each power, as `spread.grid`; None where it does not matter.
+        common: which share of its power a whole row (the last dimension) has in common.
+        balanced: whether it adds up to 0 over each row.
+        normed: whether it comes from a norm over the batch, so that it adds up to 0 over the batch.
+        parts: of `State.parts`, each one's power relative to the mean.
+        lifted: by which units of small variance raised it in the norm that it comes from.
     """
 
     power: Tensor
@@ -102,6 +116,11 @@ class Gradient:
     chance: float = 0.0
     where: Tensor | None = None
     worth: Tensor | None = None
+    common: float = 0.0
+    balanced: bool = False
+    normed: bool = False
+    parts: tuple[float, ...] = ()
+    lifted: float = 1.0
 
     @property
     def second(self) -> float:
@@ -119,6 +138,7 @@ class Input:
         mean, second: of an entry.
         near, far, other, apart: mean products of pairs of entries relative to the second moment.
         power: second moment place by place [1, 1, *places]; None where all places are alike.
+        unit: the dimension that the units lie in.
     """
 
     mean: float = 0.0
@@ -128,11 +148,12 @@ class Input:
     other: float = 0.0
     apart: float = 0.0
     power: Tensor | None = None
+    unit: int = 1
 
     def state(self, dims: int) -> State:
         power = flat(self.second, dims) if self.power is None or self.power.ndim != dims else self.power
         pairs = torch.tensor([getattr(self, kind) * self.second for kind in KINDS], dtype=torch.float64)
-        return State(power, self.mean, pairs, unit=1 if dims > 1 else 0)
+        return State(power, self.mean, pairs, unit=min(self.unit, max(dims - 1, 0)))
 
 
 def flat(value: float, dims: int) -> Tensor:
@@ -143,6 +164,19 @@ def flat(value: float, dims: int) -> Tensor:
 def averaged(power: Tensor, dims: Sequence[int]) -> Tensor:
     """The mean over some dimensions, which stay with size 1."""
     return power.mean(tuple(dims), keepdim=True) if dims else power
+
+
+def interior(power: Tensor) -> float:
+    """The power of places that have neighbours on both sides, relative to the mean of all: of pairs of neighbours, as a mean."""
+    dims = [dim for dim in range(power.ndim) if power.shape[dim] > 1]
+    mean = power.mean().item()
+    if not dims or mean <= 0:
+        return 1.0
+    inner = [(power.narrow(d, 0, power.shape[d] - 1).mean() + power.narrow(d, 1, power.shape[d] - 1).mean()).item() / 2 for d in dims]
+    return sum(inner) / len(inner) / mean
+
+
+_SEEN = 65536  # entries of a parameter that tell its kurtosis
 
 
 class Weights:
@@ -157,7 +191,12 @@ class Weights:
         self._told = {name: (mean, std) for name, (mean, std) in (moments or {}).items() if _is_known(mean) and _is_known(std)}
         named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
         self._values = dict[str | None, Tensor](named)
+        self._parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
         self._cache: dict[Any, tuple[float, float]] = {}
+
+    def is_parameter(self, name: str | None) -> bool:
+        """Whether a name is that of weights that are drawn, and not of a buffer or a constant."""
+        return name in self._parameters
 
     def moments(self, name: str | None, tensor: Tensor, rows: slice | None = None) -> tuple[float, float]:
         """Mean and variance of an entry.
@@ -173,7 +212,7 @@ class Weights:
         if name in self._told:
             mean, std = self._told[name]
             return float(mean or 0.0), float(std or 0.0) ** 2
-        values = self._values.get(name, tensor)
+        values = self._values.get(name, tensor) if tensor.is_meta else tensor
         if values.is_meta:
             raise NotPredicted(f"the values of {name or 'a constant'} are not known")
         key = (name, id(values), None if rows is None else rows.start)
@@ -182,10 +221,21 @@ class Weights:
             self._cache[key] = (0.0, 0.0) if math.isnan(mean) else (mean, std * std)
         return self._cache[key]
 
+    def kurtosis(self, name: str | None, tensor: Tensor) -> float:
+        """`E w^4/(E w^2)^2` of the entries; 3, as of normal ones, where their values are not known."""
+        values = self._values.get(name, tensor) if tensor.is_meta else tensor
+        if values.is_meta or name in self._told or values.numel() == 0:
+            return 3.0
+        key = ("kurtosis", name, id(values))
+        if key not in self._cache:
+            square = values.detach().reshape(-1)[:_SEEN].double().square()
+            self._cache[key] = (((square * square).mean() / square.mean().square().clamp(min=1e-300)).item(), 0.0)
+        return self._cache[key][0]
+
     def taps(self, name: str | None, tensor: Tensor) -> Tensor | None:
         """Second moment of each tap of a kernel [out, in, *kernel], relative to the mean over taps; None where they are alike."""
-        values = self._values.get(name, tensor)
-        if values.is_meta or name in self._told:
+        values = self._values.get(name, tensor) if tensor.is_meta else tensor
+        if values.is_meta or name in self._told or values.shape != tensor.shape:
             return None
         square = values.detach().double().square().mean((0, 1)).cpu()
         mean = square.mean()

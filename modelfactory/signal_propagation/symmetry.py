@@ -20,7 +20,7 @@ def find_symmetric(infos: Sequence[ParamInfo], spreads: Sequence[float]) -> list
 
     Example:
         >>> from torch import nn
-        >>> from modelfactory.parameters.selector import describe
+        >>> from modelfactory.parameters.roles import describe
         >>> infos = describe(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)))
         >>> print(*find_symmetric(infos, [0.0, 0.0, 0.1, 0.0]))
         the 8 units of 0 are symmetric: ...

@@ -39,6 +39,8 @@ class SignalTable:
         input_cosine: between two of its inputs.
         warnings: what is wrong, and what would mend it.
         samples: outputs of activations and their gradients by layer, where they were to be kept.
+        remarks: what the architecture itself, whatever its weights, is to be warned of.
+        failures: what could not be looked at, each with its place and what was raised there; the rest of the table holds.
     """
 
     def __init__(
@@ -48,12 +50,16 @@ class SignalTable:
         input_cosine: float = 0.0,
         warnings: Iterable[str] = (),
         samples: Mapping[str, tuple[Any, Any]] | None = None,
+        failures: Iterable[str] = (),
+        remarks: Iterable[str] = (),
     ):
         self.rows = tuple(rows)
         self.input_scale = input_scale
         self.input_cosine = input_cosine
         self.warnings = tuple(warnings)
         self.samples = dict(samples or {})
+        self.failures = tuple(failures)
+        self.remarks = tuple(remarks)
 
     def changed(self, rows: Iterable[Row] | None = None, warnings: Iterable[str] | None = None) -> SignalTable:
         """The same with other rows, or other warnings."""
@@ -63,6 +69,8 @@ class SignalTable:
             self.input_cosine,
             self.warnings if warnings is None else warnings,
             self.samples,
+            self.failures,
+            self.remarks,
         )
 
     def __iter__(self) -> Iterator[Row]:

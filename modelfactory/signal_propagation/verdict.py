@@ -1,21 +1,24 @@
 """Judges every layer of a signal table, and says in one sentence what is wrong.
 
-What is judged is what was measured, or without a measurement what is predicted. A layer on the way that all of the signal
-takes is `vanishing` where its scale is below 1e-3 of the input's, or the energy of its gradient below 1e-6 of the last hidden layer's;
-`exploding` the other way about; `weak` within a factor of 1e-1 and 1e-3 of these. Dead units are too many when they are more
-than foretold for this depth; two inputs are `correlated` when what tells them apart is 1% of what it was. `unexpected` is a measured
-scale that the prediction and the chance of a finite width together do not explain.
+What is judged is what was measured, or without a measurement what is predicted, on the trunk: the way that all of the signal
+takes. What happens in a branch, a gate or before a softmax is for the sum behind it to say. A layer is `vanishing` where its scale
+is below 1e-3 of the input's (or of 1, where the input's is larger), or what a gradient does by it below 1e-6 of what it does by the
+last hidden layer; `exploding` the other way about; `weak` within a factor of 1e-1 and 1e-3 of these. Dead units are too many
+when they are more than foretold for this depth; two inputs are `correlated` when what tells them apart is 1% of what it was, and far
+less than is predicted. An output is `large` where a first loss would be far above that of a guess. `unexpected` are weights that
+make another scale of what they get than random ones would.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from modelfactory.signal_propagation.graph import Graph
 from modelfactory.signal_propagation.row import Numbers, Row
 from modelfactory.signal_propagation.table import SignalTable
+from modelfactory.signal_propagation.trunk import scores_of, trunk_of
 
 INITS = ("auto", "kaiming_normal", "xavier_normal", "lecun_normal", "orthogonal")
 """What is tried as a mend, in this order."""
@@ -23,24 +26,44 @@ FATAL = ("vanishing", "exploding", "dead", "correlated")
 _FORWARD = 1e-3
 _GRADIENT = 1e-6
 _WEAK_FORWARD, _WEAK_GRADIENT = 1e-1, 1e-3
+_LARGE = 10.0
 _SATURATED = 0.2
 _INDISTINCT = 1e-2
+_MORE_ALIKE = 0.25  # as a share of what is predicted to tell two inputs apart
 _DEAD_MARGIN = 0.1
 _ALL_DEAD = 0.9
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a row is, and what its gradient is like beside the last hidden layer's.
+
+    Attributes:
+        on_trunk, is_output, is_score: what it is to the model.
+        energy, effect: the second moment of an input's whole gradient, and of that times the signal, relative to the last hidden's.
+        before: log of measured over predicted of what comes in.
+    """
+
+    on_trunk: bool
+    is_output: bool
+    is_score: bool
+    energy: float
+    effect: float
+    before: float
+
+
 def judge(table: SignalTable, graph: Graph) -> SignalTable:
     """The table with a verdict for each row."""
-    trunk = trunk_of(graph)
-    energies = {row.node: _energy(row) for row in table}
-    hidden = [row for row in table if row.node in trunk and row.node not in graph.outputs and energies[row.node] > 0]
-    reference = energies[hidden[-1].node] if hidden else math.nan
-    start = table.input_cosine
+    trunk, scores = trunk_of(graph), scores_of(graph)
+    hidden = [row for row in table if row.node in trunk and row.node not in graph.outputs and _energy(row) > 0]
+    last = hidden[-1] if hidden else None
+    off = {row.node: _off(row) for row in table}
     rows = []
     for row in table:
-        on_trunk, is_output = row.node in trunk, row.node in graph.outputs
-        verdict = _scale_verdict(row, table.input_scale, energies[row.node] / reference if reference else math.nan, on_trunk, is_output)
-        rows.append(replace(row, verdict=verdict if verdict != "ok" else _other_verdict(row, start, is_output)))
+        energy, effect = (math.nan, math.nan) if last is None else (_energy(row) / _energy(last), _effect(row) / _effect(last))
+        is_output = row.node in graph.outputs
+        place = _Place(row.node in trunk, is_output, row.node in scores, energy, effect, _before(graph, row.node, off))
+        rows.append(replace(row, verdict=_verdict(row, place, table)))
     return table.changed(rows)
 
 
@@ -50,21 +73,53 @@ def _now(row: Row) -> Numbers:
 
 def _energy(row: Row) -> float:
     """The second moment of an input's whole gradient at this layer."""
-    return math.prod(row.shape[1:]) * _now(row).gradient ** 2
+    gradient = _now(row).gradient
+    return math.prod(row.shape[1:]) * gradient * gradient
 
 
-def _scale_verdict(row: Row, input_scale: float, energy: float, on_trunk: bool, is_output: bool) -> str:
-    forward = _now(row).forward / input_scale if input_scale > 0 else math.nan
-    if forward > 1 / _FORWARD or energy > 1 / _GRADIENT or math.isinf(forward):
+def _effect(row: Row) -> float:
+    """What a change by a share of this layer does to the loss: its gradient times itself, which no scale between two layers alters."""
+    forward = _now(row).forward
+    return max(_energy(row) * forward * forward, 1e-300)
+
+
+def _off(row: Row) -> float:
+    """The log of measured over predicted scale, 0 where one is not known."""
+    predicted, measured = row.predicted.forward, row.measured.forward
+    return math.log(measured / predicted) if predicted > 0 and measured > 0 and math.isfinite(measured / predicted) else 0.0
+
+
+def _before(graph: Graph, index: int, off: Mapping[int, float]) -> float:
+    """How far off the prediction is of what comes into a call: of the nearest row before it."""
+    while graph.nodes[index].inputs:
+        index = graph.nodes[index].inputs[0]
+        if index in off:
+            return off[index]
+    return 0.0
+
+
+def _verdict(row: Row, place: _Place, table: SignalTable) -> str:
+    now = _now(row)
+    if math.isinf(now.forward) and not place.is_score:
         return "exploding"
-    if not on_trunk or is_output:
-        return "ok"
-    if forward < _FORWARD or energy < _GRADIENT:
+    if place.is_score or not (place.on_trunk or place.is_output):
+        return "unexpected" if _is_unexpected(row, place) else "ok"
+    scale = _scale_verdict(now.forward, table.input_scale, place)
+    return scale if scale != "ok" else _other_verdict(row, place, table.input_cosine)
+
+
+def _scale_verdict(forward: float, input_scale: float, place: _Place) -> str:
+    most, least = (max(input_scale, 1.0), min(input_scale, 1.0)) if input_scale > 0 else (1.0, 0.0)
+    if forward > most / _FORWARD or min(place.energy, place.effect) > 1 / _GRADIENT:
+        return "exploding"
+    if place.is_output:
+        return "large" if forward > _LARGE * most else "ok"
+    if forward < least * _FORWARD or max(place.energy, place.effect) < _GRADIENT:
         return "vanishing"
-    return "weak" if forward < _WEAK_FORWARD or energy < _WEAK_GRADIENT else "ok"
+    return "weak" if forward < least * _WEAK_FORWARD or max(place.energy, place.effect) < _WEAK_GRADIENT else "ok"
 
 
-def _other_verdict(row: Row, start: float, is_output: bool) -> str:
+def _other_verdict(row: Row, place: _Place, start: float) -> str:
     now, units = _now(row), max(math.prod(row.shape[1:2]), 1)
     foretold = 0.0 if math.isnan(row.predicted.dead) else row.predicted.dead
     by_chance = 4 * math.sqrt(max(foretold * (1 - foretold), 0.25 / units) / units)
@@ -72,50 +127,27 @@ def _other_verdict(row: Row, start: float, is_output: bool) -> str:
         return "dead"
     if now.saturated > _SATURATED:
         return "saturated"
-    if row.kind == "weights" and not is_output and 1 - now.cosine < _INDISTINCT * (1 - start):
+    if row.kind == "weights" and not place.is_output and _is_indistinct(row, start):
         return "correlated"
-    return "unexpected" if _is_unexpected(row) else "ok"
+    return "unexpected" if _is_unexpected(row, place) else "ok"
 
 
-def _is_unexpected(row: Row) -> bool:
-    """Whether a measured scale is off by more than half in power and four standard deviations of chance."""
-    pairs = zip((row.predicted.forward, row.predicted.gradient), (row.measured.forward, row.measured.gradient), row.chance, strict=True)
-    return any(
-        abs(2 * math.log(measured / predicted)) > math.log(1.5) + 4 * (0.0 if math.isnan(chance) else chance)
-        for predicted, measured, chance in pairs
-        if predicted > 0 and measured > 0
-    )
+def _is_indistinct(row: Row, start: float) -> bool:
+    """Whether what tells two inputs apart is 1% of what it was, and much less than this architecture is predicted to leave."""
+    apart = 1 - row.measured.cosine
+    return apart < _INDISTINCT * (1 - start) and apart < _MORE_ALIKE * (1 - row.predicted.cosine)
 
 
-def trunk_of(graph: Graph) -> set[int]:
-    """The nodes that every way from the input to the outputs goes through.
-
-    Example:
-        >>> import torch
-        >>> from torch import nn
-        >>> from modelfactory.model.layers.containers import Residual
-        >>> from modelfactory.signal_propagation.graph import trace
-        >>> graph, _ = trace(nn.Sequential(nn.Linear(2, 2), Residual({"fc": nn.Linear(2, 2)})), torch.zeros(1, 2))
-        >>> [graph.nodes[index].label for index in sorted(trunk_of(graph))]
-        ['Linear', 'Residual']
-    """
-    last_use = {index: node.index for node in graph for index in node.inputs}
-    last_use |= {index: len(graph) for index in graph.outputs}
-    open_until: set[int] = set()
-    trunk = set()
-    for node in graph:
-        open_until = {index for index in open_until if last_use[index] > node.index}
-        if node.op != "input" and node.index in last_use and not open_until:
-            trunk.add(node.index)
-        if node.index in last_use:
-            open_until.add(node.index)
-    return trunk
+def _is_unexpected(row: Row, place: _Place) -> bool:
+    """Whether weights make of what they get a scale off by more than two, and four standard deviations of chance."""
+    chance = 0.0 if math.isnan(row.chance[0]) else row.chance[0]
+    return row.kind == "weights" and abs(_off(row) - place.before) > math.log(2) + 2 * chance  # chance is of the power's log
 
 
 def worst(rows: Iterable[Row]) -> str:
     """The gravest verdict among rows: one of `FATAL`, else what there is."""
     found = {row.verdict for row in rows}
-    for verdict in (*FATAL, "saturated", "unexpected", "weak"):
+    for verdict in (*FATAL, "large", "saturated", "unexpected", "weak"):
         if verdict in found:
             return verdict
     return "ok"
@@ -142,6 +174,7 @@ def summary(table: SignalTable) -> str:
         "exploding": _exploding,
         "dead": lambda rows, _: f"{_place(rows[0])} has {_now(rows[0]).dead:.0%} of its units dead on the whole batch",
         "saturated": lambda rows, _: f"{_place(rows[0])} has {_now(rows[0]).saturated:.0%} of its outputs saturated",
+        "large": lambda rows, _: f"the output is large: its scale is {_now(rows[0]).forward:.2g} at {_place(rows[0])}",
         "correlated": lambda rows, _: f"two inputs look alike from {_place(rows[0])} on: cosine {_now(rows[0]).cosine:.4f}",
     }[verdict](rows, table)
 
@@ -150,19 +183,23 @@ def _place(row: Row) -> str:
     return f"{row.layer} ({row.label})" if row.layer else row.label
 
 
+def _share(row: Row, table: SignalTable) -> float:
+    return _now(row).forward / (table.input_scale or 1.0)
+
+
 def _vanishing(rows: Sequence[Row], table: SignalTable) -> str:
     weakest = min(rows, key=lambda row: _now(row).forward)
-    share = _now(weakest).forward / table.input_scale
+    share = _share(weakest, table)
     if share < _FORWARD:
         return f"the signal vanishes: its scale is {share:.1e} of the input's at {_place(weakest)}"
-    lowest = min(rows, key=_energy)
+    lowest = min(rows, key=_effect)
     return f"the gradient vanishes: its scale is {_now(lowest).gradient:.1e} of the output's at {_place(lowest)}"
 
 
 def _exploding(rows: Sequence[Row], table: SignalTable) -> str:
     strongest = max(rows, key=lambda row: _now(row).forward)
-    share = _now(strongest).forward / table.input_scale
+    share = _share(strongest, table)
     if share > 1 / _FORWARD:
         return f"the signal explodes: its scale is {share:.1e} of the input's at {_place(strongest)}"
-    highest = max(rows, key=_energy)
+    highest = max(rows, key=_effect)
     return f"the gradient explodes: its scale is {_now(highest).gradient:.1e} of the output's at {_place(highest)}"

@@ -5,10 +5,10 @@ It computes nothing itself, so that a child finds neither threads nor a device t
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import logging
-import logging.config
 import os
 import pkgutil
 import select
@@ -18,6 +18,8 @@ import traceback
 import warnings
 from collections.abc import Mapping
 from typing import Any
+
+from modelfactory.config.log_config import configure_logging
 
 PRELOAD = ("modelfactory.cli.train_job", "sklearn.datasets", "matplotlib.figure", "matplotlib.backends.backend_agg")
 
@@ -96,14 +98,15 @@ def _be_the_job(request: Mapping[str, Any], asked_by: int | None) -> None:
         os.environ.clear()
         os.environ.update(request["environment"])
         if request["logging"] is not None:
-            logging.config.dictConfig(request["logging"])
+            configure_logging(**request["logging"])
         code = pkgutil.resolve_name(request["function"])(**request["arguments"])
     except BaseException:
         traceback.print_exc()
     finally:
         logging.shutdown()
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            with contextlib.suppress(AttributeError, OSError, ValueError):  # one that there is not, or that nobody reads
+                stream.flush()
         os._exit(code)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import pkgutil
@@ -21,6 +22,13 @@ from modelfactory.sweeping.spec import SweepSpec
 from modelfactory.training.status import end_record, read_result
 
 log = logging.getLogger(__name__)
+_PATHS = (
+    ("trainer", "resume"),
+    ("data", "root"),
+    ("backbone", "weights"),
+    ("backbone", "weights", "folder"),
+    ("backbone", "weights", "config_dir"),
+)
 STOPPED = ".stopped"  # the file that says a job failed where sweep.on_error is stop
 
 
@@ -53,10 +61,10 @@ class SweepJob:
         folder, number, root = Path(node.runtime.output_dir), int(node.job.num), Path(node.sweep.dir)
         if self.spec.on_error == "stop" and (root / STOPPED).exists():
             return None
-        config = job_config(cfg)
+        config = job_config(cfg, self.cwd if node.job.chdir else None)
         try:
             cwd = self.cwd if Path(self.cwd).is_dir() and not node.job.chdir else str(Path.cwd())
-            self._do(config, folder, number, cwd, _logging(node))
+            self._do(config, folder, number, cwd, {"config": _logging(node), "folder": str(root), "trusted": list(self.trusted)})
         except KeyboardInterrupt as error:
             end_record(folder, "killed", str(error) or "interrupted")
             raise
@@ -68,28 +76,49 @@ class SweepJob:
             (root / STOPPED).touch()
         raise JobFailed(f"job {number} {record.get('status')}: {record.get('error')}")
 
-    def _do(self, config: dict[str, Any], folder: Path, number: int, cwd: str, logging_config: Any) -> None:
+    def _do(self, config: dict[str, Any], folder: Path, number: int, cwd: str, logging_request: dict[str, Any]) -> None:
         arguments = {"config": config, "folder": str(folder), "trusted": list(self.trusted)}
         if not self.spec.isolate:
             pkgutil.resolve_name(self.function)(**arguments)
             return
         environment, kills = dict(os.environ), num_oom_kills()
         if self.spec.gpus is None:
-            code = call_isolated(self.function, arguments, environment, cwd, logging_config)
+            code = call_isolated(self.function, arguments, environment, cwd, logging_request)
         else:
             with held_gpu(number, visible_gpus(self.spec.gpus, environment.get("CUDA_VISIBLE_DEVICES"))) as gpu:
                 log.info("job %s is on GPU %s", number, gpu)
-                code = call_isolated(self.function, arguments, environment | {"CUDA_VISIBLE_DEVICES": gpu}, cwd, logging_config)
+                code = call_isolated(self.function, arguments, environment | {"CUDA_VISIBLE_DEVICES": gpu}, cwd, logging_request)
         starved = code == -9 and num_oom_kills() > kills
         status = "out_of_memory" if starved else "killed" if code < 0 else "failed"
         reason = f"{told_exit(code)}{', by the kernel for lack of memory' if starved else ''}"
         end_record(folder, status, reason)
 
 
-def job_config(cfg: Any) -> dict[str, Any]:
-    """The plain config of one job, without what is the sweep's."""
+def job_config(cfg: Any, started_in: str | os.PathLike[str] | None = None) -> dict[str, Any]:
+    """The plain config of one job, without what is the sweep's.
+
+    Args:
+        started_in: where the command was given, for a job that is elsewhere (`hydra.job.chdir`): relative paths mean what they
+            meant there.
+
+    Example:
+        >>> job_config({"trainer": {"resume": "runs/a"}}, "/home/me")
+        {'trainer': {'resume': '/home/me/runs/a'}}
+    """
     config = to_plain(cfg)
     config.pop("sweep", None)
+    return config if started_in is None else _with_whole_paths(copy.deepcopy(config), Path(started_in))
+
+
+def _with_whole_paths(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    for *groups, name in _PATHS:
+        node: Any = config
+        for group in groups:
+            node = node.get(group) if isinstance(node, dict) else None
+        value = node.get(name) if isinstance(node, dict) else None
+        # weights may also be the name of published ones
+        if isinstance(value, str) and "://" not in value and (name != "weights" or (folder / value).exists()):
+            node[name] = str(folder / value)
     return config
 
 

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import glob
 import logging
+import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
@@ -23,16 +25,19 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from modelfactory.config.checked import settle_job
 from modelfactory.config.errors import ConfigError, Problem, Problems, did_you_mean
-from modelfactory.config.hydra_errors import NO_SUCH_KEY, complaint
+from modelfactory.config.hydra_errors import complaint
 from modelfactory.config.rejected_overrides import Refused
 from modelfactory.config.target import trusted
+from modelfactory.sweeping.folders import folder_problems, quoted
 from modelfactory.sweeping.job import STOPPED, JobFailed, SweepJob, job_config
+from modelfactory.sweeping.job_problems import JobProblems, chosen_too_late, without_seeds
 from modelfactory.sweeping.process import start_server
-from modelfactory.sweeping.records import FINISHED, SWEEP, Job, Sweep, objective, read_about, read_job, read_sweep, write_sweep
+from modelfactory.sweeping.records import FINISHED, REPORTS, SWEEP, Job, Sweep, objective, read_about, read_job, read_sweep, write_sweep
 from modelfactory.sweeping.spec import AUTO, SweepSpec, check_sweep
 from modelfactory.sweeping.zipped_axes import ZippedAxes, zipped_axes
-from modelfactory.training.status import RESULT, Heartbeat, config_hash, is_alive, who
+from modelfactory.training.status import RESULT, Heartbeat, clear_run, config_hash, is_alive, who
 
 log = logging.getLogger(__name__)
 LATEST = 20  # sweeps among which an interrupted one is looked for
@@ -75,6 +80,7 @@ class SweepLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: Any, config: DictConfig) -> None:
         self._context, self._config = hydra_context, config
         self._spec = read_sweep_spec(config)
+        self._refused = [*self._refused, *swept_twice(config.hydra.overrides.task)]
         if self._spec.isolate:
             start_server()
 
@@ -110,12 +116,16 @@ class SweepLauncher(Launcher):
             first.numbers = [job.number for job in waiting]
             with self._listed():
                 try:
-                    self._inner.launch([list(job.overrides) for job in waiting], initial_job_idx=first)
+                    self._inner.launch([[*self._words(job), _number_override(job.number)] for job in waiting], initial_job_idx=first)
                 except Exception as error:
                     log.error("%s: %s: %s", type(self._inner).__name__, type(error).__name__, error)
                     if any(read_job(job).status == "pending" for job in waiting):  # else each job's folder says what became of it
                         raise
         return [self._returned(read_job(job)) for job in batch]
+
+    def _words(self, job: Job) -> list[str]:
+        """The overrides that a launcher is given for a job: with its folder, so that it is the one that is recorded."""
+        return [*job.overrides, f"hydra.sweep.subdir={quoted(os.path.relpath(job.folder, self.root))}"]
 
     @contextmanager
     def _listed(self) -> Iterator[None]:
@@ -146,30 +156,29 @@ class SweepLauncher(Launcher):
         return list(problems) or [Problem("", "the sweep has no job; give an override with several values, such as seed=0,1")]
 
     def _compose(self, overrides: tuple[str, ...], number: int, refused: list[Problem] | None = None) -> Job:
-        """A job as its config says, in the folder of its number; without overrides that are refused when there is a list for them."""
+        """A job as its config says, in the folder of its number; without overrides that are refused when there is a list for them.
+
+        Words of the sweep itself are no part of a job: neither of what it is called nor of its folder's name.
+        """
+        given = tuple(word for word in overrides if not word.lstrip("+").startswith("sweep."))
         kept = HydraConfig.instance().cfg
         try:
             try:
-                config = self._context.config_loader.load_sweep_config(self._config, list(overrides))
+                config = self._context.config_loader.load_sweep_config(self._config, [*given, _number_override(number)])
             except Refused as error:
                 if error.rest is None or refused is None:
                     raise
                 refused.extend(error.problems)
-                config = error.rest
-            with open_dict(config):
-                config.hydra.job.id = config.hydra.job.num = number
+                config = settle_job(error.rest)
             if refused is not None:
-                refused.extend(_chosen_too_late(config, self._config))
+                refused.extend(chosen_too_late(config, self._config))
             HydraConfig.instance().set_config(config)
-            folder = Path(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)).absolute()
-            with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
-                config.hydra.runtime.output_dir = str(folder)
-            plain = job_config(config)
+            folder = Path(config.hydra.runtime.output_dir)
+            plain = job_config(config, Path.cwd() if config.hydra.job.chdir else None)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError([complaint(error)]) from error
         finally:
             HydraConfig.instance().cfg = kept
-        given = tuple(word for word in overrides if not word.lstrip("+").startswith("sweep."))
         return Job(number, folder, given, config=plain, config_hash=config_hash(plain))
 
     def _checked(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
@@ -178,8 +187,7 @@ class SweepLauncher(Launcher):
         Raises:
             ConfigError: everything that is wrong with any job's config, each time with the jobs that it is wrong in.
         """
-        wrong: dict[Problem, list[Job]] = defaultdict(list)
-        hints: dict[str, Problem] = {}
+        wrong = JobProblems()
         checked: dict[str, tuple[Problem, ...]] = {}
         batch = []
         for place, overrides in enumerate(job_overrides):
@@ -187,28 +195,19 @@ class SweepLauncher(Launcher):
             refused: list[Problem] = []
             try:
                 job = self._compose(tuple(overrides), first + place, refused)
-                known = config_hash(_without_seeds(job.config))
+                known = config_hash(without_seeds(job.config))
                 if known not in checked:
                     checked[known] = self._problems(job.config)
                 told = [*refused, *checked[known]]
             except ConfigError as error:
                 told = [*refused, *error.problems]
             batch.append(job)
-            for problem in dict.fromkeys(told):
-                if problem.message.startswith(NO_SUCH_KEY):  # whose hint is of the keys that there are in this job
-                    hints.setdefault(problem.path, problem)
-                    problem = Problem(problem.path, NO_SUCH_KEY)
-                wrong[problem].append(job)
+            wrong.add(job, told)
         title = Sweep(Path(), tuple(batch)).title
         problems = Problems()
         problems.extend(self._refused)
-        for problem, jobs in wrong.items():
-            if len(jobs) == len(batch):
-                problems.add(problem.path, problem.message if problem.message != NO_SUCH_KEY else hints[problem.path].message)
-                continue
-            more = f", and in other jobs there is; ++{problem.path}=... sets it in every job" if problem.message == NO_SUCH_KEY else ""
-            where = f" (in {len(jobs)} of {len(batch)} jobs, the first: {title(jobs[0])})"
-            problems.add(problem.path, problem.message + more + where)
+        problems.extend(folder_problems((job for job in batch if job.config), title))
+        problems.extend(wrong.told(len(batch), title))
         problems.raise_if_any()
         return batch
 
@@ -249,7 +248,8 @@ class SweepLauncher(Launcher):
                 raise ConfigError([Problem("sweep.resume", f"the sweep in {self.root} {runs}; wait for it or end it first")])
             self._jobs = {job.number: job for job in read_sweep(self.root).jobs}
             log.info("going on with the sweep in %s (sweep.resume=null begins anew)", self.root)
-        (self.root / STOPPED).unlink(missing_ok=True)
+        for name in (STOPPED, *(() if resumed else REPORTS)):
+            (self.root / name).unlink(missing_ok=True)
         return list(self._jobs.values())
 
     def _interrupted(self, batch: Sequence[Job], command: Sequence[str]) -> Path | None:
@@ -275,16 +275,22 @@ class SweepLauncher(Launcher):
         known: dict[str, list[Job]] = defaultdict(list)
         for number in sorted(self._jobs):
             known[self._jobs[number].config_hash].append(self._jobs[number])
-        numbered = []
+        numbered, added = [], []
         for job in batch:
             if known[job.config_hash]:
                 job = read_job(known[job.config_hash].pop(0))
             else:
                 if job.number in self._jobs:
                     job = self._compose(job.overrides, max(self._jobs) + 1)
-                (job.folder / RESULT).unlink(missing_ok=True)  # of what was there before
+                added.append(job)
             self._jobs[job.number] = job
             numbered.append(job)
+        problems = list(folder_problems(self._jobs.values(), Sweep(Path(), tuple(self._jobs.values())).title))
+        if problems:
+            raise ConfigError(problems)
+        for job in added:  # of what was there before
+            (job.folder / RESULT).unlink(missing_ok=True)
+            clear_run(job.folder)
         return numbered
 
     def _returned(self, job: Job) -> JobReturn:
@@ -311,34 +317,33 @@ def read_sweep_spec(config: DictConfig) -> SweepSpec:
     return spec
 
 
+def swept_twice(words: Iterable[str]) -> list[Problem]:
+    """The keys that a sweep is given more than once, of which Hydra's sweepers would take the last and drop the others in silence.
+
+    Example:
+        >>> print(*swept_twice(["model=cnn", "seed=0,1", "optimizer.lr=0.1", "+seed=3"]))
+        seed: is given 2 times (seed=0,1 +seed=3), of which a sweep takes the last; give all values at once, as in seed=A,B,C
+    """
+    given: dict[str, list[Override]] = defaultdict(list)
+    for override in OverridesParser.create().parse_overrides(list(words)):
+        given[override.get_key_element().lstrip("+~")].append(override)
+    problems = Problems()
+    for key, found in given.items():
+        if len(found) > 1 and any(override.is_sweep_override() for override in found):
+            told = " ".join(str(override.input_line) for override in found)
+            what = f"is given {len(found)} times ({told}), of which a sweep takes the last"
+            problems.add(key, f"{what}; give all values at once, as in {key}=A,B,C")
+    return list(problems)
+
+
 def move_sweep(config: DictConfig, folder: Path) -> None:
     """Lets the sweep of a composed config, and all of its jobs, be in `folder`."""
     given = config.hydra.overrides.hydra
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.sweep.dir = str(folder)
-        given.append("hydra.sweep.dir='" + str(folder).replace("\\", "\\\\").replace("'", "\\'") + "'")
+        given.append(f"hydra.sweep.dir={quoted(str(folder))}")
 
 
-def _chosen_too_late(config: DictConfig, sweep: DictConfig) -> list[Problem]:
-    """Problems of a job that names another launcher or sweeper than its sweep has, which is chosen before there are jobs."""
-    found = []
-    for name in ("launcher", "sweeper"):
-        theirs, ours = (OmegaConf.to_container(node.hydra[name], resolve=False) for node in (config, sweep))
-        if theirs != ours:
-            chosen = config.hydra.runtime.choices.get(f"hydra/{name}")
-            message = f"{chosen!r} is named in what is swept, and a sweep has one {name}, chosen before its jobs; give hydra/{name}={chosen}"
-            found.append(Problem(f"hydra.{name}", f"{message} on the command line"))
-    return found
-
-
-def _without_seeds(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The config without seeds that are right: whether all else is right does not depend on them."""
-    data = config.get("data")
-    plain = {name: value for name, value in config.items() if name != "seed" or not _is_seed(value)}
-    if isinstance(data, Mapping) and _is_seed(data.get("seed")):
-        plain["data"] = {name: value for name, value in data.items() if name != "seed"}
-    return plain
-
-
-def _is_seed(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+def _number_override(number: int) -> str:
+    """The override that tells a job its number when its config is composed, where Hydra would tell it afterwards."""
+    return f"hydra.job.num={number}"

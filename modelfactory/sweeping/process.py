@@ -84,7 +84,13 @@ def start_server() -> None:
         _server = Server()
 
 
-def call_isolated(function: str, arguments: Mapping[str, Any], environment: Mapping[str, str], cwd: str, logging: Any = None) -> int:
+def call_isolated(
+    function: str,
+    arguments: Mapping[str, Any],
+    environment: Mapping[str, str],
+    cwd: str,
+    logging: Mapping[str, Any] | None = None,
+) -> int:
     """Calls a function in a process of its own; returns its exit status, negative for the signal that killed it.
 
     Args:
@@ -92,7 +98,7 @@ def call_isolated(function: str, arguments: Mapping[str, Any], environment: Mapp
         arguments: keyword arguments that JSON can hold.
         environment: all of the process's environment variables.
         cwd: the folder that it is in.
-        logging: what logging.config.dictConfig is called with; None: nothing.
+        logging: arguments of modelfactory.config.log_config.configure_logging; None: logging stays as it is.
 
     Example:
         >>> call_isolated("os._exit", {"status": 3}, {}, "/"), call_isolated("os.abort", {}, {}, "/") == -signal.SIGABRT

@@ -16,9 +16,11 @@ import yaml
 from modelfactory.config.errors import ConfigError, Problem
 from modelfactory.config.files import read_text, write_text
 from modelfactory.config.printable import one_line, printable
-from modelfactory.training.status import RESULT, read_result
+from modelfactory.training.status import RESULT, config_hash, read_result, recorded
 
 SWEEP = "sweep.json"
+# what is made of a whole sweep, and cleared where one begins anew in a folder that was used
+REPORTS = ("summary.csv", "curves.png", "report.html", "paper.png", "paper.csv", "optimization_results.yaml")
 _MOST_BYTES = 2**30  # of sweep.json: thousands of jobs have a config each
 _LOSSES = ("train_loss", "val_loss")
 FINISHED = ("completed", "diverged")  # what would come out the same if it were run again
@@ -37,7 +39,7 @@ class Job:
         seconds: wall time of its training, None before its first epoch ended.
         final, best: epoch, step, train_loss, val_loss, val_accuracy of the last epoch and of the best; empty before the first.
         config: its whole config, resolved.
-        config_hash: what it is known by when a sweep is resumed.
+        config_hash: what it is known by when a sweep is resumed; where it was resumed from counts, as jobs may differ in it.
     """
 
     number: int
@@ -185,7 +187,7 @@ def _listed(root: Path, entry: Mapping[str, Any]) -> Job:
 def read_job(job: Job) -> Job:
     """The job as its folder says that it is; a result of another config, which was there before, does not count."""
     record = read_result(job.folder)
-    if record is not None and record.get("config_hash") not in (None, job.config_hash):
+    if record is not None and record.get("config_hash") not in (None, config_hash(recorded(job.config))):
         record = None
     return replace(job, **(_progress(record) or {"status": "pending", "reason": None, "seconds": None, "final": {}, "best": {}}))
 

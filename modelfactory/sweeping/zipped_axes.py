@@ -11,7 +11,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from modelfactory.config.errors import Problems, did_you_mean
-from modelfactory.config.schema import join
 
 _PATH = "sweep.zip"
 Groups = tuple[tuple[str, ...], ...]

@@ -1,24 +1,20 @@
-"""Weights and training state on disk, without pickle: safetensors for tensors, JSON for all else."""
+"""Weights and training state on disk, without pickle: safetensors for tensors, JSON for all else, a checksum over both."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from modelfactory.config.errors import ConfigError, Problem
-from modelfactory.config.files import write_atomic
 from modelfactory.model.weights.files import CONFIG_KEY, TIED_KEY
+from modelfactory.model.weights.tensor_file import CHECKSUM_KEY, RESTORE, DamagedFile, read_tensors, tensor_digest, write_tensors
 
 STATE_KEY = "modelfactory.state"
-CHECKPOINT = Path("checkpoint", "last.safetensors")
 
 
 class Weights(NamedTuple):
@@ -29,6 +25,29 @@ class Weights(NamedTuple):
     metadata: dict[str, str]
 
 
+class PackedWeights(NamedTuple):
+    """A state dict as its file will hold it: each tensor once, on the CPU, their digest, and the texts beside them."""
+
+    tensors: dict[str, Tensor]
+    digest: str
+    metadata: dict[str, str]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        write_tensors(path, self.tensors, self.metadata, self.digest)
+
+
+def pack_weights(weights: Mapping[str, Tensor], config: Any = None, metadata: Mapping[str, str] | None = None) -> PackedWeights:
+    """What `save_weights` writes of a state dict."""
+    tensors, tied = _once(weights)
+    tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    about = {"format": "pt", **(metadata or {})}
+    if config is not None:
+        about[CONFIG_KEY] = json.dumps(config)
+    if tied:
+        about[TIED_KEY] = json.dumps(tied)
+    return PackedWeights(tensors, tensor_digest(tensors), about)
+
+
 def save_weights(
     path: str | os.PathLike[str], model: nn.Module, config: Any = None, metadata: Mapping[str, str] | None = None
 ) -> None:
@@ -36,19 +55,14 @@ def save_weights(
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> model = nn.Linear(2, 1)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_weights(Path(folder, "w.safetensors"), model, {"seed": 0})
         ...     read_weights(Path(folder, "w.safetensors")).config
         {'seed': 0}
     """
-    tensors, tied = _once(model.state_dict())
-    about = {"format": "pt", **(metadata or {})}
-    if config is not None:
-        about[CONFIG_KEY] = json.dumps(config)
-    if tied:
-        about[TIED_KEY] = json.dumps(tied)
-    write_atomic(path, lambda file: save_file(tensors, file, about))
+    pack_weights(model.state_dict(), config, metadata).save(path)
 
 
 def read_weights(path: str | os.PathLike[str]) -> Weights:
@@ -56,22 +70,20 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
 
     Raises:
         ConfigError: there is no such file, or it is not a safetensors file.
+        DamagedFile: it is not as it was written.
     """
-    tensors, metadata = _read(Path(path))
-    for name, first in json.loads(metadata.get(TIED_KEY, "{}")).items():
-        tensors[name] = tensors[first]
-    config = json.loads(metadata[CONFIG_KEY]) if CONFIG_KEY in metadata else None
+    tensors, metadata = read_tensors(path)
+    try:
+        for name, first in json.loads(metadata.get(TIED_KEY, "{}")).items():
+            tensors[name] = tensors[first]
+        config = json.loads(metadata[CONFIG_KEY]) if CONFIG_KEY in metadata else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _damaged(path, error) from error
     return Weights(tensors, config, metadata)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if not path.is_file():
-        raise ConfigError([Problem("", f"there is no file {path}")])
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-    except SafetensorError as error:
-        raise ConfigError([Problem("", f"{path} is not a safetensors file: {error}")]) from error
+def _damaged(path: str | os.PathLike[str], error: Exception) -> DamagedFile:
+    return DamagedFile([Problem("", f"{path} is damaged: what it says of its tensors does not fit them ({error!r}); {RESTORE}")])
 
 
 def _once(named: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -92,7 +104,7 @@ def _once(named: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str
     return tensors, tied
 
 
-def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
+def save_state(path: str | os.PathLike[str], state: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
     """Writes nested dicts, lists, tuples, numbers, texts and tensors as one safetensors file, JSON in its metadata.
 
     One file, so that tensors and counters can never be of two different moments.
@@ -102,6 +114,7 @@ def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     save_state(Path(folder, "s"), {"step": 3, 7: (torch.ones(2), None)})
         ...     read_state(Path(folder, "s"))
@@ -110,8 +123,7 @@ def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
     flat: dict[str, Tensor] = {}
     skeleton = _pack(state, "", flat)
     tensors, tied = _once(flat)
-    about = {STATE_KEY: json.dumps(skeleton), TIED_KEY: json.dumps(tied)}
-    write_atomic(path, lambda file: save_file(tensors, file, about))
+    write_tensors(path, tensors, {**(metadata or {}), STATE_KEY: json.dumps(skeleton), TIED_KEY: json.dumps(tied)})
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[Any, Any]:
@@ -119,25 +131,36 @@ def read_state(path: str | os.PathLike[str]) -> dict[Any, Any]:
 
     Raises:
         ConfigError: there is no such file, or it is none of ours.
+        DamagedFile: it is not as it was written.
     """
-    tensors, metadata = _read(Path(path))
-    if STATE_KEY not in metadata:
+    return read_state_and_metadata(path)[0]
+
+
+def read_state_and_metadata(path: str | os.PathLike[str]) -> tuple[dict[Any, Any], dict[str, str]]:
+    """What `save_state` wrote, and the metadata beside it."""
+    tensors, metadata = read_tensors(path)
+    if STATE_KEY not in metadata or CHECKSUM_KEY not in metadata:
         raise ConfigError([Problem("", f"{path} holds no training state")])
-    for name, first in json.loads(metadata.get(TIED_KEY, "{}")).items():
-        tensors[name] = tensors[first].clone()
-    return _unpack(json.loads(metadata[STATE_KEY]), tensors)
+    try:
+        for name, first in json.loads(metadata.get(TIED_KEY, "{}")).items():
+            tensors[name] = tensors[first].clone()
+        return _unpack(json.loads(metadata[STATE_KEY]), tensors), metadata
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _damaged(path, error) from error
 
 
 def _pack(value: Any, where: str, flat: dict[str, Tensor]) -> Any:
     """Plain JSON, in which {"tensor": name}, {"tuple": [...]} and {"dict": [[key, value], ...]} stand for the rest."""
     if isinstance(value, Tensor):
         name = where or "tensor"
+        while name in flat:  # a key with a dot in it
+            name += "_"
         flat[name] = value.detach()
         return {"tensor": name}
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, (str, int)):
-                raise TypeError(f"the key {key!r} at {where or 'the root'} is neither text nor whole number")
+                raise TypeError(f"the key {key!r} at {where or 'the root'} is neither a string nor an integer")
         return {"dict": [[key, _pack(item, f"{where}.{key}" if where else str(key), flat)] for key, item in value.items()]}
     if isinstance(value, (list, tuple)):
         items = [_pack(item, f"{where}.{index}", flat) for index, item in enumerate(value)]
@@ -160,14 +183,14 @@ def _unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], path: str, source: str, *, assign: bool = False) -> None:
-    """Puts `tensors` into `model`, names and shapes matching exactly; nothing is changed where they do not.
+    """Puts `tensors` into `model`, names, shapes and dtypes matching exactly; nothing is changed where they do not.
 
     Args:
         path: the config path that an error names.
         assign: the model takes the tensors themselves instead of copies; not for a model with tied weights.
 
     Raises:
-        ConfigError: names that are missing or left over, or shapes that differ.
+        ConfigError: names that are missing or left over, or shapes or dtypes that differ.
     """
     wrong = list(_mismatches(model.state_dict(), tensors))
     if wrong:
@@ -182,4 +205,6 @@ def _mismatches(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Ite
             yield f"{name} is missing in it"
         elif own[name].shape != tensors[name].shape:
             yield f"{name} is {list(tensors[name].shape)} in it and {list(own[name].shape)} here"
+        elif own[name].dtype != tensors[name].dtype:
+            yield f"{name} is {tensors[name].dtype} in it and {own[name].dtype} here"
     yield from (f"{name} is not in this model" for name in tensors if name not in own)

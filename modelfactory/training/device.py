@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import threading
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from modelfactory.config.errors import ConfigError, Problems, did_you_mean
 
+log = logging.getLogger(__name__)
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -121,6 +125,35 @@ def seed_device(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)
+
+
+_one_at_a_time = threading.RLock()
+
+
+@contextlib.contextmanager
+def training_context() -> Iterator[None]:
+    """Have gradients and no autocast, whatever the caller set, and no other training in this process meanwhile.
+
+    Dropout draws from the global generators, so two trainings at once would each depend on what the other draws: threads take turns.
+
+    Example:
+        >>> with torch.no_grad(), training_context():
+        ...     torch.is_grad_enabled()
+        True
+    """
+    if not _one_at_a_time.acquire(blocking=False):
+        log.info("waiting for the training of another thread")
+        _one_at_a_time.acquire()
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            for device_type in DEVICES[1:]:
+                if torch.is_autocast_enabled(device_type):
+                    stack.enter_context(torch.autocast(device_type, enabled=False))
+            yield
+    finally:
+        _one_at_a_time.release()
 
 
 @contextlib.contextmanager

@@ -14,14 +14,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from modelfactory.config.errors import ConfigError, Problems, TrainingError
+from modelfactory.config.errors import ConfigError, Problem, Problems, TrainingError
 from modelfactory.data.batches import MemoryBatches, make_batches
 from modelfactory.data.dataset import Data, Split
 from modelfactory.data.determinism import Fixed, draws_at_random
+from modelfactory.model.weights.tensor_file import DamagedFile
 from modelfactory.training.checkpoint import read_state, save_state
 from modelfactory.training.frozen_prefix import PATH, Parts, divide, why_not_fixed
 from modelfactory.training.nonfinite import not_finite
@@ -145,22 +147,46 @@ def _mapped(file: Path, shape: tuple[int, ...], dtype: torch.dtype, fresh: bool)
 
 
 def _write_kept(folder: Path, mark: str, kept: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
-    """Writes what the mapped files hold, last, so that it speaks of whole files only."""
+    """Writes what the mapped files hold and their checksums, last, so that it speaks of whole files only."""
     x, y, val_x, val_y = kept
-    dtype = str(x.dtype).removeprefix("torch.")
-    save_state(folder / INDEX, {"mark": mark, "dtype": dtype, "x": list(x.shape), "y": y, "val_x": list(val_x.shape), "val_y": val_y})
+    about = {"mark": mark, "dtype": str(x.dtype).removeprefix("torch."), "x": list(x.shape), "val_x": list(val_x.shape)}
+    checksums = {"train": _checksum(x), "val": _checksum(val_x)}
+    save_state(folder / INDEX, {**about, "y": y, "val_y": val_y, "sha256": checksums})
 
 
 def _read_kept(folder: Path, mark: str, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
     """Features that a start of this run before left, if they are of the same layers, data and settings."""
     if not (folder / INDEX).is_file():
         return None
-    state = read_state(folder / INDEX)
-    if state["mark"] != mark:
+    try:
+        state = read_state(folder / INDEX)
+        if state["mark"] != mark:
+            return None
+        x, val_x = (_read_mapped(folder, name, state[key], state) for name, key in (("train", "x"), ("val", "val_x")))
+    except (ConfigError, KeyError) as error:
+        log.warning("the features in %s are computed again: %s", folder, error)
         return None
-    dtype = getattr(torch, state["dtype"])
-    x, val_x = (_mapped(folder / f"{name}.bin", tuple(state[key]), dtype, fresh=False) for name, key in (("train", "x"), ("val", "val_x")))
     return x, state["y"].to(device), val_x, state["val_y"].to(device)
+
+
+def _read_mapped(folder: Path, name: str, shape: list[int], index: Mapping[str, Any]) -> Tensor:
+    """Features that are mapped from a file as its index says.
+
+    Raises:
+        DamagedFile: it is missing, has another size, which torch would extend in silence, or another checksum.
+    """
+    file, dtype = folder / f"{name}.bin", getattr(torch, index["dtype"])
+    size = torch.Size(shape).numel() * dtype.itemsize
+    if not file.is_file() or file.stat().st_size != size:
+        raise DamagedFile([Problem("", f"{file} does not have {size} bytes")])
+    mapped = _mapped(file, tuple(shape), dtype, fresh=False)
+    if _checksum(mapped) != index["sha256"][name]:
+        raise DamagedFile([Problem("", f"{file} is damaged")])
+    return mapped
+
+
+def _checksum(features: Tensor) -> str:
+    return hashlib.sha256(features.reshape(-1).view(torch.uint8).numpy()).hexdigest()  # pyright: ignore[reportArgumentType]
 
 
 def _fingerprint(run: Run, body: nn.Module, data: Data) -> str:

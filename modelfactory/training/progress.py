@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping
 from typing import Any
 
+log = logging.getLogger(__name__)
 STYLES = ("auto", "bar", "lines", "none")
 
 
@@ -14,7 +16,7 @@ class Progress:
 
     def __init__(self, style: str, max_epochs: int, max_steps: int, done_steps: int = 0):
         self._width, self._max_epochs, self._style, self.bar = len(str(max_epochs)), max_epochs, style, None
-        if style == "bar" or (style == "auto" and sys.stderr.isatty()):
+        if style == "bar" or (style == "auto" and sys.stderr is not None and sys.stderr.isatty()):
             from tqdm import tqdm
 
             self.bar = tqdm(total=max_steps, initial=done_steps, unit="step", dynamic_ncols=True, leave=False)
@@ -28,10 +30,14 @@ class Progress:
             f"epoch {row['epoch']:>{self._width}}/{self._max_epochs}  train_loss {row['train_loss']:<8.4g}  "
             f"val_loss {row['val_loss']:<8.4g}{accuracy}  lr {row['lr']:<8.3g}  {row['seconds']:.1f} s{'  best' if is_best else ''}"
         )
-        if self.bar is not None:
-            self.bar.write(line)
-        else:
-            print(line, flush=True)
+        try:
+            if self.bar is not None:
+                self.bar.write(line, file=sys.stdout or sys.stderr)
+            else:
+                print(line, flush=True)
+        except (OSError, ValueError) as error:  # the terminal, or who read the output, is gone; the training is not
+            self._style = "none"
+            log.info("no more progress is shown: %s", error)
 
     def __enter__(self) -> Progress:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.metadata
 import io
@@ -17,8 +18,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from modelfactory.config.errors import ConfigError, Problem
 from modelfactory.config.files import remove_leftovers, write_text
-from modelfactory.training.status import RESULT, Heartbeat, config_hash, status_of, told, who
+from modelfactory.numerics.rng import INIT_VERSION
+from modelfactory.training.status import RESULT, Heartbeat, config_hash, read_result, status_of, told, who
 
 METRICS = ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "lr", "seconds")
 SCORES = METRICS[:5]
@@ -41,6 +44,9 @@ class Result:
         warnings: what was said before training, and of its first steps.
         started: when, in UTC.
         init_hash: the ledger's fingerprint of the values that the training began with; None where it is not known.
+        resumed: for each time that it was resumed under other settings, from where, after which epoch, and what was changed to
+            what; empty for a run that is what its config says from its first epoch on.
+        weights_checksum: SHA-256 of the best epoch's weights, with their names; equal for equal trainings. None where nothing is written.
     """
 
     status: str = "running"
@@ -54,6 +60,8 @@ class Result:
     warnings: list[str] = field(default_factory=list)
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     init_hash: str | None = None
+    resumed: list[dict[str, Any]] = field(default_factory=list)
+    weights_checksum: str | None = field(default=None, repr=False)
 
     @property
     def outcome(self) -> str:
@@ -88,8 +96,26 @@ def write_metrics(path: Path, history: Iterable[Mapping[str, Any]]) -> None:
     write_text(path, text.getvalue())
 
 
+def read_seconds(path: Path) -> dict[int, float]:
+    """The seconds of each epoch that a metrics.csv has; those of rows that cannot be read are left out.
+
+    Example:
+        >>> read_seconds(Path("nowhere.csv"))
+        {}
+    """
+    seconds: dict[int, float] = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as lines:
+            for row in csv.DictReader(lines):
+                with contextlib.suppress(KeyError, TypeError, ValueError):
+                    seconds[int(row["epoch"])] = float(row["seconds"])
+    except (OSError, ValueError, csv.Error):
+        return seconds
+    return seconds
+
+
 def write_result(path: Path, result: Result, config: Any) -> None:
-    """Writes result.json: status, final, best, seconds, config_hash, init_hash, versions, error, warnings, host, pid, started."""
+    """Write result.json: how the run went, its hashes and versions, who ran it, and from what it was resumed under other settings."""
     record = {
         "status": result.status,
         "final": _finite(result.final),
@@ -97,11 +123,13 @@ def write_result(path: Path, result: Result, config: Any) -> None:
         "seconds": round(result.seconds, 3),
         "config_hash": None if config is None else config_hash(config),
         "init_hash": result.init_hash,
+        "init_version": INIT_VERSION,
         "versions": versions(),
         "error": result.error,
         "warnings": result.warnings,
         **who(),
         "started": result.started,
+        **({"resumed": result.resumed} if result.resumed else {}),
     }
     write_text(path, json.dumps(record, indent=2) + "\n")
 
@@ -120,6 +148,7 @@ class Recorded:
 
     def __enter__(self) -> None:
         if self.result.run_dir is not None:
+            _refuse_shared(self.result.run_dir)
             self.result.run_dir.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self.result.run_dir)
         self._write("running")
@@ -130,6 +159,15 @@ class Recorded:
         if self._beat is not None:
             self._beat.__exit__()
         self._write("completed" if error is None else status_of(error), None if error is None else told(error))
+
+
+def _refuse_shared(folder: Path) -> None:
+    """Raises ConfigError where another process of this machine trains into the folder."""
+    record = read_result(folder) or {}
+    ours = who()
+    if record.get("status") == "running" and record.get("host") == ours["host"] and record.get("pid") != ours["pid"]:
+        message = f"process {record['pid']} trains into {folder}; wait for it, end it, or give another directory"
+        raise ConfigError([Problem("", message)])
 
 
 def _finite(scores: Mapping[str, Any]) -> dict[str, Any]:

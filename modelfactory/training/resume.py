@@ -1,72 +1,324 @@
-"""What a training saves after each epoch, and how another goes on from it."""
+"""The files of a training: what an epoch leaves, and how another training resumes it.
+
+Every file of a run can be written from its checkpoint, but for the weights of a best epoch that is not the last: those the
+checkpoint knows by their checksum. So it is written before them, and a process that is killed at any moment leaves a run that
+is resumed as if it had not been.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from modelfactory.config.errors import ConfigError, Problem
+from modelfactory.config.errors import ConfigError, Problem, Problems
 from modelfactory.config.files import write_atomic
-from modelfactory.model.weights.files import WEIGHTS
-from modelfactory.training.checkpoint import CHECKPOINT, load_into, read_state, save_state, save_weights
-from modelfactory.training.no_dynamo import without_dynamo
-from modelfactory.training.result import SCORES, Result, write_metrics
+from modelfactory.model.weights.files import CONFIG_KEY, WEIGHTS
+from modelfactory.model.weights.tensor_file import RESTORE, DamagedFile, read_metadata
+from modelfactory.training.checkpoint import PackedWeights, load_into, pack_weights, read_state_and_metadata, read_weights, save_state
+from modelfactory.training.optimizer_state import load_named_state, named_state
+from modelfactory.training.result import SCORES, Result, read_seconds, write_metrics
+from modelfactory.training.resume_policy import Change, Rule, find_changes, policy_of
+from modelfactory.training.scheduler import Schedule
 from modelfactory.training.setup import Run
+from modelfactory.training.status import CHECKPOINT, clear_run, config_hash, recorded
 
 log = logging.getLogger(__name__)
+PATH = "trainer.resume"
+SETTINGS_KEY = "modelfactory.settings"
+HASH_KEY = "modelfactory.config_hash"
+_FORMAT = 1
+# of the initial values, which are not measured again when a run is resumed elsewhere
+_CARRIED = ("ledger.csv", "signal.csv", "signal.png", "signal_histograms.png")
 
 
-def save_epoch(run: Run, model: nn.Module, result: Result, stale: int, is_best: bool, config: Any) -> None:
-    """The files of a finished epoch: the best weights first, so that no checkpoint speaks of weights that are not there."""
-    folder = result.run_dir
-    if folder is None:
-        return
-    if is_best:
-        save_weights(folder / WEIGHTS, model, config, {f"modelfactory.{name}": str(value) for name, value in result.best.items()})
-    with without_dynamo():
-        optimizer = run.optimizer.state_dict()
-    state = {
-        "model": model.state_dict(),
-        "optimizer": optimizer,
-        "schedule": run.schedule.state_dict(),
-        "scaler": None if run.scaler is None else run.scaler.state_dict(),
-        "stale": stale,
-        "best": result.best,
-        "history": result.history,
-    }
-    save_state(folder / CHECKPOINT, state)
-    write_metrics(folder / "metrics.csv", result.history)
-
-
-def resume(source: Path, run: Run, model: nn.Module, result: Result) -> tuple[int, int, int]:
-    """Puts model, optimizer, schedule, scaler and records where the run in `source` left them; steps, epochs, stale."""
-    path = "trainer.resume"
-    state = read_state(source / CHECKPOINT)
-    load_into(model, state["model"], path, str(source / CHECKPOINT))
+def check_resume(config: Mapping[str, Any], source: str | Path, problems: Problems) -> None:
+    """Say in `problems` which keys of a config cannot differ from the run in `source`, as far as its config tells."""
     try:
-        with without_dynamo():
-            run.optimizer.load_state_dict(state["optimizer"])
-        run.schedule.load_state_dict(state["schedule"])
-    except (ValueError, KeyError) as error:
-        raise ConfigError([Problem(path, f"{source} was trained with other settings: {error}")]) from error
-    if run.scaler is not None and state["scaler"] is not None:
-        run.scaler.load_state_dict(state["scaler"])
-    result.history, result.best = state["history"], state["best"]
-    last = result.history[-1]
-    result.final, result.seconds = {name: last[name] for name in SCORES}, last["seconds"]
-    whole = last["epoch"] * -(-run.train_batches // run.spec.accumulate)
-    if last["step"] != whole and last["step"] < run.max_steps:
-        message = f"{source} stopped at step {last['step']}, within epoch {last['epoch']}; only whole epochs can be gone on from"
-        raise ConfigError([Problem(path, message)])
-    if result.run_dir is not None and result.run_dir.resolve() != source.resolve():
-        write_atomic(result.run_dir / WEIGHTS, lambda file: shutil.copyfile(source / WEIGHTS, file))
-    if last["epoch"] >= run.spec.max_epochs or last["step"] >= run.max_steps:
-        result.warnings.append(f"nothing is left to train: {source} has {last['epoch']} epochs already; give a larger trainer.max_epochs")
-        log.warning(result.warnings[-1])
-    else:
-        log.info("goes on from %s after epoch %d", source, last["epoch"])
-    return last["step"], last["epoch"], state["stale"]
+        with _named(PATH):
+            before = _config_of(read_metadata(Path(source, CHECKPOINT)))
+    except DamagedFile as error:
+        problems.extend(error.problems)
+        return
+    if before:
+        problems.extend(_refused(find_changes(before, config), str(source)))
+
+
+def saved_hash(folder: Path) -> str | None:
+    """The hash of the config that the checkpoint in a folder was saved under; None where there is no checkpoint.
+
+    Raises:
+        DamagedFile: it cannot be read.
+    """
+    return read_metadata(folder / CHECKPOINT).get(HASH_KEY)
+
+
+class RunFiles:
+    """The files of one training.
+
+    Args:
+        folder: the run directory; None: nothing is written.
+        config: what the run records, or None.
+        settings: the seed and the groups that the training was given.
+
+    Attributes:
+        config: as it is recorded; known when `resume` is done.
+        notice: what to tell of a training that had nothing to do, which is no part of the run's record.
+    """
+
+    def __init__(self, folder: Path | None, config: Any, settings: Mapping[str, Any]):
+        self.folder, self.config, self.notice = folder, recorded(config), ""
+        plain = json.loads(json.dumps(settings, default=lambda value: type(value).__name__))
+        self._settings = {**plain, "trainer": {name: value for name, value in (plain["trainer"] or {}).items() if name != "resume"}}
+        self._source: Path | None = None
+        self._state: dict[str, Any] = {}
+        self._metadata: dict[str, str] = {}
+        self._weights: PackedWeights | None = None
+        self._positions: list[int] = []  # of the schedule, in steps, after each epoch
+
+    def resume(self, source: Path, run: Run, model: nn.Module, result: Result) -> tuple[Run, int]:
+        """Put model, optimizer, schedule, scaler and records where the run in `source` left them; nothing is written.
+
+        Every key that differs is listed first. The schedule stands where that of a run of this config stands after as many
+        epochs.
+
+        Returns:
+            The run with the steps that are left, and the epochs since the best one.
+
+        Raises:
+            ConfigError: what differs and cannot be changed, a file that is damaged or missing, or a run of another model.
+        """
+        place = source / CHECKPOINT
+        with _named(PATH):
+            state, metadata = read_state_and_metadata(place)
+        if state.get("format") != _FORMAT:
+            raise ConfigError([Problem(PATH, f"{place} was saved by another version of modelfactory")])
+        self._source, self._state, self._metadata = source, state, metadata
+        before = _config_of(metadata)
+        changes = find_changes(before, {**(self.config or {}), **self._settings}) + _other_sizes(state, run)
+        same_start = state["init_hash"] is not None and state["init_hash"] == result.init_hash
+        refused = _refused(changes, str(source), (Rule.REFUSED,) if same_start else (Rule.REFUSED, Rule.START))
+        if refused:
+            raise ConfigError(refused)
+        load_into(model, state["model"], PATH, str(place))
+        of_optimizer = [change.path for change in changes if change.path.startswith("optimizer")]
+        notes = load_named_state(run.optimizer, model, state["optimizer"], str(source), of_optimizer)
+        self._take_records(result)
+        run = self._go_on(run, result, changes, notes)
+        with _named(PATH):
+            self._weights = self._best_weights(model, result, changes)
+        return run, state["stale"]
+
+    def _take_records(self, result: Result) -> None:
+        state, seconds = self._state, read_seconds((self._source or Path()) / "metrics.csv")
+        passed = 0.0
+        for row in state["history"]:
+            passed = seconds.get(row["epoch"], passed)
+            result.history.append({**row, "seconds": passed})
+        result.final, result.seconds = {name: result.history[-1][name] for name in SCORES}, passed
+        result.best, result.weights_checksum = state["best"], state["weights_checksum"]
+        result.warnings, result.resumed = list(state["warnings"]), list(state["resumed"])
+        if state["init_hash"] is not None and result.init_hash != state["init_hash"]:
+            log.warning("the initial values of this config are not those that %s began with, which the record keeps", self._source)
+            result.init_hash = state["init_hash"]
+        before = (self._saved_config or {}).get("trainer")
+        if self.config is not None and isinstance(before, Mapping) and "resume" not in before:
+            own = self.config.get("trainer") or {}
+            self.config = {**self.config, "trainer": {name: value for name, value in own.items() if name != "resume"}}
+
+    @property
+    def _saved_config(self) -> dict[str, Any] | None:
+        return json.loads(self._metadata.get(CONFIG_KEY, "null"))
+
+    def _go_on(self, run: Run, result: Result, changes: list[Change], notes: list[str]) -> Run:
+        """The run with what is left to do: whole epochs of the present size after those that were done."""
+        state, source, spec = self._state, self._source, run.spec
+        done, steps = result.history[-1]["epoch"], result.history[-1]["step"]
+        effects = [change for change in changes if change.policy.rule is Rule.TAKES_EFFECT]
+        if done >= spec.max_epochs or (spec.max_steps is not None and steps >= spec.max_steps):
+            nothing = f"nothing is left to train: {source} has {done} epochs already; give a larger trainer.max_epochs"
+            if effects:
+                raise ConfigError([Problem(change.path, f"{_values(change)} cannot take effect: {nothing}") for change in effects])
+            self.config = self._saved_config or self.config  # what was trained is what that one says
+            run.schedule.steps = state["schedule_steps"][-1]
+            log.warning(nothing)
+            self.notice = nothing
+            return run
+        last = state["last_epoch"]
+        if last["batches"] != last["of"]:
+            seen = f"after {last['batches']} of {last['of']} batches ({last['samples']} samples)"
+            message = f"{source} stopped at step {steps}, within epoch {done}, {seen}; only whole epochs can be resumed"
+            raise ConfigError([Problem(PATH, message)])
+        for change in changes:
+            if change.policy.rule is Rule.TAKES_EFFECT:
+                log.warning("resume: %s, which takes effect from epoch %d on", change, done + 1)
+            else:
+                log.info("resume: %s", change)
+        for note in notes:
+            log.warning("resume: %s", note)
+        if effects:
+            changed = json.loads(json.dumps({change.path: [change.before, change.after] for change in effects}))
+            result.resumed.append({"from": str(source), "epoch": done, "changed": changed})
+        if run.scaler is not None and state["scaler"] is not None:
+            run.scaler.load_state_dict(state["scaler"])
+        values = [row[spec.monitor] for row in result.history]
+        self._positions = replay(run.schedule, values, state["schedule_steps"], state["steps_per_epoch"], run.steps_per_epoch)
+        log.info("resumes %s after epoch %d", source, done)
+        left = steps + (spec.max_epochs - done) * run.steps_per_epoch
+        max_steps = left if spec.max_steps is None else min(left, spec.max_steps)
+        return replace(run, max_steps=max_steps)
+
+    def _best_weights(self, model: nn.Module, result: Result, changes: list[Change]) -> PackedWeights:
+        """The best epoch's weights as they are to be written: from the checkpoint, where that is of the best epoch.
+
+        Their config is the one that they were trained under, which is this one where nothing that takes effect differs.
+        """
+        same = not any(change.policy.rule is Rule.TAKES_EFFECT for change in changes)
+        if result.best == result.final:
+            return pack_weights(model.state_dict(), self.config if same else self._saved_config, _scores(result))
+        file = (self._source or Path()) / WEIGHTS
+        told = f"which has the weights of the best epoch, {result.best['epoch']}, that the checkpoint goes with; {RESTORE}"
+        if not file.is_file():
+            raise ConfigError([Problem("", f"there is no {file}, {told}")])
+        weights = read_weights(file)
+        config = self.config if same and weights.config == self._saved_config else weights.config
+        packed = pack_weights(weights.tensors, config, _scores(result))
+        if packed.digest != self._state["weights_checksum"]:
+            raise DamagedFile([Problem("", f"{file} is another file than the one {told}")])
+        return packed
+
+    def open(self, result: Result) -> None:
+        """Leave the run directory as the run that is resumed left its own; without one, clear what an older run left there."""
+        if self.folder is None:
+            return
+        elsewhere = self._source is None or self.folder.resolve() != self._source.resolve()
+        if elsewhere:
+            clear_run(self.folder)
+        if self._source is None:
+            return
+        if elsewhere:
+            save_state(self.folder / CHECKPOINT, self._state, self._metadata)
+            for path in (self._source / name for name in _CARRIED):
+                if path.is_file():
+                    write_atomic(self.folder / path.name, lambda file, path=path: shutil.copyfile(path, file))
+        write_metrics(self.folder / "metrics.csv", result.history)
+        if self._weights is not None:
+            self._weights.save(self.folder / WEIGHTS)
+        self._state, self._weights = {}, None  # as large as the model
+
+    def save_epoch(self, run: Run, model: nn.Module, result: Result, stale: int, is_best: bool, seen: Mapping[str, int]) -> None:
+        """Write the files of a finished epoch; times are in metrics.csv alone, so that equal trainings leave equal checkpoints.
+
+        Args:
+            stale: epochs since the best one.
+            seen: batches and samples that the epoch trained on, and `of` how many batches.
+        """
+        if self.folder is None:
+            return
+        write_metrics(self.folder / "metrics.csv", result.history)
+        self._positions.append(run.schedule.steps)
+        weights = model.state_dict()
+        best = pack_weights(weights, self.config, _scores(result)) if is_best else None
+        result.weights_checksum = result.weights_checksum if best is None else best.digest
+        state = {
+            "format": _FORMAT,
+            "model": weights,
+            "optimizer": named_state(run.optimizer, model),
+            "scaler": None if run.scaler is None else run.scaler.state_dict(),
+            "stale": stale,
+            "best": result.best,
+            "weights_checksum": result.weights_checksum,
+            "history": [{name: value for name, value in row.items() if name != "seconds"} for row in result.history],
+            "last_epoch": dict(seen),
+            "steps_per_epoch": run.steps_per_epoch,
+            "schedule_length": run.schedule.length,
+            "schedule_steps": self._positions,
+            "num_samples": run.num_samples,
+            "init_hash": result.init_hash,
+            "warnings": result.warnings,
+            "resumed": result.resumed,
+        }
+        metadata = {SETTINGS_KEY: json.dumps(self._settings)}
+        if self.config is not None:
+            metadata |= {CONFIG_KEY: json.dumps(self.config), HASH_KEY: config_hash(self.config)}
+        save_state(self.folder / CHECKPOINT, state, metadata)
+        if best is not None:
+            best.save(self.folder / WEIGHTS)
+
+
+def replay(schedule: Schedule, values: list[float], positions: list[int], before: int, steps_per_epoch: int) -> list[int]:
+    """Step a new schedule through the epochs that were done, at this config's number of steps an epoch.
+
+    An uninterrupted run computes its learning rates by the same steps, so they are the same to the last bit.
+
+    Args:
+        values: the monitored value of each epoch.
+        positions: of the schedule after each epoch, in steps.
+        before: the steps that a whole epoch had; one that had others, such as steps that were skipped, keeps its own number.
+
+    Returns:
+        The positions of this schedule.
+    """
+    last, replayed = 0, []
+    for position, value in zip(positions, values, strict=True):
+        taken, last = position - last, position
+        taken = steps_per_epoch if taken == before else taken
+        for _ in range(taken if schedule.each_step else 0):
+            schedule.step_done()
+        if taken:
+            schedule.epoch_done((replayed[-1] if replayed else 0) + taken, value)
+        replayed.append(schedule.steps)
+    return replayed
+
+
+def _config_of(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The config and the settings that a checkpoint carries; empty where it has none."""
+    return {**(json.loads(metadata.get(CONFIG_KEY, "null")) or {}), **json.loads(metadata.get(SETTINGS_KEY, "{}"))}
+
+
+def _other_sizes(state: Mapping[str, Any], run: Run) -> list[Change]:
+    """What differs though no key of the config does, or for a key that is free."""
+    lengths, samples = (state["schedule_length"], run.schedule.length), (state["num_samples"], run.num_samples)
+    changes = []
+    if None not in lengths and lengths[0] != lengths[1]:
+        unit = f"{run.schedule.interval}s"
+        changes.append(Change("scheduler", f"fitted to {lengths[0]} {unit}", f"fitted to {lengths[1]} {unit}", policy_of("scheduler")))
+    if samples[0] != samples[1]:
+        changes.append(Change("data", f"{samples[0]} samples", f"{samples[1]} samples", policy_of("data.root")))
+    return changes
+
+
+def _refused(changes: list[Change], source: str, rules: tuple[Rule, ...] = (Rule.REFUSED,)) -> list[Problem]:
+    """A problem for each change that no training can take over."""
+    problems = [
+        Problem(change.path, f"{_values(change)}, and cannot be changed when the run is resumed: {change.policy.why}")
+        for change in changes
+        if change.policy.rule in rules
+    ]
+    return [*problems, Problem(PATH, f"{source} was trained with other settings, which are named above")] if problems else []
+
+
+def _values(change: Change) -> str:
+    _, _, both = str(change).partition(": ")
+    before, _, after = both.partition(" -> ")
+    return f"{after} here, {before} in the run that is resumed"
+
+
+def _scores(result: Result) -> dict[str, str]:
+    return {f"modelfactory.{name}": str(value) for name, value in result.best.items()}
+
+
+@contextmanager
+def _named(path: str):
+    """Gives the config path to errors of files."""
+    try:
+        yield
+    except ConfigError as error:
+        raise type(error)(Problem(problem.path or path, problem.message) for problem in error.problems) from error

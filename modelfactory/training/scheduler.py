@@ -33,12 +33,14 @@ _NEED_PYTHON = ("LambdaLR", "MultiplicativeLR", "SequentialLR", "ChainedSchedule
 
 
 @dataclass(frozen=True)
-class _CommonSpec:
+class CommonSpec:
+    """The keys that every schedule has."""
+
     interval: Literal["epoch", "step"] = "epoch"
     warmup_epochs: float = key(0.0, min=0)
 
 
-_COMMON = tuple(field.name for field in fields(_CommonSpec))
+_COMMON = tuple(field.name for field in fields(CommonSpec))
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def check_scheduler(
         problems.add(path, f"{mapping!r} is not a mapping; give _target_ (null: constant), interval and warmup_epochs")
         return None
     name, given = target.split(mapping)
-    spec = read(_CommonSpec, {key: value for key, value in given.items() if key in _COMMON}, path, problems)
+    spec = read(CommonSpec, {key: value for key, value in given.items() if key in _COMMON}, path, problems)
     arguments = {key: value for key, value in given.items() if key not in _COMMON}
     if name is None:
         for extra in arguments:
@@ -276,7 +278,7 @@ def build_schedule(
         >>> round(schedule.lr, 6)
         0.025
     """
-    warmup_steps = round(spec.warmup_epochs * steps_per_epoch)
+    warmup_steps = round(min(spec.warmup_epochs * steps_per_epoch, max_steps))
     if warmup_steps >= max_steps and warmup_steps:
         epochs = max_steps / steps_per_epoch
         message = f"{spec.warmup_epochs:g} is not less than the {epochs:g} epochs of the training; give fewer, or 0"

@@ -45,7 +45,12 @@ class Run:
     train_batches: int
     val_batches: int
     max_steps: int
+    num_samples: int  # for training
     warnings: tuple[str, ...] = ()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.train_batches // self.spec.accumulate)
 
 
 def set_up(
@@ -100,6 +105,7 @@ def set_up(
         train_batches=train_batches,
         val_batches=val_batches,
         max_steps=max_steps,
+        num_samples=len(data.train),
     )
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from modelfactory.config.errors import Problems, did_you_mean
 from modelfactory.config.schema import join, key, read
-from modelfactory.training.checkpoint import CHECKPOINT
 from modelfactory.training.device import PRECISIONS, check_device, check_precision
 from modelfactory.training.loss import build_loss
 from modelfactory.training.progress import STYLES
+from modelfactory.training.status import CHECKPOINT
 from modelfactory.training.trackers import TRACKERS, check_tracker
 
 CACHES = ("memory", "disk")
@@ -64,7 +64,7 @@ class TrainerSpec:
     patience: int | None = key(None, min=1)
     limit_batches: int | None = key(None, min=1)
     check_every: int = key(50, min=1)
-    cache_features: bool | str = False
+    cache_features: bool | str | None = False
     progress: str = key("auto", choices=STYLES)
     tracker: str | None = key(None, choices=tuple(TRACKERS))
     signal: str = key("picture", choices=SIGNALS)
@@ -72,7 +72,8 @@ class TrainerSpec:
     @property
     def cached(self) -> str | None:
         """Where features are kept."""
-        return "memory" if self.cache_features is True else self.cache_features or None
+        named = None if self.cache_features in ("none", "off") else self.cache_features
+        return "memory" if named is True else named or None
 
 
 def check_trainer(mapping: Any, problems: Problems, path: str = "trainer", task: str | None = None) -> TrainerSpec | None:
@@ -93,8 +94,8 @@ def check_trainer(mapping: Any, problems: Problems, path: str = "trainer", task:
     device = check_device(spec.device, join(path, "device"), problems)
     if device is not None:
         check_precision(spec.precision, device, join(path, "precision"), problems)
-    if isinstance(spec.cache_features, str) and spec.cache_features not in CACHES:
-        hint = did_you_mean(spec.cache_features, CACHES)
+    if isinstance(spec.cached, str) and spec.cached not in CACHES:
+        hint = did_you_mean(spec.cached, CACHES)
         problems.add(join(path, "cache_features"), f"{spec.cache_features!r} is neither true nor false, nor a place{hint}")
     build_loss(spec.loss, task, problems, join(path, "loss"))
     check_tracker(spec.tracker, join(path, "tracker"), problems)

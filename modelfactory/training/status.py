@@ -19,6 +19,14 @@ from modelfactory.config.errors import TrainingError
 from modelfactory.config.files import read_text, write_text
 
 RESULT = "result.json"
+CHECKPOINT = Path("checkpoint", "last.safetensors")
+# what a run writes beside its result.json, and clears where it begins anew in a folder that was used
+RUN_FILES = (
+    *("config.yaml", "ledger.csv", "metrics.csv", "model.safetensors", "error.txt", CHECKPOINT),
+    *("signal.csv", "signal.png", "signal_histograms.png"),
+)
+# mappings whose order means something: layers run in it, and a later rule or group wins
+_ORDERED = ("layers", "rules", "groups", "train", "val")
 STATUSES = ("pending", "running", "completed", "diverged", "failed", "killed", "out_of_memory")
 BEAT_SECONDS = 10.0  # between two signs of life; a process that gave none for STALE_SECONDS is taken for dead
 STALE_SECONDS = 120.0
@@ -27,11 +35,50 @@ STALE_SECONDS = 120.0
 def config_hash(config: Any) -> str:
     """16 hex digits of the SHA-256 of the config as JSON with sorted keys.
 
+    The order of layers, of rules and of groups counts, as it does in what they mean; a `trainer.resume` of null does not.
+
     Example:
         >>> config_hash({"a": 1, "b": 2}) == config_hash({"b": 2, "a": 1})
         True
+        >>> config_hash({"layers": {"a": 1, "b": 2}}) == config_hash({"layers": {"b": 2, "a": 1}})
+        False
     """
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+    trainer = config.get("trainer") if isinstance(config, Mapping) else None
+    if isinstance(trainer, Mapping) and "resume" in trainer and trainer["resume"] is None:
+        config = {**config, "trainer": {name: value for name, value in trainer.items() if name != "resume"}}
+    return hashlib.sha256(json.dumps(_with_order(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _with_order(value: Any, name: object = None) -> Any:
+    """The value with lists of pairs in place of mappings whose order means something."""
+    if isinstance(value, Mapping):
+        items = {str(key): _with_order(item, key) for key, item in value.items()}
+        return [list(pair) for pair in items.items()] if is_ordered(name) else items
+    return [_with_order(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def is_ordered(name: object) -> bool:
+    """Whether the order of the keys of a mapping of this name means something.
+
+    Example:
+        >>> is_ordered("layers"), is_ordered("optimizer")
+        (True, False)
+    """
+    return name in _ORDERED
+
+
+def recorded(config: Any) -> Any:
+    """The config as a run records it: without where it was resumed from, so that a run that was stopped leaves what one leaves
+    that was not.
+
+    Example:
+        >>> recorded({"seed": 0, "trainer": {"max_epochs": 2, "resume": "runs/a"}})
+        {'seed': 0, 'trainer': {'max_epochs': 2, 'resume': None}}
+    """
+    trainer = config.get("trainer") if isinstance(config, Mapping) else None
+    if not isinstance(trainer, Mapping) or trainer.get("resume") is None:
+        return config
+    return {**config, "trainer": {**trainer, "resume": None}}
 
 
 def who() -> dict[str, Any]:
@@ -132,9 +179,47 @@ def end_record(folder: Path, status: str, error: str) -> None:
         'killed'
     """
     file = folder / RESULT
-    record = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"status": "running"} | who()
-    if record["status"] == "running":
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # nothing there, or nothing that says how it ended
+        record = {"status": "running"} | who()
+    if isinstance(record, dict) and record.get("status") == "running":
         write_text(file, json.dumps(record | {"status": status, "error": error}, indent=2) + "\n")
+
+
+def reopen_record(folder: Path) -> None:
+    """Says in the result.json of a run that ended that this process runs it again.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     end_record(Path(folder), "killed", "interrupted")
+        ...     reopen_record(Path(folder))
+        ...     read_result(Path(folder))["status"]
+        'running'
+    """
+    record = read_result(folder) or {}
+    write_text(folder / RESULT, json.dumps(record | {"status": "running", "error": None} | who(), indent=2) + "\n")
+
+
+def clear_run(folder: Path) -> None:
+    """Remove what an older run left in a folder in which one begins anew, all but result.json.
+
+    The checkpoint goes first: whoever finds one finds no less than what it was saved with.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_text(f"{folder}/metrics.csv", "epoch")
+        ...     write_text(f"{folder}/notes.txt", "mine")
+        ...     clear_run(Path(folder))
+        ...     os.listdir(folder)
+        ['notes.txt']
+    """
+    for name in (CHECKPOINT, *RUN_FILES):
+        (folder / name).unlink(missing_ok=True)
+    if (folder / CHECKPOINT.parent).is_dir() and not any((folder / CHECKPOINT.parent).iterdir()):
+        (folder / CHECKPOINT.parent).rmdir()
 
 
 class Heartbeat:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from modelfactory.config.errors import TrainingError
 from modelfactory.data.dataset import Data
 from modelfactory.numerics.rng import key
-from modelfactory.training.device import kept_random_state, scaled_step, seed_device
+from modelfactory.training.device import kept_random_state, scaled_step, seed_device, training_context
 from modelfactory.training.feature_cache import check_features, with_features
 from modelfactory.training.loss import Correct, LossSum
 from modelfactory.training.no_dynamo import eager_step, eager_zero_grad
 from modelfactory.training.nonfinite import not_finite
 from modelfactory.training.progress import Progress
 from modelfactory.training.result import SCORES, SKIPPED, Recorded, Result
-from modelfactory.training.resume import resume, save_epoch
+from modelfactory.training.resume import RunFiles
 from modelfactory.training.setup import Run, check_model, set_up
 from modelfactory.training.spec import MONITORS, TrainerSpec, check_trainer
 from modelfactory.training.trackers import open_tracker
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 __all__ = ["Result", "TrainerSpec", "check_trainer", "train_model"]
 
 
-@torch.inference_mode(False)  # gradients are needed, whatever the caller switched off
+@training_context()
 def train_model(
     model: nn.Module,
     data: Data,
@@ -43,6 +43,7 @@ def train_model(
     seed: int = 0,
     run_dir: str | Path | None = None,
     config: Any = None,
+    begin: Callable[[Result, Any], Iterable[str]] | None = None,
     before_epoch: Callable[[int], Any] | None = None,
     thawed_later: Mapping[str, int] | None = None,
     init_hash: str | None = None,
@@ -57,6 +58,8 @@ def train_model(
         run_dir: where metrics.csv, result.json, model.safetensors (the best epoch's) and checkpoint/ (the last
             epoch's) go; None: nothing is written.
         config: plain data that model.safetensors carries, and whose hash result.json carries.
+        begin: called once, before the first epoch, when the run directory is open, with the result so far and the config as it
+            is recorded; what it returns joins the warnings.
         before_epoch: called with each epoch's number, from 1, before it begins; the place for staged unfreezing.
         thawed_later: names of parameters that are frozen at first, which the optimizer has to know of, with the epoch in
             which `before_epoch` thaws each.
@@ -78,6 +81,8 @@ def train_model(
     spec, device, schedule, scaler, loss_fn = run.spec, run.device, run.schedule, run.scaler, run.loss
     step, zero_grad = eager_step(run.optimizer), eager_zero_grad(run.optimizer)
     result = Result(run_dir=None if run_dir is None else Path(run_dir), model=model, init_hash=init_hash)
+    settings = {"seed": seed, "optimizer": optimizer, "scheduler": scheduler, "trainer": trainer}
+    files = RunFiles(result.run_dir, config, settings)
     steps = done = stale = 0  # optimizer steps, whole epochs, epochs since the best one
     with kept_random_state(device):
         run = check_model(run, model, data)
@@ -87,13 +92,18 @@ def train_model(
             result.warnings.extend((*data.warnings, *run.warnings))
         parts = check_features(run, model, data, thawed_later, result.run_dir) if spec.cached is not None else None
         if spec.resume is not None:
-            steps, done, stale = resume(Path(spec.resume), run, model, result)
-        updates = schedule.steps or steps - sum(row.get(SKIPPED, 0) for row in result.history)  # steps that were not skipped
+            run, stale = files.resume(Path(spec.resume), run, model, result)
+            steps, done = result.final["step"], result.final["epoch"]
+        # steps that were not skipped, as the schedule counts them: earlier epochs may have had other batches
+        updates = schedule.steps or steps - sum(row.get(SKIPPED, 0) for row in result.history)
         watch = UpdateWatch(model, run.optimizer, steps)
         step = watch.around(step)
         began = time.perf_counter() - result.seconds
-        tracker = open_tracker(spec.tracker, result.run_dir, config, steps)
-        with Recorded(result, config), tracker as track, Progress(spec.progress, spec.max_epochs, run.max_steps, steps) as progress:
+        tracker = open_tracker(spec.tracker, result.run_dir, files.config, steps)
+        with Recorded(result, files.config), tracker as track, Progress(spec.progress, spec.max_epochs, run.max_steps, steps) as progress:
+            files.open(result)
+            if begin is not None:
+                result.warnings.extend(warning for warning in begin(result, files.config) if warning not in result.warnings)
             if parts is not None and done < spec.max_epochs:
                 run = with_features(run, model, parts, data, result.run_dir)
             for epoch in range(done + 1, spec.max_epochs + 1):
@@ -104,6 +114,7 @@ def train_model(
                 seed_device(key(seed, f"trainer.epoch.{epoch}"), device)
                 model.train()
                 losses = LossSum(device, is_sum=run.mean.is_sum)
+                seen = {"batches": 0, "samples": 0, "of": run.train_batches}
                 lr, x, y, skipped, updates_before = schedule.lr, None, None, 0, updates
                 may_be_empty = run.mean.may_be_empty or losses.reads_each  # on the CPU a look costs nothing
                 zero_grad()  # what the caller, or a step of before, left there
@@ -133,6 +144,8 @@ def train_model(
                         updated = scaled_step(scaler, run.optimizer)
                         skipped += not updated
                     zero_grad()
+                    seen["batches"] += len(batches)
+                    seen["samples"] += sum(len(y) for _, y in batches)
                     steps += 1
                     updates += updated
                     if updated and schedule.each_step:
@@ -161,12 +174,13 @@ def train_model(
                 result.final = {name: row[name] for name in SCORES}
                 result.best = result.final if is_best else result.best
                 result.seconds = row["seconds"]
-                save_epoch(run, model, result, stale, is_best, config)
+                files.save_epoch(run, model, result, stale, is_best, seen)
                 progress.epoch_done(row, is_best)
                 if track is not None:
                     track(row)
             if steps and not updates:
                 raise TrainingError(_never_updated(steps, scaler))
+    result.warnings.extend([files.notice] if files.notice else [])
     return result
 
 

@@ -48,11 +48,11 @@ class UpdateWatch:
         self._optimizer = optimizer
         self._count = done
         self._found: list[tuple[Tensor, Tensor]] = []
-        self._warming = self._told = False
+        self._warming, self._told = False, done >= LOOKED_AT[0]  # what was found before was told then
 
     def around(self, step: Callable[[], Any]) -> Callable[[], Any]:
         """The same step, watched for the first few times."""
-        if self._count >= LOOKED_AT[-1] or not self._matrices:
+        if self._told or not self._matrices:
             return step
 
         def watched() -> Any:

@@ -74,3 +74,39 @@ def test_what_is_wrong_with_the_pretraining_is_told_with_all_else(whole, weights
     with pytest.raises(ConfigError, match=message) as caught:
         check(wrong)
     assert "\nseed: -1 is too small" in str(caught.value)
+
+
+DEFAULTS = (
+    "defaults: [data: digits_rgb, activation: relu, backbone: resnet18, model: linear_head, init: auto, freeze: none, "
+    "optimizer: adamw, scheduler: constant, trainer: debug, experiment: null, _self_]\nseed: 0\n"
+)
+
+
+def trains_itself(tmp_path, *configs: str):
+    """Configs of which each names the next as what its weights are trained by, and the last the first."""
+    (tmp_path / "experiment").mkdir()
+    for name, following in zip(configs, [*configs[1:], configs[0]], strict=True):
+        weights = f"{{train: [+experiment={following}], config_dir: {tmp_path}}}"
+        (tmp_path / "experiment" / f"{name}.yaml").write_text(f"# @package _global_\nbackbone: {{weights: {weights}}}\n")
+    (tmp_path / "config.yaml").write_text(DEFAULTS)
+    return {"train": [f"+experiment={configs[0]}"], "config_dir": str(tmp_path)}
+
+
+@pytest.mark.parametrize("configs", [("one",), ("one", "two"), ("one", "two", "three")], ids=len)
+@pytest.mark.parametrize("use", [mf.plan, mf.build, check], ids=["plan", "build", "check"])
+def test_a_pretraining_that_trains_itself_is_refused_at_once(tmp_path, use, configs):
+    weights = trains_itself(tmp_path, *configs)
+    layers = {"head": {"_target_": "torch.nn.Linear", "out_features": 3}}
+    config = {"data": {"input_shape": [3, 32, 32]}, "model": {"layers": layers}, "backbone": {"name": "resnet18", "weights": weights}}
+    circle = " -> ".join(rf"\[\+experiment={name}\] in {tmp_path}" for name in (*configs, configs[0]))
+    with pytest.raises(ConfigError, match=rf"^backbone\.weights\.train: trains itself first: {circle}; one of them must have"):
+        use(config)
+
+
+def test_pretrainings_that_never_end_are_refused(tmp_path):
+    weights_of_another = f"{{train: ['name=${{name}}a'], config_dir: {tmp_path}}}"
+    (tmp_path / "config.yaml").write_text(f"{DEFAULTS}name: a\nbackbone: {{weights: {weights_of_another}}}\n")
+    weights = {"train": [], "config_dir": str(tmp_path)}
+    config = {"model": {"layers": {"id": {"_target_": "torch.nn.Identity"}}}, "backbone": {"name": "resnet18", "weights": weights}}
+    with pytest.raises(ConfigError, match=r"^backbone\.weights\.train: needs more than 8 pretrainings, one before the other: "):
+        mf.plan(config)

@@ -68,6 +68,9 @@ WRONG = [
     (["-cd", "nowhere"], "not found"),
     (["--cfg", "job", "-m"], "Only one of"),
     (["-m", "init=zeros,nope"], "init: 'nope' is not a config of init"),
+    (["trainer=debug", "-m", "init=zeros,nope", "-cd", ".", "seed=0,1"], "init: 'nope' is not a config of init"),
+    (["-m", "seed=0,1", "seed=3"], "seed: is given 2 times (seed=0,1 seed=3), of which a sweep takes the last"),
+    (["-m", "init=zeros", "init=glob(x*)", "hydra/sweeper=optuna"], "init: is given 2 times"),
     (["hydra.run.dir=a/b/c", "optimizer.lr=-1"], "optimizer.lr: -1 is too small"),
 ]
 
@@ -231,6 +234,7 @@ def test_globs_see_every_option_of_a_group(tmp_path: Path):
         (["--help"], "model: cnn, deep_cnn, deep_mlp"),
         (["--cfg", "job"], "_target_: modelfactory.data.digits"),
         (["--cfg", "job", "+experiment=digits_cnn"], "warmup_epochs: 1"),
+        (["seed=3", "--cfg", "job", "model=cnn"], "conv1:"),
         (["--info"], "Defaults Tree"),
         (["--info", "searchpath"], "main"),
         (["--hydra-help"], "Hydra"),
@@ -298,3 +302,36 @@ def test_the_command_itself_helps_and_refuses_what_it_has_not(capsys: pytest.Cap
     assert cli.main([]) == 2
     assert cli.main(["trian"]) == 2
     assert "'trian' is not a command; did you mean 'train'?" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a POSIX shell")
+@pytest.mark.parametrize("streams", ["1>&-", "1>&- 2>&- 0<&-", "1>/dev/full", "| true"])
+def test_a_run_does_not_depend_on_who_reads_its_output(tmp_path: Path, streams: str):
+    words = ("trainer=debug", "trainer.device=cpu", "trainer.progress=lines", "model.width=8", "hydra.run.dir=here")
+    line = f'"{sys.executable}" "{ROOT / "train.py"}" {" ".join(words)}'
+    shell = f"{line} {streams}; exit ${{PIPESTATUS[0]}}" if streams.startswith("|") else f"{line} {streams}"
+    done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, stderr=subprocess.DEVNULL, timeout=300)
+    assert done.returncode == 0
+    assert json.loads((tmp_path / "here" / "result.json").read_text())["status"] == "completed"
+
+
+def test_a_relative_source_is_that_of_the_command_where_the_run_has_its_own_folder(tmp_path: Path):
+    assert run(tmp_path, "hydra.run.dir=runs/a", *QUICK).returncode == 0
+    words = ("hydra.run.dir=runs/b", "hydra.job.chdir=true", "trainer.resume=runs/a", "trainer.max_epochs=2")
+    done = run(tmp_path, *QUICK, *words)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "runs" / "b" / "result.json").read_text())["final"]["epoch"] == 2
+
+
+def test_what_cannot_be_resumed_is_refused_before_a_folder_is_made(tmp_path: Path):
+    assert run(tmp_path, "hydra.run.dir=runs/a", *QUICK).returncode == 0
+    done = run(tmp_path, *QUICK, "hydra.run.dir=runs/b", "trainer.resume=runs/a", "activation=tanh", "optimizer=sgd", "seed=3")
+    assert done.returncode == 2 and not (tmp_path / "runs" / "b").exists()
+    for told in ("seed: 3 here, 0 in the run", "optimizer._target_: 'torch.optim.SGD' here", "activation._target_: 'torch.nn.Tanh' here"):
+        assert told in done.stderr
+
+
+def test_a_name_that_no_file_system_takes_is_told(tmp_path: Path):
+    done = run(tmp_path, f"hydra.run.dir={'a' * 300}", *QUICK)
+    assert (done.returncode, left(tmp_path)) == (2, [])
+    assert "hydra.run.dir: the run directory has a name of 300 bytes" in done.stderr

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import hydra
 import pytest
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobRuntime
+from hydra.version import VersionBase
 from omegaconf import OmegaConf
 
 import modelfactory as mf
 from modelfactory.config.compose import compose, to_plain, to_yaml
+from modelfactory.config.hydra_patches import VERSION_BASE
 from modelfactory.config.search_path import config_folder
 
 CONF = config_folder()
@@ -79,14 +85,34 @@ def test_a_primary_config_of_the_project_without_the_experiment_group_takes_one(
     assert compose("+experiment=ours", config_dir=project, config_name="bare").seed == 3
 
 
-def test_composing_leaves_a_running_hydra_as_it_was():
-    with hydra.initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        running = GlobalHydra.instance().hydra
-        assert compose("model=cnn").model.layers.conv1.out_channels > 0
-        with pytest.raises(mf.ConfigError):
-            compose("model=nothing")
-        assert GlobalHydra.instance().hydra is running
+def known_to_hydra() -> dict[str, object]:
+    """What a program in this process sees of Hydra's state: its plugins, the configs in the store, and what is of it alone."""
+    sweepers = ConfigStore.instance().repo["hydra"]["sweeper"]
+    of_the_program = GlobalHydra.instance().hydra, JobRuntime.instance().conf, VersionBase.instance().getbase()
+    return {"plugins": Plugins.instance().discover(), "sweepers": dict(sweepers), "program": of_the_program}
+
+
+def test_composing_leaves_hydra_as_it_was_for_the_program_that_runs():
+    theirs = {"_target_": "theirs"}
+    with hydra.initialize_config_dir(config_dir=str(CONF), job_name="theirs", **VERSION_BASE):
+        ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=theirs, provider="theirs")
+        before = known_to_hydra()
+        try:
+            assert compose("model=cnn").model.layers.conv1.out_channels > 0
+            assert compose("hydra/sweeper=optuna").seed == 0
+            with pytest.raises(mf.ConfigError):
+                compose("model=nothing")
+            assert known_to_hydra() == before
+            assert ConfigStore.instance().load("hydra/sweeper/optuna.yaml").node == theirs
+        finally:
+            del ConfigStore.instance().repo["hydra"]["sweeper"]["optuna.yaml"]
     assert not GlobalHydra.instance().is_initialized()
+
+
+def test_threads_compose_at_the_same_time(project: Path):
+    with ThreadPoolExecutor(4) as pool:
+        configs = list(pool.map(lambda seed: compose("optimizer=sgd", f"seed={seed}", config_dir=project), range(12)))
+    assert [(config.seed, config.optimizer.lr) for config in configs] == [(seed, 0.25) for seed in range(12)]
 
 
 @pytest.mark.parametrize(
@@ -97,6 +123,16 @@ def test_composing_leaves_a_running_hydra_as_it_was():
         (["+experiment=digits_cn"], "^experiment: 'digits_cn' is not a config of experiment; did you mean 'digits_cnn'"),
         (["model.widht=3"], r"^model\.widht: there is no such key; did you mean 'width'"),
         (["trainer.max_epoch=3"], r"^trainer\.max_epoch: there is no such key; did you mean 'max_epochs'"),
+        (["lr=0.1"], r"^lr: there is no such key; did you mean 'optimizer\.lr'\?$"),
+        (["max_epochs=3"], r"^max_epochs: there is no such key; did you mean 'trainer\.max_epochs'\?$"),
+        (["epochs=3"], r"^epochs: there is no such key; did you mean 'trainer\.max_epochs'\?$"),
+        (["trainer.batch_size=3"], r"^trainer\.batch_size: there is no such key; did you mean 'data\.batch_size'\?$"),
+        (["resume=x"], r"^resume: there is no such key; did you mean 'sweep\.resume' or 'trainer\.resume'\?$"),
+        (["model=cnn", "freeze=[conv1.*]"], r"^freeze: 'conv1\.\*' is not a config of freeze; choose one of .* goes to freeze\.rules: "),
+        (["freeze=conv1.*"], r"^freeze: 'conv1\.\*' is not a config of freeze; choose one of .* goes to freeze\.rules: "),
+        (["freeze=[1]"], r"^freeze: \[1\] is no name of a config, and freeze is a group; give one \(backbone, none, staged\); a rule"),
+        (["init=[{match: a}]"], r"^init: \[\{'match': 'a'\}\] is no name of a config, and init is a group; .* goes to init\.rules: "),
+        (["data=[digit]"], r"^data: 'digit' is not a config of data; did you mean 'digits'\?$"),
         (["foo=1"], r"^foo: there is no such key; choose one of seed, .*; to add a key, write \+foo="),
         (["~foo"], "^foo: there is no such key"),
         (["seed"], "missing EQUAL"),
@@ -106,6 +142,16 @@ def test_composing_leaves_a_running_hydra_as_it_was():
 def test_a_wrong_override_is_an_error_with_path_value_and_what_would_do(overrides: list[str], message: str):
     with pytest.raises(mf.ConfigError, match=message):
         compose(*overrides)
+
+
+@pytest.mark.parametrize("value", ["null", "false", "off", "none"])
+def test_a_group_that_has_none_is_switched_off_in_any_word(value: str):
+    assert compose(f"freeze={value}", f"backbone={value}", "seed=3") == compose("freeze=none", "backbone=none", "seed=3")
+
+
+@pytest.mark.parametrize("value", [None, False, "none"])
+def test_it_is_in_a_dict_too(value: object):
+    assert to_plain({"freeze": value, "backbone": value}) == {"freeze": None, "backbone": None}
 
 
 ALL_REFUSED = [

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 
 from modelfactory.config.errors import Problems
-from modelfactory.config.schema import check_value, describe, join, key, read
+from modelfactory.config.schema import check_value, describe, join, key, paths_of, read
 
 
 @dataclass(frozen=True)
@@ -109,3 +109,33 @@ def test_types_in_words(hint, words):
 
 def test_paths_join_with_dots():
     assert join("a.b", 3) == "a.b.3" and join("", "seed") == "seed"
+
+
+OFF = [
+    (str, {"choices": ("bar", "none")}, [False, None, "off", "none"], "none"),
+    (str | None, {"choices": ("mlflow",)}, [False, None, "off", "none"], None),
+    (float | None, {"above": 0}, [False, None, "off", "none"], None),
+    (str | None, {}, [False, None], None),
+    (dict | None, {}, [False, None, "none"], None),
+]
+
+
+@pytest.mark.parametrize(("hint", "limits", "values", "expected"), OFF)
+def test_what_can_be_switched_off_is_in_any_word(hint, limits, values, expected):
+    problems = Problems()
+    assert [check_value(value, hint, "trainer.it", problems, limits) for value in values] == [expected] * len(values)
+    assert not problems
+
+
+@pytest.mark.parametrize(("hint", "limits"), [(str, {"choices": ("bar", "none")}), (int, {}), (str, {"choices": ("bar",)})])
+def test_true_and_what_cannot_be_switched_off_are_told(hint, limits):
+    problems = Problems()
+    check_value(True, hint, "trainer.it", problems, limits)
+    if "none" not in limits.get("choices", ()):
+        check_value(False, hint, "trainer.it", problems, limits)
+    assert len(problems) == (1 if "none" in limits.get("choices", ()) else 2)
+
+
+def test_keys_of_a_name_are_found_the_least_deep_first():
+    config = {"a": {"b": {"lr": 1}, "c": {"lr": 1}}, "d": {"lr": 1}, "lrs": [{"lr": 1}]}
+    assert paths_of("lr", config) == ["d.lr", "a.b.lr", "a.c.lr"] and paths_of("none", config) == []

@@ -2041,6 +2041,7 @@ def test_nonsense_given_to_python_is_a_config_error(use: Any, config: Any):
 
 
 NASTY: list[Any] = [None, [], {}, "x", -1, NAN, True, 10**400, [None], {"a": None}, "${nope}", "???"]
+NASTY += [[2**64], [[0.9, 0.99]], {"a": [1]}, {False: 1, "a": 2}, 1e308, [2**63 - 1] * 4, "off", False]
 
 
 def paths(node: dict[str, Any], above: str = ""):
@@ -2058,6 +2059,20 @@ def test_any_value_anywhere_is_right_or_a_config_error(group: str):
                 check(changed("mlp", {path: value}))
             except ConfigError as error:
                 assert all(problem.path for problem in error.problems), str(error)
+
+
+@pytest.mark.parametrize("use", [mf.plan, check], ids=["plan", "check"])
+@pytest.mark.parametrize("betas", [[[0.9, 0.99]], [0.9], "x", {"a": 1}])
+def test_a_wrong_argument_of_the_optimizer_is_told_by_a_plan_too(use: Any, betas: Any):
+    config = changed("mlp", {"optimizer": {"_target_": "torch.optim.Adam", "lr": 0.1, "betas": betas}})
+    with pytest.raises(ConfigError, match=r"^optimizer\.betas: "):
+        use(config)
+
+
+@pytest.mark.parametrize("shape", [[1, 8, 2**64], [1, 8, 2**63], [2**40, 2**40], [2**58]])
+def test_an_input_beyond_sixty_four_bits_is_told(shape: list[int]):
+    with pytest.raises(ConfigError, match=r"^data\.input_shape: .* holds 2\^58 numbers or more, whose bytes 64 bits cannot count"):
+        mf.plan({"data": {"input_shape": shape}, "model": {"layers": {"fc": layer("Linear", out_features=3)}}})
 
 
 COMMANDS: list[tuple[list[str], str]] = [

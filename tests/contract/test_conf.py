@@ -96,7 +96,8 @@ def on_images() -> Any:
 @pytest.mark.parametrize("name", names("backbone"))
 def test_every_backbone_is_planned(name: str):
     size = SIZES.get(name, 32)
-    group = yaml.safe_load((CONF / "backbone" / f"{name}.yaml").read_text())
+    keys, own = (yaml.safe_load((CONF / "backbone" / f"{file}.yaml").read_text()) for file in ("timm", name))
+    group = {**keys, **own} if own.pop("defaults", None) else own
     plan = mf.plan({**on_images(), "backbone": group, "data": {**on_images()["data"], "input_shape": [3, size, size]}})
     assert plan.ledger["head.bias"].numel == 10
     assert (name != "none") == any(row.name.startswith("backbone.") for row in plan.ledger)

@@ -74,7 +74,11 @@ def test_every_python_block_runs(text, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("text", blocks("yaml"))
-def test_every_yaml_block_is_read(text):
+def test_every_yaml_block_is_read(text, tmp_path):
+    if "\ndefaults:" in text:  # a primary config
+        (tmp_path / "page.yaml").write_text(text)
+        check({name: value for name, value in mf.compose(config_dir=tmp_path, config_name="page").items() if name != "epochs"})
+        return
     config = yaml.safe_load(text.replace("${activation}", "{_target_: torch.nn.ReLU}").replace('"${data.num_classes}"', "10"))
     problems = Problems()
     if "layers" in config:
@@ -102,7 +106,7 @@ def test_the_pictures_of_the_schemes_are_current():
         assert numbers[0] == pytest.approx(numbers[1], abs=module.HEIGHT / 50), f"{name}: run python docs/schemes.py"
 
 
-@pytest.mark.parametrize("name", ["generate", "backbones", "schemes"])
+@pytest.mark.parametrize("name", ["generate", "backbones", "schemes", "resume"])
 def test_the_generated_tables_are_current(name):
     module = script(name)
     assert module.PAGE.read_text() == module.page(module.PAGE.read_text()), f"run python docs/{name}.py"

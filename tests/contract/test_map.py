@@ -24,6 +24,7 @@ ROOMS = (
     "init",
     "model",
     "parameters",
+    "tracing",
     "numerics",
     "config",
 )

@@ -14,9 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "conf").rglob("*.yaml"))
 ASK = (
     "import sys, site; site.addsitedir({site!r}); sys.path.insert(0, {site!r})\n"
+    "from importlib.resources import files\n"
     "from modelfactory.config import compose, config_folder\n"
-    "from hydra.core.plugins import Plugins\n"
-    "print(config_folder(), len(list(config_folder().rglob('*.yaml'))), compose('model=cnn').model.layers.conv1._target_)"
+    "print(config_folder(), len(list(config_folder().rglob('*.yaml'))), compose('model=cnn').model.layers.conv1._target_)\n"
+    "print(files('modelfactory.conf').joinpath('config.yaml').is_file())"
 )
 
 
@@ -29,7 +30,7 @@ def build(target: str, source: Path, folder: Path) -> Path:
 
 
 def ask(site: Path) -> list[str]:
-    """Where an interpreter that has only `site` of ours finds the configs, how many, and a value of one composed."""
+    """Where an interpreter that has only `site` of ours finds the configs, how many, a value composed, and if `pkg://` finds them."""
     done = subprocess.run(
         [sys.executable, "-I", "-c", ASK.format(site=str(site))], cwd=site, capture_output=True, text=True, timeout=120
     )
@@ -47,13 +48,12 @@ def names_of(wheel: Path) -> set[str]:
         return set(archive.namelist())
 
 
-def test_the_wheel_carries_the_package_its_configs_and_the_plugin_and_nothing_else(wheel: Path):
+def test_the_wheel_carries_the_package_and_its_configs_and_nothing_that_hydra_loads_unasked(wheel: Path):
     names = names_of(wheel)
     assert {f"modelfactory/{name}" for name in CONFIGS} <= names
     assert {f"modelfactory/reporting/assets/{name}" for name in ("page.html", "page.js", "page.css", "vendor/LICENSE-d3.txt")} <= names
-    assert {"modelfactory/conf/__init__.py", "hydra_plugins/modelfactory_searchpath/__init__.py"} <= names
-    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"modelfactory", "hydra_plugins"}
-    assert "hydra_plugins/__init__.py" not in names  # a namespace that other plugins share
+    assert "modelfactory/conf/__init__.py" in names
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"modelfactory"}
 
 
 def test_the_wheel_installs_the_command_and_the_licence(wheel: Path):
@@ -66,7 +66,7 @@ def test_the_wheel_installs_the_command_and_the_licence(wheel: Path):
 def test_configs_are_found_from_an_unpacked_wheel(wheel: Path, tmp_path: Path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
-    assert ask(tmp_path) == [str(tmp_path / "modelfactory" / "conf"), str(len(CONFIGS)), "torch.nn.Conv2d"]
+    assert ask(tmp_path) == [str(tmp_path / "modelfactory" / "conf"), str(len(CONFIGS)), "torch.nn.Conv2d", "True"]
 
 
 def test_an_editable_install_reads_the_configs_where_they_are(tmp_path: Path):
@@ -75,7 +75,7 @@ def test_an_editable_install_reads_the_configs_where_they_are(tmp_path: Path):
     site = tmp_path / "site"
     with zipfile.ZipFile(editable) as archive:
         archive.extractall(site)
-    assert ask(site) == [str(ROOT / "conf"), str(len(CONFIGS)), "torch.nn.Conv2d"]
+    assert ask(site) == [str(ROOT / "conf"), str(len(CONFIGS)), "torch.nn.Conv2d", "True"]
 
 
 def test_the_sdist_builds_the_same_wheel(wheel: Path, tmp_path: Path):

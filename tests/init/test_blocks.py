@@ -45,7 +45,7 @@ def check_rows(model: nn.Module, before: dict[str, torch.Tensor], names: list[st
     return rows
 
 
-@pytest.mark.parametrize("scheme", ["zeros", "ones", "default", "tests.init.test_own.halves_"])
+@pytest.mark.parametrize("scheme", ["zeros", "ones", "default", "tests.init.test_custom_scheme.halves_"])
 @pytest.mark.parametrize("kind", MODELS)
 def test_one_rule_sets_the_rows_of_its_block_and_no_other(kind: str, scheme: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MODELFACTORY_TRUST", "tests")

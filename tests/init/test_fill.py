@@ -264,3 +264,17 @@ def test_measuring_is_exact_also_far_from_zero():
     mean, std = measure(values)
     assert mean == pytest.approx(1000) and std == pytest.approx(values.double().std(correction=0).item(), rel=1e-6)
     assert all(map(math.isnan, measure(torch.empty(3, device="meta")))) and all(map(math.isnan, measure(torch.empty(0))))
+
+
+def test_large_tensors_are_drawn_in_pieces_of_rows_from_streams_of_their_own():
+    """Pieces must differ, and hold the statistics of the whole: the mean and the variance of each within 5 standard errors."""
+    model = nn.Linear(1500, 2000, bias=False)
+    mf.initialize(model, {"match": "weight", "scheme": "normal", "std": 1.0}, seed=3)
+    rows = 2**20 // 1500
+    pieces = model.weight.detach().split(rows)
+    assert len(pieces) == 3 and torch.equal(pieces[0], torch.empty_like(pieces[0]).normal_(generator=generator(3, "weight")))
+    assert torch.equal(pieces[2], torch.empty_like(pieces[2]).normal_(generator=generator(3, "weight", 2)))
+    for piece in pieces:
+        assert abs(piece.mean()) < 5 / piece.numel() ** 0.5 and abs(piece.var() - 1) < 5 * (2 / piece.numel()) ** 0.5
+    correlation = torch.corrcoef(torch.stack([pieces[0].flatten(), pieces[1].flatten()]))[0, 1]
+    assert abs(correlation) < 5 / pieces[0].numel() ** 0.5

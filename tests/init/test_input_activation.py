@@ -145,7 +145,7 @@ def test_looking_changes_nothing_and_takes_no_memory_of_the_model():
 
 
 class Branches(nn.Module):
-    """Its way depends on values, which are not there to look at."""
+    """Its way depends on values: it is run with numbers."""
 
     def __init__(self):
         super().__init__()
@@ -156,7 +156,20 @@ class Branches(nn.Module):
         return self.second(F.relu(x) if x.sum() > 0 else x)
 
 
-@pytest.mark.parametrize(("model", "example"), [(Branches(), torch.zeros(2, 6)), (Own(F.relu), None)])
+class Unrunnable(Branches):
+    """No input of any shape comes through it."""
+
+    def forward(self, x):
+        raise NotImplementedError("there is no forward yet")
+
+
+def test_a_way_that_depends_on_values_is_run_with_numbers_and_an_unknown_input_is_found_by_trying():
+    assert gains(Branches(), 2, 6)["second.weight"] in (LINEAR, pytest.approx(RELU))
+    assert gains(Own(F.relu))["second.weight"] == pytest.approx(RELU)
+
+
+@pytest.mark.parametrize("example", [torch.zeros(2, 6), None])
+@pytest.mark.parametrize("model", [Unrunnable()])
 def test_what_cannot_be_known_is_an_error_and_changes_nothing(model, example):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(ConfigError, match="rules.rule.gain: auto: what acts on second.weight is not known") as caught:

@@ -44,7 +44,7 @@ def test_a_failure_to_write_leaves_the_old_file(tmp_path, monkeypatch):
     ledger.to_csv(tmp_path / "ledger.csv")
     old = (tmp_path / "ledger.csv").read_text()
 
-    def fails(self, text):
+    def fails(self, text, **how):
         raise OSError("disk full")
 
     monkeypatch.setattr(Path, "write_text", fails)

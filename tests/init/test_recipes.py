@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import modelfactory as mf
-from modelfactory.init.recipes import RECIPES, recipe
+from modelfactory.init.recipes import recipe, recipe_names
 from modelfactory.numerics.rng import generator
 
 
@@ -171,7 +171,7 @@ def test_small_init_has_the_width_of_the_residual_stream_everywhere():
 
 
 def test_every_recipe_has_a_weight_rule_or_is_its_authors():
-    assert all(recipe(name) is not None for name in RECIPES) and recipe("nothing") is None
+    assert all(recipe(name) is not None for name in recipe_names()) and recipe("nothing") is None
 
 
 def test_what_a_model_lacks_is_told():

@@ -35,7 +35,7 @@ class Normed(nn.Module):
 
 
 def config(how: str, init) -> dict:
-    model = {"_target_": "tests.init.test_computed.Normed", "how": how}
+    model = {"_target_": "tests.parameters.test_parametrized.Normed", "how": how}
     return {"model": model, "data": {"input_shape": [4, 6, 6]}, "init": init, "seed": 3}
 
 

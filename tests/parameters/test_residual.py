@@ -119,7 +119,7 @@ def test_what_silences_a_branch_is_the_norm_that_ends_it_or_its_last_layer():
 def test_torchs_transformer_has_two_branches_an_encoder_layer_and_three_a_decoder_layer():
     with torch.device("meta"):
         model = nn.Transformer(16, 2, num_encoder_layers=3, num_decoder_layers=2, dim_feedforward=32, batch_first=True)
-    branches = describe(model)[0].outline.branches
+    branches = describe(model)[0].model.branches
     assert len(branches) == 3 * 2 + 2 * 3
     assert {(branch.in_decoder, branch.depth, branch.other_depth) for branch in branches} == {(False, 3, 2), (True, 2, 3)}
 
@@ -154,17 +154,16 @@ def test_a_class_declares_what_its_parts_are_there_for():
     class Declared(Own):
         modelfactory_roles = {"residual": "steps.*", "head": "out"}
 
-    assert roles(Own(), "residual_out") == [] and roles(Own(), "head") == ["extra.weight", "extra.bias"]
     model = Declared()
     assert roles(model, "residual_out") == [f"steps.{index}.b.{attr}" for index in range(3) for attr in ("weight", "bias")]
     assert roles(model, "residual_end") == [f"steps.{index}.b.weight" for index in range(3)]
     assert roles(model, "head") == ["out.weight", "out.bias"]
-    assert len(describe(model)[0].outline.branches) == 3
+    assert len(describe(model)[0].model.branches) == 3
 
 
 def test_a_config_declares_roles_beside_a_layer():
     trust("tests.parameters.test_residual")
-    own = {"_target_": "tests.test_structure.Own", "roles": {"residual": "steps.*", "head": ["out.*"]}}
+    own = {"_target_": "tests.parameters.test_residual.Own", "roles": {"residual": "steps.*", "head": ["out.*"]}}
     plan = mf.plan({"model": own, "init": "gpt2"})
     assert plan.ledger["steps.1.b.weight"].expected_std == pytest.approx(0.02 / 3**0.5)
     assert plan.ledger["out.weight"].role.split() == ["weight", "head"]
@@ -174,11 +173,11 @@ def test_a_config_declares_roles_beside_a_layer():
 def test_a_declared_role_must_be_of_something():
     trust("tests.parameters.test_residual")
     with pytest.raises(mf.ConfigError) as caught:
-        mf.plan({"model": {"_target_": "tests.test_structure.Own", "roles": {"head": "outt.*", "residual": "step.*"}}})
+        mf.plan({"model": {"_target_": "tests.parameters.test_residual.Own", "roles": {"head": "outt.*", "residual": "step.*"}}})
     assert "model.roles.head: 'outt.*' is not a parameter of this layer" in str(caught.value)
     assert "model.roles.residual: 'step.*' is not a module inside of this one" in str(caught.value)
     with pytest.raises(mf.ConfigError) as caught:
-        mf.plan({"model": {"_target_": "tests.test_structure.Own", "roles": {"haed": "out.*", "head": 3}}})
+        mf.plan({"model": {"_target_": "tests.parameters.test_residual.Own", "roles": {"haed": "out.*", "head": 3}}})
     assert "model.roles.haed: not a role; did you mean 'head'?" in str(caught.value)
     assert "model.roles.head: 3 is not a glob" in str(caught.value)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 import modelfactory as mf
 from modelfactory.sweeping.records import read_sweep
 from modelfactory.training.status import process_is_alive
-from tests.sweeping.conftest import QUICK, results
+from tests.sweeping.conftest import QUICK, ROOT, results
 
 EPOCHS = 200
 LONG = (*QUICK, f"trainer.max_epochs={EPOCHS}", "optimizer=sgd")
@@ -66,14 +67,33 @@ def test_an_interrupted_sweep_is_finished_by_the_same_command(start, tmp_path: P
     assert results(tmp_path / "sweep")[1]["final"] == alone.final
 
 
-def test_a_run_alone_tells_that_it_was_interrupted(start, tmp_path: Path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_run_alone_tells_that_it_was_interrupted(start, tmp_path: Path, number: signal.Signals, status: int):
     parent = start("hydra.run.dir=here", *LONG)
     wait_for((tmp_path / "here" / "checkpoint" / "last.safetensors").is_file)
-    parent.send_signal(signal.SIGTERM)
+    parent.send_signal(number)
     _, err = parent.communicate(timeout=120)
-    assert (parent.returncode, err) == (143, "interrupted by SIGTERM\n")
+    assert (parent.returncode, err) == (status, f"interrupted by {number.name}\n")
     (job,) = read_sweep(tmp_path / "here").jobs
-    assert (job.status, job.reason) == ("killed", "interrupted by SIGTERM")
+    assert (job.status, job.reason) == ("killed", f"interrupted by {number.name}")
+
+
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path: Path):
+    """As `nohup` ignores that the terminal is closed."""
+    command = [sys.executable, str(ROOT / "train.py"), "hydra.run.dir=here", *LONG[:-2], "trainer.max_epochs=40"]
+    ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731
+    ignoring = subprocess.Popen(command, cwd=tmp_path, preexec_fn=ignore, stdout=subprocess.DEVNULL)
+    wait_for((tmp_path / "here" / "checkpoint" / "last.safetensors").is_file)
+    ignoring.send_signal(signal.SIGHUP)
+    assert ignoring.wait(120) == 0
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_terminal_is_closed_is_finished_by_the_same_command(start, tmp_path: Path):
+    code, err, pid = stop_in_the_second_job(start, tmp_path, signal.SIGHUP)
+    assert code == 129 and "interrupted by SIGHUP\n" in err
+    wait_for(lambda: not process_is_alive(pid))
+    assert [job.status for job in read_sweep(tmp_path / "sweep").jobs] == ["completed", "killed", "pending"]
 
 
 @pytest.mark.slow

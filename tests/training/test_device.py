@@ -1,10 +1,22 @@
 import math
+import threading
 
 import pytest
 import torch
 
+import modelfactory as mf
+from modelfactory.config.compose import to_plain
 from modelfactory.config.errors import ConfigError, Problems
-from modelfactory.training.device import autocast, check_precision, choose_device, kept_random_state, make_scaler, scaled_step, seed_device
+from modelfactory.training.device import (
+    autocast,
+    check_precision,
+    choose_device,
+    kept_random_state,
+    make_scaler,
+    scaled_step,
+    seed_device,
+    training_context,
+)
 
 HAS_GPU = torch.accelerator.current_accelerator(check_available=True) is not None
 
@@ -65,6 +77,53 @@ def test_random_state_of_the_gpu_is_put_back():
         seed_device(3, device)
         torch.rand(3, device=device)
     assert torch.equal(torch.cuda.get_rng_state(device), before)
+
+
+def small(seed=0):
+    """A training whose numbers depend on what dropout draws."""
+    words = ("trainer.device=cpu", "trainer.progress=none", "trainer.signal=none", "trainer.max_epochs=3", "model.width=8", f"seed={seed}")
+    plain = to_plain(mf.compose(*words))
+    layers = plain["model"]["layers"]
+    plain["model"]["layers"] = {**layers, "drop": {"_target_": "torch.nn.Dropout", "p": 0.5}, "head": layers.pop("head")}
+    return plain
+
+
+def losses(result):
+    return [row["train_loss"] for row in result.history]
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16), lambda: torch.set_grad_enabled(False)],
+    ids=["no_grad", "inference_mode", "autocast", "set_grad_enabled"],
+)
+def test_a_training_does_not_depend_on_the_modes_of_its_caller(mode):
+    expected = losses(mf.train(small()))
+    with mode():
+        grad, autocasts = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
+        assert losses(mf.train(small())) == expected
+        assert (torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")) == (grad, autocasts)
+
+
+def test_trainings_in_two_threads_at_once_have_the_numbers_that_each_has_alone():
+    expected, found = [losses(mf.train(small(seed))) for seed in range(3)], {}
+    start = threading.Barrier(3)
+
+    def work(seed):
+        start.wait()
+        found[seed] = losses(mf.train(small(seed)))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[seed] for seed in range(3)] == expected
+
+
+def test_a_training_may_be_within_another():
+    with training_context(), training_context():
+        assert torch.is_grad_enabled()
 
 
 @pytest.mark.parametrize("fused", [True, False])

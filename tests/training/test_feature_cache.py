@@ -118,11 +118,14 @@ def test_a_dataset_on_disk_gives_the_same(digits, workers):
 
 
 def test_what_is_frozen_is_run_once_a_sample_and_not_once_an_epoch(digits):
-    model, seen = net(), []
-    model[0].register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
-    train_model(model, digits, trainer={**QUIET, "max_epochs": 5, "cache_features": True})
-    tried = 2 + 8 + 8 + 16  # the fit of the model, in training, in evaluation, among others
-    assert sum(seen) == tried + len(digits.train) + len(digits.val)
+    counts = []
+    for epochs in (1, 5):
+        model, seen = net(), []
+        model[0].register_forward_hook(lambda _module, inputs, _output, seen=seen: seen.append(len(inputs[0])))
+        train_model(model, digits, trainer={**QUIET, "max_epochs": epochs, "cache_features": True})
+        counts.append(sum(seen))
+    tried = counts[0] - len(digits.train) - len(digits.val)  # what looks beforehand whether model, loss and features fit
+    assert counts[0] == counts[1] and 0 < tried < 64
 
 
 @pytest.mark.parametrize("where", ["memory", "disk"])
@@ -145,6 +148,23 @@ def test_features_of_other_weights_or_data_are_not_found_again(tmp_path, caplog)
         with caplog.at_level(logging.INFO):
             mf.train(cfg, run_dir=tmp_path)
         assert ("found again" in caplog.text) is again
+
+
+@pytest.mark.parametrize("how", ["bit", "short", "missing", "index"])
+def test_features_that_are_damaged_are_computed_again(tmp_path, caplog, how):
+    cfg = config("trainer.cache_features=disk")
+    mf.train(cfg, run_dir=tmp_path / "straight")
+    mf.train({**cfg, "trainer": {**cfg["trainer"], "max_epochs": 1}}, run_dir=tmp_path / "run")
+    file = tmp_path / "run" / "features" / ("index.safetensors" if how == "index" else "train.bin")
+    content = bytearray(file.read_bytes())
+    content[-3] ^= 4
+    file.unlink()
+    if how != "missing":
+        file.write_bytes(content[:-64] if how == "short" else content)
+    with caplog.at_level("INFO"):
+        mf.train(cfg, run_dir=tmp_path / "run", resume=tmp_path / "run")
+    assert "are computed again" in caplog.text and "found again" not in caplog.text
+    assert same(tensors(tmp_path / "run"), tensors(tmp_path / "straight"))
 
 
 def test_the_validation_part_is_kept_as_far_as_it_is_used(digits, caplog):

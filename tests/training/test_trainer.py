@@ -221,7 +221,7 @@ def test_a_run_leaves_its_files(digits, tmp_path):
     assert tuple(rows[0]) == METRICS == ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "lr", "seconds")
     assert [float(row["val_loss"]) for row in rows] == [row["val_loss"] for row in result.history]
     record = json.loads((run_dir / "result.json").read_text())
-    keys = "status final best seconds config_hash init_hash versions error warnings host pid started"
+    keys = "status final best seconds config_hash init_hash init_version versions error warnings host pid started"
     assert set(record) == set(keys.split())
     assert (record["status"], record["error"], record["final"], record["best"]) == ("completed", None, result.final, result.best)
     assert len(record["config_hash"]) == 16 and record["versions"]["torch"] == torch.__version__
@@ -441,7 +441,7 @@ def test_a_step_that_fp16_skips_moves_no_schedule_and_is_counted(tmp_path):
 
 def test_a_schedule_of_epochs_waits_for_the_first_update():
     each_epoch = {**EACH_STEP, "interval": "epoch"}
-    result = train(linear(6, 1), values(3), trainer=FP16, scheduler=each_epoch, optimizer={**SGD, "lr": 1e-4})
+    result = train(linear(6, 1), values(8), trainer=FP16, scheduler=each_epoch, optimizer={**SGD, "lr": 1e-4})
     rates = [row["lr"] for row in result.history]
     skipped = [row["skipped_steps"] for row in result.history]
     assert skipped[0] == 4 and skipped[1] < 4, "choose a scale at which all of the first epoch overflows"
@@ -592,23 +592,15 @@ def test_patience_goes_on_where_it_was(digits, tmp_path):
     assert result.final["epoch"] == 4
 
 
-@pytest.mark.parametrize(
-    ("model", "keys", "message"),
-    [
-        (linear(), {}, "trainer.resume: .* is of another model"),
-        (net(), {"optimizer": {**SGD, "groups": {"head": {"match": "5.*"}}}}, "trainer.resume: .*other settings"),
-        (net(), {"optimizer": SGD, "scheduler": COSINE}, "trainer.resume: .*other settings"),
-    ],
-)
-def test_a_run_of_something_else_is_not_gone_on_with(digits, tmp_path, model, keys, message):
+def test_a_run_of_another_model_is_not_resumed(digits, tmp_path):
     train(net(), digits, trainer={"max_epochs": 1}, run_dir=tmp_path, optimizer=SGD)
-    with pytest.raises(ConfigError, match=message):
-        train(model, digits, trainer={"max_epochs": 2, "resume": str(tmp_path)}, **{"optimizer": SGD, **keys})
+    with pytest.raises(ConfigError, match="trainer.resume: .* is of another model"):
+        train(linear(), digits, trainer={"max_epochs": 2, "resume": str(tmp_path)}, optimizer=SGD)
 
 
-def test_a_run_that_stopped_within_an_epoch_is_not_gone_on_with(digits, tmp_path):
+def test_a_run_that_stopped_within_an_epoch_is_not_resumed(digits, tmp_path):
     train(net(), digits, trainer={"max_epochs": 2, "max_steps": 30}, run_dir=tmp_path)
-    with pytest.raises(ConfigError, match="trainer.resume: .*stopped at step 30, within epoch 2"):
+    with pytest.raises(ConfigError, match=r"trainer.resume: .*stopped at step 30, within epoch 2, after 7 of 23 batches \(448 samples\)"):
         train(net(), digits, trainer={"max_epochs": 3, "resume": str(tmp_path)})
 
 

@@ -41,6 +41,7 @@ class Residual(nn.Sequential):
     """
 
     is_residual = True
+    modelfactory_roles = {"scale": "scale"}
     scale: float | nn.Parameter | None
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ class SizeRule:
         return shape[self.dim] if len(shape) > abs(self.dim) else None
 
 
+MAX_NUMBERS = 2**58  # in one input: two of 8 bytes each make 2^62 bytes, the last power of two that torch's sizes hold
 _SPATIAL = ("torch.nn.modules.conv", "torch.nn.modules.pooling")
 _CHANNELS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _TABLE: dict[type, tuple[SizeRule, ...]] = {
@@ -76,6 +78,9 @@ def check_input_shape(value: Any, path: str, problems: Problems) -> tuple[int, .
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             problems.add(path, f"{list(value)!r} holds {size!r}; {given}")
             return None
+    if math.prod(value) >= MAX_NUMBERS:
+        problems.add(path, f"{list(value)!r} holds 2^58 numbers or more, whose bytes 64 bits cannot count; give smaller sizes")
+        return None
     return tuple(value)
 
 

@@ -15,7 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from modelfactory.config.errors import Problems, first_line
+from modelfactory.config.errors import Problem, Problems, first_line
+from modelfactory.model.weights.tensor_file import DamagedFile, verify
 
 CONFIG_KEY = "modelfactory.config"
 TIED_KEY = "modelfactory.tied"
@@ -80,6 +81,9 @@ def open_weights(file: str | Path, path: str, problems: Problems, label: str | N
         return None
     try:
         tensors, config = _read_safetensors(file) if file.suffix == ".safetensors" else (_read_torch(file), None)
+    except DamagedFile as error:
+        problems.extend(Problem(path, problem.message) for problem in error.problems)
+        return None
     except SafetensorError as error:
         problems.add(path, f"{file} is not a whole safetensors file: {first_line(error)}")
         return None
@@ -100,10 +104,11 @@ def open_weights(file: str | Path, path: str, problems: Problems, label: str | N
 
 
 def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], Any]:
-    """The tensors, tied ones under each of their names, and the config of the run that wrote them."""
+    """The tensors, tied ones under each of their names, and the config of the run that wrote them, whose checksum is verified."""
     with safe_open(file, framework="pt") as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}
         metadata = opened.metadata() or {}
+    verify(file, tensors, metadata)
     tied = json.loads(metadata.get(TIED_KEY, "{}"))
     return {**tensors, **{name: tensors[first] for name, first in tied.items()}}, json.loads(metadata.get(CONFIG_KEY, "null"))
 

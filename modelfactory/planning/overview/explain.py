@@ -14,7 +14,6 @@ from modelfactory.init.assign import Assignment
 from modelfactory.init.ledger import Row
 from modelfactory.init.rules import InitSpec, Rule
 from modelfactory.init.schemes.table import SCHEMES, arguments
-from modelfactory.numerics import rng
 from modelfactory.parameters.freezing import FreezeSpec
 from modelfactory.parameters.info import ParamInfo
 from modelfactory.parameters.layer_rules import Definition
@@ -168,21 +167,20 @@ def _explain(
     contenders = tuple(_contenders(item, init.rules, beside))
     loaded = row.origin == "pretrained"
     scheme = formula = fans = gain = ""
-    key: int | None = None
+    drawn = False
     if loaded:
         draws = "nothing: its values are loaded"
     elif call.is_default:
-        scheme, key = "default: what its author wrote", rng.key(seed, info.name)
-        draws = f"what {row.module} draws in its constructor or reset_parameters, by {_generator(key, seed, info.name)}"
+        scheme, drawn = "default: what its author wrote", True
+        draws = f"what {row.module} draws in its constructor or reset_parameters, by {_generator(seed, info.name)}"
     else:
         takes = arguments(call.name) if call.scheme is not None else {}
         given = {**takes, **call.args, **item.args, **({"gain": item.gain} if item.gain is not None else {})}
         shown = ", ".join(f"{name}={_value(value)}" for name, value in given.items())
         scheme = f"{call.name}({shown})" if shown else call.name
         formula = f"{SCHEMES[call.name].formula} Source: {SCHEMES[call.name].source}" if call.scheme is not None else ""
-        random = call.scheme is None or call.scheme.random
-        key = rng.key(seed, info.key) if random else None
-        draws = _generator(rng.key(seed, info.key), seed, info.key) if random else "nothing: it is not random"
+        drawn = call.scheme is None or call.scheme.random
+        draws = _generator(seed, info.key) if drawn else "nothing: it is not random"
         if info.computed is not None:
             draws += f"; {_through(info)}"
         if call.scheme is not None:
@@ -192,11 +190,11 @@ def _explain(
     origin = {
         "pretrained": f"loaded: {row.scheme}, by {row.rule}",
         "default": f"its author's own init, chosen by {item.choice.path}",
-    }.get(row.origin, f"drawn by {item.choice.path}" if key is not None else f"set by {item.choice.path}")
+    }.get(row.origin, f"drawn by {item.choice.path}" if drawn else f"set by {item.choice.path}")
     training = _training(info, row, freeze, definitions)
     if item.choice.reason:
         scheme += ", which auto chose" if gain else f", which auto chose: {item.choice.reason}"
-    return Explanation(row, info.module_name, contenders, scheme, formula, fans, gain, key, draws, origin, training)
+    return Explanation(row, info.module_name, contenders, scheme, formula, fans, gain, seed if drawn else None, draws, origin, training)
 
 
 def _through(info: ParamInfo) -> str:
@@ -206,8 +204,8 @@ def _through(info: ParamInfo) -> str:
     return f"it follows what is put into {info.key}, which is computed from it"
 
 
-def _generator(key: int, seed: int, name: str) -> str:
-    return f"torch.Generator().manual_seed({key}), the key of seed {seed} and {name!r}"
+def _generator(seed: int, name: str) -> str:
+    return f"modelfactory.numerics.rng.generator({seed}, {name!r})"
 
 
 def _value(value: Any) -> str:

@@ -18,7 +18,7 @@ from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import conv_flop_count, flop_registry
 
-from modelfactory.model.meta_shapes import attended, attention_arguments
+from modelfactory.tracing.meta_shapes import attended, attention_arguments
 
 # the formulas themselves, without the wrapper that takes the shapes of tensors
 mm_flop, bmm_flop = inspect.unwrap(flop_counter.mm_flop), inspect.unwrap(flop_counter.bmm_flop)
@@ -55,7 +55,7 @@ class Counting(TorchDispatchMode):
 
 
 def flops_of(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> int:
-    """FLOPs of a call that `modelfactory.model.meta_shapes.known_result` knows; 0 of one that multiplies no matrices.
+    """FLOPs of a call that `modelfactory.tracing.meta_shapes.known_result` knows; 0 of one that multiplies no matrices.
 
     Example:
         >>> x, weight = torch.empty(2, 3, device="meta"), torch.empty(5, 3, device="meta")

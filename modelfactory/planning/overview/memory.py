@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -83,11 +82,12 @@ def optimizer_state(optimizer: Any, rows: Iterable[Row]) -> tuple[str | None, in
         return None, None
     name, arguments = target.split(optimizer)
     groups = arguments.pop("groups", None)
-    arguments = {key: value for key, value in arguments.items() if key not in GROUPING_KEYS}
+    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items() if key not in GROUPING_KEYS}
     kind = target.resolve(name, "", Problems(), kind="optimizer")
     if kind is None:
         return None, None
     options = groups if isinstance(groups, Mapping) else {}
+    known: dict[tuple[Any, ...], _State | None] = {}
     total = 0
     for row in rows:
         if not row.trainable:
@@ -95,21 +95,20 @@ def optimizer_state(optimizer: Any, rows: Iterable[Row]) -> tuple[str | None, in
         own = options.get(row.group, options.get(row.group.partition(".")[0]))
         own = {key: value for key, value in own.items() if key not in _BY_THE_FACTORY} if isinstance(own, Mapping) else {}
         shape = shape_of_row(row)
-        state = _state(kind, _frozen({**arguments, **own}), len(shape), row.dtype)
+        case = (repr(own), len(shape), row.dtype)
+        if case not in known:
+            known[case] = _state(kind, {**arguments, **own}, len(shape), row.dtype)
+        state = known[case]
         if state is None:
             return kind.__name__, None
         total += sum(_bytes(sizes, each, shape) for sizes, each in state)
     return kind.__name__, total
 
 
-def _frozen(arguments: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    return tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in sorted(arguments.items()))
+_State = tuple[tuple[tuple[int, ...], int], ...]
 
 
-@cache
-def _state(
-    kind: type[torch.optim.Optimizer], arguments: tuple[tuple[str, Any], ...], ndim: int, dtype: str
-) -> tuple[tuple[tuple[int, ...], int], ...] | None:
+def _state(kind: type[torch.optim.Optimizer], arguments: Mapping[str, Any], ndim: int, dtype: str) -> _State | None:
     """The shapes of the state of a trial parameter, each with the bytes of a number; None when no step can be taken."""
     if ndim > len(_TRIAL_SIZES):
         return None
@@ -117,7 +116,7 @@ def _state(
     parameter.grad = torch.ones_like(parameter)
     try:
         with without_dynamo():
-            optimizer = kind([parameter], **dict(arguments))  # pyright: ignore[reportCallIssue]
+            optimizer = kind([parameter], **arguments)  # pyright: ignore[reportCallIssue]
         eager_step(optimizer)()
     except Exception:  # an optimizer of one's own may need what there is not here: its state is not known then, and said so
         return None

@@ -35,7 +35,7 @@ def fans_reason(item: Assignment, mode: str) -> str:
     Example:
         >>> from modelfactory.init.choose import Choice
         >>> from modelfactory.init.fans import operator_fans
-        >>> from modelfactory.parameters.selector import describe
+        >>> from modelfactory.parameters.roles import describe
         >>> info = describe(nn.Sequential(nn.Conv2d(8, 8, 3, groups=8)))[0]
         >>> item = Assignment(Choice(info, "w", "init.rules.w", SchemeCall("ones")), fans=operator_fans(info.module, "weight")[0].fans)
         >>> print(fans_reason(item, "effective"))

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from modelfactory.config.advice import Advice
 from modelfactory.config.errors import Problems, first_line
 from modelfactory.init.ledger import Row
-from modelfactory.init.recipes import RECIPES
-from modelfactory.init.rule_warnings import Advice
+from modelfactory.init.recipes import recipe_names
 from modelfactory.init.rules import InitSpec, read_init
 from modelfactory.planning.overview.table import Column, table
 from modelfactory.signal_propagation.predict import predict
@@ -110,7 +110,7 @@ def _candidates(init: InitSpec) -> Iterator[tuple[str, InitSpec]]:
             changed = replace(rule, call=replace(rule.call, gain="auto"))
             yield f"{rule.path}.gain=auto", replace(init, rules=(*init.rules[:index], changed, *init.rules[index + 1 :]))
     for name in _MENDS:
-        read = read_init(name, "init", Problems()) if name in RECIPES else None
+        read = read_init(name, "init", Problems()) if name in recipe_names() else None
         if read is not None:
             yield f"init={name}", read
 

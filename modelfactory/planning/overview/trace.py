@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from modelfactory.config.errors import first_line
-from modelfactory.model.meta_shapes import known_result
 from modelfactory.planning.overview.flops import Counting, flops_of
+from modelfactory.tracing.meta_shapes import known_result
 
 # The samples of the run: a prime that is no size of a layer, so that the batch is known by it in what leaves a module.
 BATCH = 101

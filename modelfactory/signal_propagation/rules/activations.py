@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from modelfactory.init.input_activation import Applied
 from modelfactory.numerics.activation import Activation, is_elementwise, resolve, value_and_derivative
-from modelfactory.numerics.gaussian_moments import Law, Response, correlation, interpolated, powers, respond
+from modelfactory.numerics.gaussian_moments import Law, Response, correlation, finite_part, interpolated, powers, respond
 from modelfactory.signal_propagation.finite_width import Passage, is_needed, pass_on
 from modelfactory.signal_propagation.graph import Node, Signal, Value, walk
 from modelfactory.signal_propagation.rules.base import Context
 from modelfactory.signal_propagation.state import Gradient, State, flat
+from modelfactory.tracing.activations import Applied
 
 
 def response_of(node: Node, state: State) -> Response:
@@ -35,9 +36,14 @@ def bend_forward(context: Context, node: Node, states: list[State]) -> State:
     power = _power_map(node.function, state, second)
     growth = found.growth * min(state.variance / state.second, 1.0) if state.second > 0 else 0.0
     chance = growth**2 * state.chance
-    made = State(power, mean, torch.tensor(pairs, dtype=torch.float64), state.unit, law, chance, latent=state.correlations)
+    row = None if state.row is None else _together(found, state, mean, second, state.row)
+    pairs = torch.tensor(pairs, dtype=torch.float64)
+    made = State(power, mean, pairs, state.unit, law, chance, latent=state.correlations, row=row, shown=state.shown)
     own = context.over_pairs(node, state, lambda cosine: found.squares_together(_correlated(state, cosine)))
-    return replace(made, own=own / node.shape[state.unit], spread=None if passage is None else passage.weights)
+    left = second - mean * mean
+    bend = found.slopes_together(state.correlations[3]) * state.variance / left if left > 1e-9 * second else 0.0
+    spread = None if passage is None else passage.weights
+    return replace(made, own=own / node.shape[state.unit], spread=spread, scatter=state.scatter * bend * bend)
 
 
 def _passage(node: Node, state: State, found: Response) -> Passage | None:
@@ -61,8 +67,10 @@ def _together(found: Response, state: State, mean: float, second: float, pair: f
 
 
 def _through(function: Activation, law: Law) -> Law:
-    values, _ = value_and_derivative(resolve(function).function, law.x)
-    return Law(values, law.weight)
+    resolved = resolve(function)
+    values, _ = value_and_derivative(resolved.function, law.x)
+    weight, (values,) = finite_part(resolved.label, law.weight, values)
+    return Law(values, weight)
 
 
 def _power_map(function: Activation, state: State, second: float) -> Tensor:
@@ -96,24 +104,36 @@ def bend_backward(context: Context, node: Node, states: list[State], _out: State
         far *= found.slopes_together(_correlated(state, state.cosines[1])) / found.slope
     own = context.over_pairs(node, state, lambda cosine: found.squared_slopes_together(_correlated(state, cosine)))
     chance = gradient.chance + own / node.shape[state.unit]
-    return [Gradient(gradient.power * steep, far, chance, worth=worth)]
+    return [Gradient(gradient.power * steep, far, chance, worth=worth, normed=gradient.normed)]
 
 
 def _slope_where(function: Activation, state: State, where: Tensor | None) -> float:
     """`E f'(x)^2` over the law of the input, or over that part of it that the gradient lands on."""
     law = state.points
-    _, slopes = value_and_derivative(resolve(function).function, law.x)
+    resolved = resolve(function)
+    _, slopes = value_and_derivative(resolved.function, law.x)
     weight = law.weight if where is None or len(where) != len(law.weight) else where
+    weight, (slopes,) = finite_part(resolved.label, weight, slopes)
     return (weight * slopes**2).sum().item()
 
 
 def as_activation(node: Node) -> Applied | None:
     """A call that is elementwise in its one signal, such as torch.sin or torch.clamp, as an activation; None for another."""
     first, rest = (node.args[0], node.args[1:]) if node.args else (None, ())
-    if not isinstance(first, Signal) or any(isinstance(item, (Signal, Value)) for item in walk((rest, node.kwargs))):
+    if not isinstance(first, Signal):
         return None
-    applied = Applied(node.function, rest, tuple(sorted(node.kwargs.items())))
+    rest, named = tuple(map(_as_number, rest)), {name: _as_number(value) for name, value in node.kwargs.items()}
+    if any(isinstance(item, (Signal, Value)) for item in walk((rest, named))):
+        return None
+    applied = Applied(node.function, rest, tuple(sorted(named.items())))
     return applied if is_elementwise(applied) else None
+
+
+def _as_number(value: Any) -> Any:
+    """A constant of one number as that tensor, anything else as it is."""
+    if isinstance(value, Value) and value.name is None and value.tensor.numel() == 1 and not value.tensor.is_meta:
+        return value.tensor.detach().double().cpu().reshape(())
+    return value
 
 
 def bent(node: Node, function: Activation) -> Node:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from modelfactory.numerics.gaussian_moments import Law
+from modelfactory.numerics.gaussian_moments import Law, NotPredicted
 from modelfactory.signal_propagation.graph import Node, Signal, Value
+from modelfactory.signal_propagation.masking import is_mask, shown_by
+from modelfactory.signal_propagation.rules.activations import bend_backward, bend_forward
 from modelfactory.signal_propagation.rules.base import Context, arguments
-from modelfactory.signal_propagation.state import Gradient, NotPredicted, State, flat
+from modelfactory.signal_propagation.state import Gradient, State, flat
+from modelfactory.tracing.activations import Applied
 
 _PAIR = ("input", "other", "alpha")
 _DROPPED_WHOLE = ("StochasticDepth", "DropPath")
@@ -20,19 +23,24 @@ _DROPPED_WHOLE = ("StochasticDepth", "DropPath")
 
 def _operands(context: Context, node: Node, states: list[State]) -> list[State]:
     """Both operands: parameters, buffers and numbers as signals that all inputs have in common."""
-    given = arguments(node, _PAIR)
-    queue = list(states)
-    found = []
-    for value in (given["input"], given["other"]):
-        if isinstance(value, Signal):
-            found.append(queue.pop(0))
-        elif isinstance(value, Value):
-            found.append(_constant(context, node, value))
-        elif isinstance(value, (int, float)):
-            found.append(_number(float(value), node))
-        else:
-            raise NotPredicted(f"an operand is {type(value).__name__}")
-    return found
+    given, queue = arguments(node, _PAIR), list(states)
+    return [_operand(context, node, given[name], queue) for name in ("input", "other")]
+
+
+def _operand(context: Context, node: Node, value: Any, queue: list[State]) -> State:
+    if isinstance(value, Signal):
+        return queue.pop(0)
+    if isinstance(value, Value):
+        return constant(context, node, value)
+    if isinstance(value, (int, float)):
+        return _number(float(value), node)
+    raise NotPredicted(f"an operand is {type(value).__name__}")
+
+
+def add_states(context: Context, node: Node, value: Any, states: list[State], other: State, factor: float) -> State:
+    """`other`, with `factor` times what a call adds to it."""
+    one = _operand(context, node, value, list(states))
+    return _sum(one.scaled(factor), other, other.unit)
 
 
 def _number(value: float, node: Node) -> State:
@@ -46,7 +54,7 @@ def _is_number(state: State) -> bool:
     return state.power.numel() == 1 and state.law is None and state.variance <= 1e-12 * state.second
 
 
-def _constant(context: Context, node: Node, value: Value) -> State:
+def constant(context: Context, node: Node, value: Value) -> State:
     """A tensor that is the same for all inputs; its places differ where it has several."""
     if value.tensor.numel() == 1 and value.name is None and not value.tensor.is_meta:
         return _number(value.tensor.item(), node)
@@ -59,8 +67,13 @@ def _constant(context: Context, node: Node, value: Value) -> State:
 
 
 def add_forward(context: Context, node: Node, states: list[State]) -> State:
+    mask = next((value for value in arguments(node, _PAIR).values() if is_mask(value)), None)
+    if mask is not None and len(states) == 1:
+        return replace(states[0], shown=shown_by(mask) or states[0].shown)
     one, other = _operands(context, node, states)
-    sign = -1.0 if node.op == "sub" else 1.0
+    sign = -1.0 if node.op in ("sub", "rsub") else 1.0
+    if node.op == "rsub":
+        one, other = other, one
     alpha = arguments(node, _PAIR)["alpha"]
     factor = sign * (1.0 if alpha is None else float(alpha))
     if _is_number(other):
@@ -93,7 +106,10 @@ def _sum(one: State, other: State, unit: int) -> State:
     rest = other.second / second if second > 0 else 0.5
     law = _convolved(one, other)
     own = share**2 * (one.own + one.chance) + rest**2 * (other.own + other.chance)
-    return State(power, one.mean + other.mean, one.pairs + other.pairs + crossed, unit, law, own)
+    row = None if one.row is None or other.row is None else one.row + other.row + crossed
+    pairs, shown = one.pairs + other.pairs + crossed, one.shown or other.shown
+    scatter = share**2 * one.scatter + rest**2 * other.scatter
+    return State(power, one.mean + other.mean, pairs, unit, law, own, scatter=scatter, row=row, shown=shown)
 
 
 def _convolved(one: State, other: State) -> Law | None:
@@ -106,10 +122,10 @@ def _convolved(one: State, other: State) -> Law | None:
     law = bent.law
     if law is None or straight.variance <= 1e-9 * max(bent.variance, 1e-300):
         return None if law is None else law.scaled(1.0, straight.mean)
-    return _mixed(_coarse(law, 65), straight.points)
+    return _mixed(coarse(law, 65), straight.points)
 
 
-def _coarse(law: Law, count: int) -> Law:
+def coarse(law: Law, count: int) -> Law:
     """About `count` points of equal weight, each the mean of what it stands for."""
     order = torch.argsort(law.x, stable=True)
     reached = law.weight[order].cumsum(0)
@@ -122,10 +138,10 @@ def _coarse(law: Law, count: int) -> Law:
 
 def _mixed(one: Law, other: Law) -> Law:
     """The law of the sum of two independent ones, on about 2000 points of which each is the mean of what it stands for."""
-    x = (one.x[:, None] + _coarse(other, 257).x).flatten()
-    coarse = _coarse(other, 257)
-    weight = (one.weight[:, None] * coarse.weight).flatten()
-    return _coarse(Law(x, weight), 2048)
+    few = coarse(other, 257)
+    x = (one.x[:, None] + few.x).flatten()
+    weight = (one.weight[:, None] * few.weight).flatten()
+    return coarse(Law(x, weight), 2048)
 
 
 def add_backward(context: Context, node: Node, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
@@ -135,15 +151,30 @@ def add_backward(context: Context, node: Node, states: list[State], _out: State,
     for position, index in enumerate(node.inputs):
         alpha = arguments(node, _PAIR)["alpha"]
         factor = float(alpha) ** 2 if alpha is not None and position == 1 else 1.0
-        sign_free.append(_unbroadcast(plain, node.shape, context.graph.nodes[index].shape).scaled(factor))
+        before = context.graph.nodes[index].shape
+        sign_free.append(_unbroadcast(plain, node.shape, before, states[position]).scaled(factor))
     return sign_free
 
 
-def _unbroadcast(gradient: Gradient, shape: tuple[int, ...], before: tuple[int, ...]) -> Gradient:
-    times = math.prod(shape) / max(math.prod(before), 1)
-    if times == 1:
+def _unbroadcast(
+    gradient: Gradient, shape: tuple[int, ...], before: tuple[int, ...], state: State, partner: State | None = None
+) -> Gradient:
+    """What is added up over the dimensions that an operand was broadcast along: over places that go together, units that do not.
+
+    Args:
+        partner: what the gradient was multiplied by, whose places go together by themselves.
+    """
+    rank = len(shape)
+    wide = (1,) * (rank - len(before)) + tuple(before)
+    grown = [dim for dim in range(rank) if wide[dim] == 1 and shape[dim] > 1]
+    if not grown:
         return gradient
-    return Gradient(flat(gradient.second * times * (1 + (times - 1) * gradient.far), len(before)), gradient.far, gradient.chance)
+    unit = state.unit + rank - state.power.ndim
+    places = math.prod(shape[dim] for dim in grown if dim not in (0, unit))
+    others = math.prod(shape[dim] for dim in grown if dim in (0, unit))
+    together = max(gradient.far, 0.0) * (1.0 if partner is None else max(partner.cosines[1], 0.0))
+    times = others * places * (1 + (places - 1) * together)
+    return Gradient(flat(gradient.second * times, max(len(before), 1)), 0.0 if places > 1 else gradient.far, gradient.chance)
 
 
 def mul_forward(context: Context, node: Node, states: list[State]) -> State:
@@ -154,15 +185,19 @@ def mul_forward(context: Context, node: Node, states: list[State]) -> State:
         return one.scaled(other.mean)
     if _is_number(one):
         return other.scaled(one.mean)
+    return _multiplied(node, one, other, states)
+
+
+def _multiplied(node: Node, one: State, other: State, states: list[State]) -> State:
+    """The product of two that go their ways independently, place by place."""
     power = one.power * other.power if one.power.ndim == other.power.ndim else flat(one.second * other.second, len(node.shape))
     constant = len(node.inputs) < 2
-    law = None
     return State(
         power,
         one.mean * other.mean,
         one.pairs * other.pairs,
         one.unit if constant and node.inputs and isinstance(node.args[0], Signal) else _kept_unit(node, states),
-        law,
+        None,
         one.chance + other.chance,
         one.own + other.own,
     )
@@ -184,49 +219,54 @@ def mul_backward(context: Context, node: Node, states: list[State], _out: State,
     if node.module is not None and type(node.module).__name__ in _DROPPED_WHOLE:
         return [gradient.scaled(1 / (1 - _rate(node))) if node.training and _rate(node) < 1 else gradient for _ in node.inputs]
     one, other = _operands(context, node, states)
-    signals = [value for value in (arguments(node, _PAIR)["input"], arguments(node, _PAIR)["other"])]
+    return [part for part in _multiplied_back(context, node, one, other, gradient) if part is not None]
+
+
+def _multiplied_back(context: Context, node: Node, one: State, other: State, gradient: Gradient) -> list[Gradient | None]:
+    """To each signal of a product the gradient times the other one, added up over what it was broadcast over."""
     back: list[Gradient | None] = []
-    for value, partner in zip(signals, (other, one), strict=True):
+    given = arguments(node, _PAIR)
+    for value, own, partner in ((given["input"], one, other), (given["other"], other, one)):
         if isinstance(value, Signal):
-            reduced = _unbroadcast(replace(gradient, where=None), node.shape, context.graph.nodes[value.node].shape)
-            back.append(reduced.scaled(partner.second))
+            before = context.graph.nodes[value.node].shape
+            plain = replace(gradient, where=None, common=0.0, balanced=False) if not _is_number(partner) else replace(gradient, where=None)
+            back.append(_unbroadcast(plain, node.shape, before, own, partner).scaled(partner.second))
+        else:
+            back.append(None)
     return back
 
 
 def div_forward(context: Context, node: Node, states: list[State]) -> State:
-    return states[0].scaled(1 / _divisor(context, node, states))
+    """By a number, or by a signal: a product with the reciprocal of what it divides by."""
+    one, other = _operands(context, node, states)
+    if _is_number(other):
+        return one.scaled(1 / _divisor(other))
+    return _multiplied(node, one, _inverse(context, node, other), states)
 
 
-def _divisor(context: Context, node: Node, states: list[State]) -> float:
-    _, other = _operands(context, node, states)
-    if not _is_number(other) or other.mean == 0:
-        raise NotPredicted("it divides by a signal")
-    return other.mean
+def _divisor(state: State) -> float:
+    if state.mean == 0:
+        raise NotPredicted("it divides by 0")
+    return state.mean
+
+
+def _inverse(context: Context, node: Node, state: State) -> State:
+    return bend_forward(context, _reciprocal(node, state), [state])
+
+
+def _reciprocal(node: Node, state: State) -> Node:
+    """The call by which the reciprocal of a divisor would be taken."""
+    shape = tuple(node.shape[dim] if size == 0 else size for dim, size in enumerate(node.shape))
+    return replace(node, op="activation", function=Applied(torch.reciprocal), shape=shape)
 
 
 def div_backward(context: Context, node: Node, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
-    return [gradient.scaled(1 / _divisor(context, node, states) ** 2)] + [None] * (len(states) - 1)
-
-
-def cat_forward(context: Context, node: Node, states: list[State]) -> State:
-    """Side by side: each moment is the mean over the parts, by their sizes."""
-    sizes = [math.prod(context.graph.nodes[index].shape) for index in node.inputs]
-    parts = list(states)
-    for item in node.args[0] if node.args else node.kwargs["tensors"]:
-        if isinstance(item, Value):
-            sizes.append(item.tensor.numel())
-            parts.append(_constant(context, node, item))
-    total = sum(sizes)
-    shares = [size / total for size in sizes]
-    mean = sum(share * part.mean for share, part in zip(shares, parts, strict=True))
-    pairs = torch.stack([share * part.pairs for share, part in zip(shares, parts, strict=True)]).sum(0)
-    same = all(part.power.shape == parts[0].power.shape for part in parts)
-    maps = [share * (part.power if same else flat(part.second, len(node.shape))) for share, part in zip(shares, parts, strict=True)]
-    power: Tensor = torch.stack(maps).sum(0)
-    chance = sum(share**2 * (part.chance + part.own) for share, part in zip(shares, parts, strict=True))
-    law = parts[0].law if all(part.law is not None for part in parts) and len({round(part.second, 6) for part in parts}) == 1 else None
-    return State(power, mean, pairs, states[0].unit, law, chance)
-
-
-def cat_backward(context: Context, node: Node, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
-    return [replace(gradient, where=None) for _ in states]
+    one, other = _operands(context, node, states)
+    if _is_number(other):
+        return [gradient.scaled(1 / _divisor(other) ** 2)] + [None] * (len(states) - 1)
+    inverse = _inverse(context, node, other)
+    to_one, to_inverse = _multiplied_back(context, node, one, inverse, gradient)
+    back = [to_one] if to_one is not None else []
+    if to_inverse is not None:
+        back += bend_backward(context, _reciprocal(node, other), [other], inverse, to_inverse)
+    return [*back]

@@ -38,13 +38,29 @@ class Context:
         """The mean of `function(cosine)` over all pairs of entries of a unit, over the batch and the places."""
         places, batch = self.places(node, state.unit), self.batch
         near, far, other, apart = state.cosines
+        beside = sum(2 * (1 - 1 / size) for dim, size in enumerate(node.shape) if dim not in (0, state.unit))
+        rest = max(places - 1 - beside, 0.0)
+        between = (near - far) / (1 - far) if far < 1 else 0.0
+        apart_beside = apart + (other - apart) * between
         total = batch * places
-        shares = ((1.0, 1), (far, places - 1), (other, batch - 1), (apart, (batch - 1) * (places - 1)))
+        shares = (
+            (1.0, 1),
+            (near, min(beside, places - 1)),
+            (_without(far, places - 1, near, beside), rest),
+            (other, batch - 1),
+            (apart_beside, (batch - 1) * min(beside, places - 1)),
+            (_without(apart, places - 1, apart_beside, beside), (batch - 1) * rest),
+        )
         return sum(function(cosine) * count for cosine, count in shares if count) / total
 
     def pair_mean(self, node: Node, state: State) -> float:
         """The mean product of two entries of a unit, over the batch and the places: the power of the unit's mean."""
         return state.second * self.over_pairs(node, state, lambda cosine: cosine)
+
+
+def _without(mean: float, count: float, part: float, of: float) -> float:
+    """The mean of the others, where `of` among `count` have the mean `part`."""
+    return (mean * count - part * of) / (count - of) if count > of else mean
 
 
 @dataclass(frozen=True)

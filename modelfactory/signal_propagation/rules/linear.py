@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modelfactory.numerics.gaussian_moments import NotPredicted
 from modelfactory.signal_propagation.finite_width import shifted, spread_of
 from modelfactory.signal_propagation.graph import Node, Value
 from modelfactory.signal_propagation.rules.base import Context, arguments, first_shape
-from modelfactory.signal_propagation.state import Gradient, NotPredicted, State, averaged, flat
+from modelfactory.signal_propagation.state import Gradient, State, averaged, flat
 
 _CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
@@ -26,18 +27,29 @@ _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding",
 
 def linear_forward(context: Context, node: Node, states: list[State]) -> State:
     given = arguments(node, ("input", "weight", "bias"))
-    state, weight = states[0], _weight(given)
-    power = averaged(state.power, [state.power.ndim - 1])
+    weight, last = _weight(given), states[0].power.ndim - 1
+    state = turned(states[0], last)
     fan = weight.tensor.shape[-1]
-    return _weighted(context, node, state, power * fan, fan, given, unit=len(node.shape) - 1)
+    return weighted(context, node, state, averaged(state.power, [last]) * fan, fan, given, unit=len(node.shape) - 1)
+
+
+def turned(state: State, axis: int) -> State:
+    """A signal whose places are to be summed over, along `axis`: its units are what stays apart, and have their mean in common."""
+    if state.unit == axis:
+        return state
+    square = state.mean**2
+    pairs = torch.tensor([square, square, state.pairs[2].item(), square], dtype=torch.float64)
+    return replace(state, pairs=pairs, unit=axis, latent=None, spread=None)
 
 
 def linear_backward(context: Context, node: Node, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
     weight = _weight(arguments(node, ("input", "weight", "bias")))
     mean, variance = context.weights.moments(weight.name, weight.tensor)
     fan_out = weight.tensor.shape[0]
+    last = states[0].power.ndim - 1
     power = averaged(gradient.power, [gradient.power.ndim - 1]) * fan_out * (variance + mean * mean)
-    return [replace(gradient, power=power, where=None)]
+    far = gradient.far if states[0].unit == last else 0.0
+    return [replace(gradient, power=power, where=None, far=far, common=0.0, balanced=False, parts=(), lifted=1.0)]
 
 
 def _weight(given: dict[str, Any]) -> Value:
@@ -47,7 +59,7 @@ def _weight(given: dict[str, Any]) -> Value:
     return weight
 
 
-def _weighted(context: Context, node: Node, state: State, counted: Tensor, fan: float, given: dict[str, Any], unit: int) -> State:
+def weighted(context: Context, node: Node, state: State, counted: Tensor, fan: float, given: dict[str, Any], unit: int) -> State:
     """The sum of `fan` products with independent weights, whose inputs' powers add up to `counted`, and a bias."""
     weight = _weight(given)
     mean, variance = context.weights.moments(weight.name, weight.tensor)
@@ -64,13 +76,35 @@ def _weighted(context: Context, node: Node, state: State, counted: Tensor, fan: 
         pairs = pairs + spread + shift * shift + 2 * shift * centre
         centre += shift
     spread = None
-    if node.op == "linear" and power.numel() == 1 and power.item() > 0:
+    if node.op in ("linear", "addmm", "matmul") and power.numel() == 1 and power.item() > 0:
         spread = spread_of(2 / fan) if state.spread is None else state.spread
         if bias is not None and state.spread is not None:
             spread = shifted(spread, 1 - scale * second / power.item())
-    made = State(power, centre, pairs, unit, None, state.chance + state.own, spread=spread)
+    old, fresh = _averaging(context, node, weight)
+    single = (context.weights.kurtosis(weight.name, weight.tensor) - 1) / 2 / (_units(context, node, state) * fresh)
+    scatter, narrow = state.scatter / old + single, ((given.get("groups") or 1) - 1) * single
+    made = State(power, centre, pairs, unit, None, state.chance + state.own, spread=spread, scatter=scatter, narrow=narrow)
     units = node.shape[unit]
     return replace(made, own=context.over_pairs(node, made, lambda cosine: 2 * cosine * cosine) / units)
+
+
+def _units(context: Context, node: Node, state: State) -> int:
+    """How many units a signal has before a call."""
+    shape = first_shape(context, node)
+    return max(shape[min(state.unit, len(shape) - 1)], 1) if shape else 1
+
+
+def _averaging(context: Context, node: Node, weight: Value) -> tuple[float, float]:
+    """Over how many independent taps a kernel averages what was left before, and what the units of its input add.
+
+    All taps of what comes in; fewer of what convolutions made, whose windows overlap: fitted to stacks of 3x3 convolutions.
+    """
+    if not node.op.startswith("conv"):
+        return 1.0, 1.0
+    taps = weight.tensor.shape[2:]
+    if context.graph.nodes[node.inputs[0]].op == "input":
+        return math.prod(taps), math.prod(taps)
+    return math.prod(2 * size / (size + 1) if size > 1 else 1 for size in taps), math.prod(taps) ** 0.75
 
 
 def conv_forward(context: Context, node: Node, states: list[State]) -> State:
@@ -79,7 +113,7 @@ def conv_forward(context: Context, node: Node, states: list[State]) -> State:
     channels = weight.tensor.shape[1]
     counted = _conv_taps(context, node, given)(_full(context, node, state.power)) * channels
     state = _parted(state, _shared_taps(given, weight.tensor.shape[2:], first_shape(context, node)[2:]))
-    return _weighted(context, node, state, counted, channels * math.prod(weight.tensor.shape[2:]), given, unit=1)
+    return weighted(context, node, state, counted, channels * math.prod(weight.tensor.shape[2:]), given, unit=1)
 
 
 def _parted(state: State, share: float) -> State:
@@ -136,7 +170,9 @@ def conv_backward(context: Context, node: Node, states: list[State], _out: State
         (power,) = torch.autograd.grad((reached * averaged(gradient.power, [1])).sum(), incoming)
     stride = 1 if transposed else math.prod(_each(given["stride"] or 1, len(node.shape) - 2))
     power = _flat_if_even(power * channels_out * (variance + mean * mean))
-    return [replace(gradient, power=power, far=gradient.far / stride, where=None)]
+    if weight.tensor.shape[1] == 1 and groups > 1:  # a channel by itself: weights that are small raised the gradient that meets them
+        power = power / gradient.lifted
+    return [replace(gradient, power=power, far=gradient.far / stride, where=None, parts=(), lifted=1.0)]
 
 
 def transposed_forward(context: Context, node: Node, states: list[State]) -> State:
@@ -148,7 +184,7 @@ def transposed_forward(context: Context, node: Node, states: list[State]) -> Sta
     counted = _conv_taps(context, node, given)(_full(context, node, state.power)) * channels
     strides = math.prod(_each(given["stride"] or 1, len(node.shape) - 2))
     fan = channels * math.prod(weight.tensor.shape[2:]) / strides
-    made = _weighted(context, node, state, counted, fan, given, unit=1)
+    made = weighted(context, node, state, counted, fan, given, unit=1)
     if strides == 1:
         return made
     level = made.second - counted.mean().item() * context.weights.moments(weight.name, weight.tensor)[1]  # what a bias adds to all
@@ -175,8 +211,3 @@ def embedding_forward(context: Context, node: Node, states: list[State]) -> Stat
     pairs = torch.full((4,), mean * mean, dtype=torch.float64)
     dims = len(node.shape)
     return State(flat(mean * mean + variance, dims), mean, pairs, unit=dims - 1)
-
-
-def no_backward(_context: Context, _node: Node, states: list[State], _out: State, _gradient: Gradient) -> list[Gradient | None]:
-    """Nothing to pass on, as of tokens."""
-    return [None] * len(states)

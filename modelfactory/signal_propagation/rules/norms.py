@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modelfactory.numerics.gaussian_moments import NotPredicted
 from modelfactory.signal_propagation.graph import Node, Value
 from modelfactory.signal_propagation.rules.base import Context, arguments, first_shape
-from modelfactory.signal_propagation.state import Gradient, NotPredicted, State, averaged, flat
+from modelfactory.signal_propagation.state import Gradient, State, averaged, flat, interior
 
 _BATCH = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 _LAYER = ("input", "normalized_shape", "weight", "bias", "eps")
@@ -28,7 +29,11 @@ def norm_forward(context: Context, node: Node, states: list[State]) -> State:
         law = state.law.scaled(1 / math.sqrt(variance), -state.mean / math.sqrt(variance))
     centred = 0.0 if within else state.mean / math.sqrt(variance)  # rms_norm takes nothing away
     # the variance that the finite width leaves to chance is normalised away
-    made = State(power / variance, centred, (state.pairs - shared) / variance, state.unit, law)
+    pairs = (state.pairs - shared) / variance
+    if node.op == "batch_norm" and given["training"] is not False and context.batch > 2:
+        alike = pairs[2].item()  # units in which inputs differ by chance have the larger variance, and count for less by it
+        pairs[2] = alike - alike * alike * (1 - abs(alike)) * 2 / (context.batch - 1)
+    made = State(power / variance, centred, pairs, state.unit, law, scatter=state.scatter)
     return _affine(context, made, given)
 
 
@@ -64,7 +69,9 @@ def _common(context: Context, node: Node, state: State, given: dict[str, Any]) -
     square = state.mean**2
     if node.op == "batch_norm" and given["training"] is not False:
         level = context.pair_mean(node, state)
-        return level, _of_all(level), state.power * (1 - level / state.second) if state.second > 0 else state.power
+        shared = _of_all(level)
+        shared[0] *= 2 * interior(state.power) - 1
+        return level, shared, _centred(state, level)
     if node.op == "batch_norm":
         return _running(context, node, state, given)
     if node.op in ("layer_norm", "rms_norm"):
@@ -86,7 +93,14 @@ def _common(context: Context, node: Node, state: State, given: dict[str, Any]) -
     between = (other + (places - 1) * apart) / places
     level, across = ((one + (units - 1) * square) / units for one in (inside, between))
     shared = torch.tensor([level, level, across, across], dtype=torch.float64)
-    return level, shared, state.power * (1 - level / state.second) if state.second > 0 else state.power
+    return level, shared, _centred(state, level)
+
+
+def _centred(state: State, level: float) -> Tensor:
+    """The power map without a mean of this power, of which each place has as much as it has power: `E (x - m)^2 = q - 2 E x m + E m^2`."""
+    if state.second <= 0 or state.power.numel() == 1:
+        return state.power - level
+    return (state.power * (1 - 2 * level / state.second) + level).clamp(min=0.01 * (state.second - level))
 
 
 def _of_all(value: float) -> Tensor:
@@ -107,7 +121,12 @@ def _running(context: Context, node: Node, state: State, given: dict[str, Any]) 
 
 
 def norm_backward(context: Context, node: Node, states: list[State], out: State, gradient: Gradient) -> list[Gradient | None]:
-    """`dx = gamma/sd (g - mean g - xhat mean(g xhat))`, means over what is normalised together."""
+    """`dx = gamma/sd (g - mean g - xhat mean(g xhat))`, means over what is normalised together.
+
+    A variance over few samples, or of few directions, scatters over the units: it is a quadratic form of random weights in a matrix
+    `K` of what two samples have in common, with the relative variance `c = 2 tr K^2/(tr K)^2`, and `E 1/s^2 = 1/((1 - c) E s^2)` of
+    a gamma law.
+    """
     state, given = states[0], _given(node)
     within, _, _ = _common(context, node, state, given)
     variance = max(state.second - within, 0.0) + given["eps"]
@@ -116,11 +135,17 @@ def norm_backward(context: Context, node: Node, states: list[State], out: State,
         mean, spread = context.weights.moments(given["weight"].name, given["weight"].tensor)
         square = mean * mean + spread
     shape = first_shape(context, node)
-    kept = 1.0
+    kept, parts, lifted = 1.0, (), 1.0
     if node.op == "batch_norm" and given["training"] is not False:
         places = context.places(node, state.unit)
-        kept = 1 - (2 + (places - 1) * max(gradient.far, 0.0)) / (context.batch * places)
-        kept *= 1 + 2 * context.over_pairs(node, out, lambda cosine: cosine * cosine)  # E 1/s^2 of a variance of few samples
+        alone = 1.3 if gradient.normed else 2.0  # half of a sum over the batch that is 0 is left behind a rectifier
+        kept = 1 - (alone + (places - 1) * max(gradient.far, 0.0)) / (context.batch * places)
+        lifted = 1 / (1 - min(2 * (context.over_pairs(node, out, lambda cosine: cosine * cosine) + state.scatter + state.narrow), 0.8))
+        kept *= lifted
+        inverse = [variance / max(part, 1e-300) for _, part in state.parts]
+        mean = sum(share * one for (share, _), one in zip(state.parts, inverse, strict=True)) if inverse else 1.0
+        kept *= mean
+        parts = tuple(one / mean for one in inverse)
     elif node.op in ("layer_norm", "rms_norm"):
         size = math.prod(shape[len(shape) - len(given["normalized_shape"]) :])
         kept = 1 - (2 if node.op == "layer_norm" else 1) / size
@@ -129,4 +154,4 @@ def norm_backward(context: Context, node: Node, states: list[State], out: State,
         units, places = shape[1] // groups, math.prod(shape[2:])
         kept = 1 - (2 + (places - 1) * max(gradient.far, 0.0)) / (units * places)
     power = gradient.power * (square / variance) * max(kept, 0.0)
-    return [Gradient(power, gradient.far, gradient.chance)]
+    return [Gradient(power, gradient.far, gradient.chance, normed=node.op == "batch_norm", parts=parts, lifted=lifted)]

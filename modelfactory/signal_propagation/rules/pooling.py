@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from modelfactory.numerics.gaussian_moments import Law
+from modelfactory.numerics.gaussian_moments import Law, NotPredicted, gaussian
 from modelfactory.signal_propagation.graph import Node
 from modelfactory.signal_propagation.rules.base import Context, arguments, first_shape
-from modelfactory.signal_propagation.state import Gradient, NotPredicted, State, flat
+from modelfactory.signal_propagation.state import Gradient, State, flat, interior
 
+_NEXT = 0.7  # of what neighbours have in common beyond any two places, what is left at the distance of two windows
 _POOL = ("input", "kernel_size", "stride", "padding")
 
 
@@ -53,7 +54,7 @@ def _averaged(state: State, count: float, whole: bool, power: Tensor) -> State:
     crossed = (other + (count - 1) * apart_close) / count
     ratio = kept / second if second > 0 else 1.0
     pairs = torch.tensor([min(max(near, far), kept), min(far, kept), crossed, apart], dtype=torch.float64)
-    return State(power * ratio, state.mean, pairs, state.unit, None, state.chance, state.own)
+    return State(power * ratio, state.mean, pairs, state.unit, None, state.chance, state.own, scatter=state.scatter)
 
 
 def _pooled_map(node: Node, power: Tensor, context: Context) -> Tensor:
@@ -70,6 +71,23 @@ def _pooled_map(node: Node, power: Tensor, context: Context) -> Tensor:
     ceil = bool(node.kwargs.get("ceil_mode") or any(item is True for item in node.args[4:]))
     pooled = pool(whole, given["kernel_size"], given["stride"] or given["kernel_size"], given["padding"] or 0, ceil, False)
     return pooled if pooled.shape[2:] == node.shape[2:] else flat(power.mean().item(), power.ndim)
+
+
+def _largest_map(node: Node, state: State, context: Context) -> Tensor:
+    """The map behind a window's largest entry: the mean of it where entries are independent, its largest where they are one."""
+    mean = _pooled_map(node, state.power, context)
+    if "adaptive" in node.op or mean.numel() == 1:
+        return mean
+    r, given = _alike(state), arguments(node, _POOL)
+    whole = state.power.expand(1, 1, *first_shape(context, node)[2:])
+    pool = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[whole.ndim - 3]
+    largest = pool(whole, given["kernel_size"], given["stride"] or given["kernel_size"], given["padding"] or 0)
+    return (1 - r) * mean + r * largest if largest.shape == mean.shape else mean
+
+
+def _alike(state: State) -> float:
+    """The correlation of neighbours, of places of their power."""
+    return min(max(state.correlations[0], 0.0) / interior(state.power), 1.0)
 
 
 def average_backward(context: Context, node: Node, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
@@ -100,15 +118,24 @@ def mean_forward(context: Context, node: Node, states: list[State]) -> State:
         made = replace(made, power=flat(kept, made.power.ndim), pairs=pairs, law=None)
     if 0 in dims:
         raise NotPredicted("it averages over the batch")
-    if node.op == "sum":
-        made = made.scaled(math.prod(shape[dim] for dim in dims))
-    return _reduced_dims(made, shape, dims, keep)
+    law = positive(made) if state.law is not None and bool((state.law.x >= 0).all()) else None
+    made = _reduced_dims(made, shape, dims, keep, law)
+    return made.scaled(math.prod(shape[dim] for dim in dims)) if node.op == "sum" else made
 
 
-def _reduced_dims(state: State, shape: tuple[int, ...], dims: list[int], keep: bool) -> State:
+def positive(state: State) -> Law | None:
+    """The law of a mean of what is never negative: lognormal, with its mean and variance."""
+    if state.mean <= 0 or state.variance <= 0:
+        return None
+    spread = math.log1p(state.variance / state.mean**2)
+    _, law = gaussian(math.log(state.mean) - spread / 2, spread)
+    return Law(law.x.exp(), law.weight)
+
+
+def _reduced_dims(state: State, shape: tuple[int, ...], dims: list[int], keep: bool, law: Law | None) -> State:
     power = flat(state.second, len(shape) if keep else max(len(shape) - len(dims), 1))
     unit = state.unit if keep else max(state.unit - sum(dim < state.unit for dim in dims), 0)
-    return replace(state, power=power, unit=min(unit, power.ndim - 1), law=None)
+    return replace(state, power=power, unit=min(unit, power.ndim - 1), law=law)
 
 
 def _reduced(context: Context, node: Node) -> list[int]:
@@ -120,7 +147,8 @@ def _reduced(context: Context, node: Node) -> list[int]:
 
 
 def _keeps(node: Node) -> bool:
-    return bool(arguments(node, ("input", "dim", "keepdim"))["keepdim"])
+    names = ("input", "dim", "unbiased", "keepdim") if node.op in ("var", "std") else ("input", "dim", "keepdim")
+    return bool(arguments(node, names)["keepdim"])
 
 
 def mean_backward(context: Context, node: Node, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
@@ -129,22 +157,56 @@ def mean_backward(context: Context, node: Node, states: list[State], _out: State
     return [_spread(gradient, count, 1.0, len(shape), whole=states[0].unit not in dims)]
 
 
+def variance_forward(context: Context, node: Node, states: list[State]) -> State:
+    """torch.var and torch.std over units (and places): positive, with the chance that finitely many leave."""
+    state, dims, keep, shape = states[0], _reduced(context, node), _keeps(node), first_shape(context, node)
+    if state.unit not in dims or 0 in dims:
+        raise NotPredicted(f"{node.op} is taken over places")
+    size, points = math.prod(shape[dim] for dim in dims), state.points
+    excess = (points.weight * (points.x - state.mean) ** 4).sum().item() / max(state.variance, 1e-300) ** 2 - 1
+    mean = state.variance * (1 if _is_unbiased(node) else 1 - 1 / size)
+    second = mean * mean * (1 + excess / size)
+    pairs = torch.full((4,), mean * mean, dtype=torch.float64)
+    made = State(flat(second, len(shape)), mean, pairs, state.unit)
+    made = _reduced_dims(made, shape, dims, keep, positive(made))
+    if node.op == "var" or made.law is None:
+        return made
+    law = Law(made.law.x.sqrt(), made.law.weight)
+    return replace(made, power=flat(law.second, made.power.ndim), mean=law.mean, pairs=torch.full((4,), law.mean**2).double(), law=law)
+
+
+def variance_backward(context: Context, node: Node, states: list[State], out: State, gradient: Gradient) -> list[Gradient | None]:
+    """`2 (x - mean)/n`, and half of its reciprocal root for the std."""
+    shape, dims = first_shape(context, node), _reduced(context, node)
+    size = math.prod(shape[dim] for dim in dims)
+    steep = 4 * states[0].variance / size**2
+    if node.op == "std":
+        steep /= 4 * max(out.second, 1e-300)
+    return [Gradient(flat(gradient.second * steep, len(shape)), 0.0, gradient.chance)]
+
+
+def _is_unbiased(node: Node) -> bool:
+    given = arguments(node, ("input", "dim", "unbiased", "keepdim"))
+    return given["unbiased"] is not False and given.get("correction") != 0
+
+
 def max_forward(context: Context, node: Node, states: list[State]) -> State:
     """The largest of the places of a window, which go together by their correlation."""
     state = states[0]
     count, times = _window(context, node) if "pool" in node.op else (_count_reduced(context, node), 1.0)
     law, _ = _largest(state, count)
-    mean, second = law.mean, law.second
     if state.power.numel() == 1 or "pool" not in node.op:
-        power = flat(second, len(node.shape))
+        power = flat(law.second, len(node.shape))
     else:
-        power = _pooled_map(node, state.power, context) * (second / state.second)
+        power = _largest_map(node, state, context) * (law.second / state.second)
+        law = law.scaled(math.sqrt(power.mean().item() / law.second) if law.second > 0 else 1.0)
+    mean, second = law.mean, law.second
     shared = _shared(state, count, times, len(node.shape) - 2)
     pairs = mean * mean + max(second - mean * mean, 0.0) * torch.tensor(shared, dtype=torch.float64)
     unit = state.unit
     if "pool" not in node.op and not _keeps(node):
         unit -= sum(dim < unit for dim in _reduced(context, node))
-    return State(power, mean, pairs, unit, law, state.chance, state.own, shared)
+    return State(power, mean, pairs, unit, law, state.chance, state.own, shared, scatter=3 * state.scatter)
 
 
 def _count_reduced(context: Context, node: Node) -> int:
@@ -154,16 +216,18 @@ def _count_reduced(context: Context, node: Node) -> int:
 def _shared(state: State, count: float, times: float, dims: int) -> tuple[float, ...]:
     """How the largest of two windows go together: `u + sqrt(1 - r) M`, of which the windows share what of `u` they have in common."""
     near, far, other, apart = state.correlations
-    r = max(near, 0.0)
+    r = _alike(state)
     own = (1 - r) * _spread_of_largest(round(count))
     whole = r + own
     if whole <= 0:
         return near, far, other, apart
     overlap = 1 - times ** (-1 / max(dims, 1)) if times > 1 else 0.0  # of neighbouring windows
-    across = min(apart, other)
+    close = max(near - far, 0.0) / max(1 - far, 1e-9)
+    across = min(apart + max(other - apart, 0.0) * close, other)  # of places of a window, of two inputs
     same = across + max(other - across, 0.0) * own / max(1 - r, 1e-9)
     beside = max(far, 0.0) / whole
-    return max(beside, overlap), beside, min(same / whole, 1.0), max(apart, 0.0) / whole
+    next_to = min((max(far, 0.0) + _NEXT * max(near - far, 0.0)) / whole, 1.0)
+    return max(next_to, overlap), beside, min(same / whole, 1.0), max(apart, 0.0) / whole
 
 
 @lru_cache(maxsize=64)
@@ -185,7 +249,7 @@ def _largest(state: State, count: float) -> tuple[Law, Tensor]:
     order = torch.argsort(law.x, stable=True)
     edges = law.weight[order].cumsum(0).clamp(1e-16, 1 - 1e-16)
     place = torch.special.ndtri(edges)
-    r = max(state.correlations[0], 0.0)
+    r = _alike(state)
     if r > 0:
         nodes = torch.special.ndtri((torch.arange(64, dtype=torch.float64) + 0.5) / 64)
         inner = (place[:, None] - math.sqrt(r) * nodes) / math.sqrt(max(1 - r, 1e-9))

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from modelfactory.numerics.gaussian_moments import NotPredicted
 from modelfactory.signal_propagation.graph import Node
 from modelfactory.signal_propagation.rules.base import Context, arguments, first_shape
-from modelfactory.signal_propagation.state import Gradient, NotPredicted, State, flat
+from modelfactory.signal_propagation.state import Gradient, State, flat
 
 
 def same_forward(context: Context, node: Node, states: list[State]) -> State:
@@ -19,10 +20,10 @@ def same_forward(context: Context, node: Node, states: list[State]) -> State:
     if before == node.shape:
         return state
     power = flat(state.second, len(node.shape))
-    return replace(state, power=power, unit=_unit_after(state.unit, before, node.shape))
+    return replace(state, power=power, unit=unit_after(state.unit, before, node.shape))
 
 
-def _unit_after(unit: int, before: tuple[int, ...], after: tuple[int, ...]) -> int:
+def unit_after(unit: int, before: tuple[int, ...], after: tuple[int, ...]) -> int:
     """The dimension that the units are in, or the first that holds some of them, after a reshape."""
     outer = math.prod(before[:unit])
     reached = 1
@@ -64,9 +65,11 @@ def _order(context: Context, node: Node) -> list[int]:
     order = list(range(rank))
     if node.op == "permute":
         return dims
-    if node.op in ("t", "adjoint"):
-        dims = [0, 1][:rank]
-    if node.op in ("transpose", "t", "swapaxes", "swapdims") and len(dims) == 2:
+    if node.op == "T":
+        return order[::-1]
+    if node.op in ("t", "mT"):
+        dims = [rank - 2, rank - 1] if rank > 1 else [0, 0]
+    if node.op in ("transpose", "t", "mT", "swapaxes", "swapdims") and len(dims) == 2:
         order[dims[0]], order[dims[1]] = order[dims[1]], order[dims[0]]
         return order
     if node.op in ("movedim", "moveaxis") and len(dims) == 2:
@@ -92,7 +95,7 @@ def _unit_of_part(node: Node, unit: int, before: tuple[int, ...]) -> int:
         index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
         gone = [dim for dim, item in enumerate(index) if isinstance(item, int)] if Ellipsis not in index and None not in index else []
         return unit - sum(dim < unit for dim in gone)
-    return _unit_after(unit, before, node.shape)
+    return unit_after(unit, before, node.shape)
 
 
 def drop_forward(context: Context, node: Node, states: list[State]) -> State:
@@ -144,3 +147,8 @@ def shuffle_forward(context: Context, node: Node, states: list[State]) -> State:
     near, far, other, apart = state.pairs.tolist()
     pairs: Any = [square, square + (far - square) / ratio, other, square + (apart - square) / ratio]
     return replace(state, power=flat(state.second, len(node.shape)), pairs=torch.tensor(pairs, dtype=torch.float64))
+
+
+def stop_backward(_context: Context, _node: Node, states: list[State], _out: State, _gradient: Gradient) -> list[Gradient | None]:
+    """A gradient ends here: detached, or at integers."""
+    return [None] * len(states)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from modelfactory.numerics.gaussian_moments import NotPredicted
+from modelfactory.signal_propagation import hiding, joining, multiplying
 from modelfactory.signal_propagation.graph import Node, Signal
 from modelfactory.signal_propagation.rules import (
     activations as bending,
@@ -25,7 +27,6 @@ from modelfactory.signal_propagation.rules import (
     reshape as shaping,
 )
 from modelfactory.signal_propagation.rules.base import Rule
-from modelfactory.signal_propagation.state import NotPredicted
 
 _ACTIVATION = Rule(bending.bend_forward, bending.bend_backward)
 _SAME = Rule(shaping.same_forward, shaping.same_backward)
@@ -38,38 +39,44 @@ _NORM = Rule(norming.norm_forward, norming.norm_backward)
 _AVERAGE = Rule(pooling.average_forward, pooling.average_backward)
 _MAX = Rule(pooling.max_forward, pooling.max_backward)
 _MEAN = Rule(pooling.mean_forward, pooling.mean_backward)
-_ATTENTION = Rule(attending.attention_forward, attending.attention_backward)
-_MATMUL = Rule(attending.matmul_forward, attending.matmul_backward)
+_PRODUCT = Rule(multiplying.product_forward, multiplying.product_backward)
 _DROP = Rule(shaping.drop_forward, shaping.drop_backward)
 
 SHAPING = frozenset(
-    "view reshape flatten unflatten contiguous clone detach to type float half bfloat16 double cpu cuda squeeze unsqueeze expand "
-    "expand_as repeat roll ravel view_as reshape_as identity interpolate upsample alpha_dropout feature_alpha_dropout long int "
-    "pixel_unshuffle channel_shuffle masked_fill".split()
+    "view reshape flatten unflatten contiguous clone detach data to type type_as float half bfloat16 double cpu cuda long int squeeze "
+    "unsqueeze expand expand_as repeat repeat_interleave roll ravel view_as reshape_as identity interpolate upsample alpha_dropout "
+    "feature_alpha_dropout pixel_unshuffle channel_shuffle".split()
 )
 PARTS = frozenset("chunk split getitem select narrow unbind tensor_split index_select".split())
-PERMUTES = frozenset("permute transpose t swapaxes swapdims movedim moveaxis".split())
+PERMUTES = frozenset("permute transpose t T mT swapaxes swapdims movedim moveaxis".split())
+ARRANGING = SHAPING | PARTS | PERMUTES | {"add", "sub", "rsub", "cat", "concat", "concatenate", "stack"}
+"""Calls that lead a gradient back the same way whatever they make of the signal."""
 
 RULES: dict[str, Rule] = {
     "activation": _ACTIVATION,
     "linear": Rule(weighting.linear_forward, weighting.linear_backward),
-    "embedding": Rule(weighting.embedding_forward, weighting.no_backward),
+    "embedding": Rule(weighting.embedding_forward, shaping.stop_backward),
     **{f"conv{dims}d": _CONV for dims in (1, 2, 3)},
     **{f"conv_transpose{dims}d": _TRANSPOSED for dims in (1, 2, 3)},
     **dict.fromkeys(("batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm"), _NORM),
     **dict.fromkeys(pooling.pool_names("avg"), _AVERAGE),
     **dict.fromkeys(pooling.pool_names("max"), _MAX),
     **dict.fromkeys(("mean", "sum"), _MEAN),
+    **dict.fromkeys(("var", "std"), Rule(pooling.variance_forward, pooling.variance_backward)),
     **dict.fromkeys(("amax",), _MAX),
-    **dict.fromkeys(("add", "sub"), _ADD),
+    **dict.fromkeys(("add", "sub", "rsub"), _ADD),
     **dict.fromkeys(("mul", "multiply"), Rule(combining.mul_forward, combining.mul_backward)),
     **dict.fromkeys(("div", "truediv", "true_divide", "divide"), Rule(combining.div_forward, combining.div_backward)),
-    **dict.fromkeys(("cat", "concat", "concatenate"), Rule(combining.cat_forward, combining.cat_backward)),
-    **dict.fromkeys(("multi_head_attention_forward", "scaled_dot_product_attention"), _ATTENTION),
-    **dict.fromkeys(("matmul", "bmm"), _MATMUL),
-    "softmax": Rule(attending.softmax_forward, weighting.no_backward),
+    **dict.fromkeys(("cat", "concat", "concatenate"), Rule(joining.cat_forward, joining.cat_backward)),
+    "multi_head_attention_forward": Rule(attending.module_forward, attending.module_backward),
+    "scaled_dot_product_attention": Rule(attending.attention_forward, attending.attention_backward),
+    **dict.fromkeys(("matmul", "bmm", "mm", "addmm", "baddbmm"), _PRODUCT),
+    "softmax": Rule(attending.softmax_forward, attending.softmax_backward),
     **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout"), _DROP),
+    **dict.fromkeys(("masked_fill", "where"), Rule(hiding.hide_forward, hiding.hide_backward)),
+    "stack": Rule(joining.stack_forward, joining.stack_backward),
     **dict.fromkeys(SHAPING, _SAME),
+    **dict.fromkeys(("detach", "data"), Rule(shaping.same_forward, shaping.stop_backward)),
     **dict.fromkeys(PERMUTES, _PERMUTE),
     **dict.fromkeys(PARTS, _PART),
     "pad": Rule(shaping.pad_forward, shaping.pad_backward),
@@ -90,7 +97,7 @@ def rule_of(node: Node) -> tuple[Rule, Node]:
     elementwise = bending.as_activation(node)
     if elementwise is not None:
         return _ACTIVATION, bending.bent(node, elementwise)
-    raise NotPredicted(f"{node.label} is not among what is predicted")
+    raise NotPredicted(f"{node.called} is not among what is predicted")
 
 
 def _signals(node: Node) -> list[Signal]:

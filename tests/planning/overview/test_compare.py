@@ -22,7 +22,7 @@ def test_equal_plans_do_not_differ():
 
 
 def test_layers_parameters_and_sums_that_differ_are_told():
-    one, other = plans("model.width=8", "model.width=16 init=xavier_normal +freeze.rules.a={match:fc1.bias}")
+    one, other = plans("model.width=8", "model.width=16 init=xavier_normal init.rules.weights.gain=auto +freeze.rules.a={match:fc1.bias}")
     difference = one.against(other)
     told = {(change.name, change.what): (change.before, change.after) for change in (*difference.layers, *difference.parameters)}
     assert told["fc1", "output"] == ("[N, 8]", "[N, 16]")

@@ -9,6 +9,7 @@ import torch
 
 import modelfactory as mf
 from modelfactory.config.errors import ConfigError
+from modelfactory.numerics.rng import generator
 
 
 def compose(*overrides: str):
@@ -71,12 +72,13 @@ def test_one_rule_wins_for_every_parameter_and_it_is_that_of_the_ledger(model: s
 
 def test_the_seed_told_is_the_one_that_draws():
     found = explained("fc1.weight", "model.width=8", "seed=4", "init=normal")
-    drawn = torch.empty(8, 64).normal_(0, 0.02, generator=torch.Generator().manual_seed(found.seed))
+    drawn = torch.empty(8, 64).normal_(0, 0.02, generator=generator(found.seed, "fc1.weight"))
     assert torch.equal(drawn, mf.build(compose("model.width=8", "seed=4", "init=normal")).fc1.weight)
-    assert str(found.seed) in found.draws
+    assert found.draws == "modelfactory.numerics.rng.generator(4, 'fc1.weight')"
     assert explained("fc1.bias").seed is None
 
 
+AUTO = ("init=xavier_normal", "init.rules.weights.gain=auto")
 FANS = {
     "grouped": (layer("Conv2d", out_channels=8, kernel_size=3, groups=4), "fan_in 18 = 2 channels in (8 in 4 groups) x 9 taps (3 x 3)"),
     "strided": (layer("Conv2d", out_channels=4, kernel_size=2, stride=2), "one window in 4, the stride 2 x 2"),
@@ -100,8 +102,8 @@ def test_packed_blocks_and_torchs_own_fans_are_told():
 
 
 def test_what_decided_the_gain_is_told_with_its_place():
-    assert explained("fc2.weight", "init=xavier_normal", "activation=gelu").gain.startswith("1.5335 (auto): 1/sqrt")
-    assert "act1 (GELU)" in explained("fc2.weight", "init=xavier_normal", "activation=gelu").gain
+    assert explained("fc2.weight", *AUTO, "activation=gelu").gain.startswith("1.5335 (auto): 1/sqrt")
+    assert "act1 (GELU)" in explained("fc2.weight", *AUTO, "activation=gelu").gain
     assert "act1 (Tanh)" in explained("fc2.weight", "init=kaiming_normal", "activation=tanh").gain  # and the relu that was given
     assert explained("fc2.weight", "init=xavier_normal", "init.rules.weights.gain=2").gain == "2, as the config gives it"
 

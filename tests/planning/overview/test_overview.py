@@ -102,7 +102,7 @@ def test_a_thousand_layers_that_are_alike_are_shown_once_and_all_of_them_on_dema
 
 
 def test_what_alternates_is_shown_once_and_what_differs_is_not():
-    plan = mf.plan({**deep(1), "model": {"_target_": "tests.overview.test_survey.Alternating"}})
+    plan = mf.plan({**deep(1), "model": {"_target_": "tests.planning.overview.test_overview.Alternating"}})
     lines = [line.split("  ")[0] for line in str(plan).split("\n\n")[0].splitlines()]
     assert lines == ["layer", "0,2,..,10", "1,3,..,11", "12", "13"]
 
@@ -128,7 +128,7 @@ class Choosing(nn.Module):
 
 
 def test_a_forward_that_needs_values_can_be_planned_and_what_is_not_known_is_said():
-    config = {**deep(1), "model": {"_target_": "tests.overview.test_survey.Choosing"}}
+    config = {**deep(1), "model": {"_target_": "tests.planning.overview.test_overview.Choosing"}}
     plan = mf.plan(config)
     text = str(plan)
     assert "the forward cannot be followed without values" in text and "at least 72 forward" in text

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from modelfactory.model.layers.glue import Reduce
-from modelfactory.model.meta_shapes import KnownShapes
 from modelfactory.numerics.activation import ACTIVATIONS
+from modelfactory.tracing.meta_shapes import KnownShapes
 
 CASES = [
     (nn.Linear(3, 5), (2, 7, 3)),
@@ -39,9 +39,7 @@ def shapes(value):
     return tuple(map(shapes, value)) if isinstance(value, (tuple, list)) else (value.shape, value.dtype)
 
 
-@pytest.mark.parametrize(
-    ("module", "shape"), CASES, ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else ""
-)
+@pytest.mark.parametrize(("module", "shape"), CASES, ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "")
 def test_shapes_are_those_of_the_meta_device(module, shape):
     module, x = module.to("meta").eval(), torch.empty(shape, device="meta")
     with KnownShapes():
@@ -60,9 +58,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("module", "shape"), WRONG, ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else ""
-)
+@pytest.mark.parametrize(("module", "shape"), WRONG, ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "")
 def test_what_does_not_fit_is_refused_as_on_the_meta_device(module, shape):
     with pytest.raises((RuntimeError, ValueError)), KnownShapes():
         module.to("meta").eval()(torch.empty(shape, device="meta"))

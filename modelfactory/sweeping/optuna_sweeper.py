@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Transformer
 from hydra.core.plugins import Plugins
@@ -21,25 +19,6 @@ from modelfactory.config.errors import ConfigError, Problem, did_you_mean
 from modelfactory.sweeping.records import FINISHED, Job, objective
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class OptunaConf:
-    """The keys of `hydra/sweeper=optuna`."""
-
-    _target_: str = "hydra_plugins.modelfactory_optuna.OptunaSweeper"
-    n_trials: int = 20  # in all, those of a search that is gone on with included
-    batch: int = 1  # trials that are chosen at once: more than one with a launcher that runs jobs side by side
-    direction: str | None = None  # minimize or maximize what trainer.monitor names; null: whichever is better
-    sampler: str = "tpe"  # tpe, random or cmaes
-    seed: int = 0  # decides what is tried
-    params: dict[str, str] | None = None  # what is swept beside the command line: optimizer.lr: tag(log,interval(1e-4,1e-1))
-
-
-def register() -> None:
-    """Makes `hydra/sweeper=optuna` ours, also where the plugin of that name for an Optuna of old is installed."""
-    Plugins.instance().register(OptunaSweeper)
-    ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=OptunaConf, provider="modelfactory")
 
 
 class OptunaSweeper(Sweeper):

@@ -1,0 +1,184 @@
+"""What is changed of Hydra's own functions while our application runs or a config is composed, each with its reason.
+
+Nothing is changed for longer, nor anywhere else. `tests/contract/test_hydra_patches.py` has a test for each, which fails when Hydra
+changes under it, or no longer needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
+
+import hydra
+import hydra._internal.hydra as hydra_module
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType, ValueType
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException, OverrideParseException
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig
+
+OF_1_4 = "execution_whitelist" in inspect.signature(hydra.main).parameters
+VERSION_BASE: dict[str, Any] = {} if OF_1_4 else {"version_base": "1.3"}  # 1.4 has but one, and warns of the argument
+LOAD = "_load_configuration" if OF_1_4 else "load_configuration"  # what every composing of ConfigLoaderImpl goes through
+
+Loading = Callable[[Callable[[list[str]], DictConfig], list[str], RunMode], DictConfig]
+Launching = Callable[[Callable[[Any], Launcher], HydraContext, Any, DictConfig], Launcher]
+
+
+def main_arguments(whitelist: Sequence[str]) -> dict[str, Any]:
+    """Arguments of `hydra.main` that depend on its version; the whitelist is of what a config may name for Hydra to call."""
+    return {"execution_whitelist": whitelist} if OF_1_4 else VERSION_BASE
+
+
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Puts `value` in the place of an attribute of a class or a module while the block runs.
+
+    Raises:
+        KeyError: there is no such attribute: this Hydra is another than the patch is for.
+
+    Example:
+        >>> with replaced(Plugins, "check_usage", None):
+        ...     print(Plugins.check_usage)
+        None
+    """
+    kept = vars(owner)[name]
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, kept)
+
+
+def loading_by(loader: type[ConfigLoaderImpl]) -> AbstractContextManager[None]:
+    """Has Hydra load configs by a loader of ours: it has no place to name one."""
+    return replaced(hydra_module, "ConfigLoaderImpl", loader)
+
+
+@contextmanager
+def patched(load: Loading, launch: Launching, plugin: Callable[[DictConfig], DictConfig]) -> Iterator[None]:
+    """Has Hydra run our application in our way while the block runs.
+
+    Args:
+        load: composes a config, by a function of overrides, for overrides and a run mode: to tell every override that is refused,
+            and to check Hydra's own node before Hydra calls anything that is named there.
+        launch: makes the launcher of a sweep, by a function that makes Hydra's for what it is to call for each job: ours stands before it.
+        plugin: gives the config that a launcher or a sweeper is made of, where Hydra would resolve it as it makes it.
+    """
+    changes = [
+        (ConfigLoaderImpl, LOAD, _load(load)),
+        (Plugins, "instantiate_launcher", _instantiate_launcher(launch)),
+        (Plugins, "_instantiate", _instantiate(plugin)),
+        # it stops at the first job that does not compose, where all are told before the first starts
+        (Sweeper, "validate_batch_is_legal", lambda self, batch: None),
+        # it prints a job's overrides before it raises what the job raised, which is told here
+        (JobReturn, "return_value", property(_return_value, vars(JobReturn)["return_value"].fset)),
+    ]
+    if OF_1_4:
+        changes += [
+            (ConfigLoaderImpl, "parse_overrides", _parse_overrides()),
+            (ConfigLoaderImpl, "_apply_overrides_to_config", _apply_overrides()),
+        ]
+    else:
+        changes += [
+            # it takes a sweeper only from below hydra_plugins, which every Hydra program of the environment loads
+            (Plugins, "is_in_toplevel_plugins_module", staticmethod(lambda name: True)),
+            (sys.modules["hydra.main"], "get_args_parser", _parser),
+        ]
+    with ExitStack() as stack:
+        for owner, name, value in changes:
+            stack.enter_context(replaced(owner, name, value))
+        yield
+
+
+def _load(load: Loading) -> Callable[..., DictConfig]:
+    original = getattr(ConfigLoaderImpl, LOAD)
+
+    def load_configuration(
+        self: ConfigLoaderImpl, config_name: str | None, overrides: list[str], run_mode: RunMode, *args: Any, **kwargs: Any
+    ) -> DictConfig:
+        def compose(given: list[str]) -> DictConfig:
+            read = kwargs.get("parsed_overrides")  # those of 1.4, which are of all the words
+            anew = {} if read is None or (given == overrides and not isinstance(read, _Unread)) else {"parsed_overrides": None}
+            return original(self, config_name, given, run_mode, *args, **kwargs | anew)
+
+        return load(compose, overrides, run_mode)
+
+    return load_configuration
+
+
+def _instantiate_launcher(launch: Launching) -> Callable[..., Launcher]:
+    original = Plugins.instantiate_launcher
+
+    def instantiate_launcher(self: Plugins, hydra_context: HydraContext, task_function: Any, config: DictConfig) -> Launcher:
+        return launch(lambda job: original(self, hydra_context, job, config), hydra_context, task_function, config)
+
+    return instantiate_launcher
+
+
+def _instantiate(plugin: Callable[[DictConfig], DictConfig]) -> Callable[..., Any]:
+    original = Plugins._instantiate
+    return lambda self, config: original(self, plugin(config))
+
+
+def _return_value(done: JobReturn) -> Any:
+    """What a job returned, or raises what it raised."""
+    if done.status is JobStatus.FAILED:
+        raise done._return_value
+    return done._return_value
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Hydra's own, whose options may stand between the overrides, as in `trainer=debug -m seed=0,1`; in 1.4 they may."""
+    parser = get_args_parser()
+    parser.parse_args = parser.parse_intermixed_args
+    return parser
+
+
+class _Unread(list[Override]):
+    """Overrides of which some cannot be read, which is told where they are composed."""
+
+
+def _parse_overrides() -> Callable[..., list[Override]]:
+    """Hydra 1.4 reads the command line before it composes, and stops at the first word that it cannot read."""
+    original = getattr(ConfigLoaderImpl, "parse_overrides")  # noqa: B009  (1.3 has none)
+
+    def parse_overrides(self: ConfigLoaderImpl, config_name: str | None, overrides: list[str], **given: Any) -> list[Override]:
+        try:
+            return original(self, config_name, overrides, **given)
+        except OverrideParseException:
+            if "alias_start" not in given:  # this is the composing
+                raise
+            return _Unread(map(_parse_or_stand_in, overrides))
+
+    return parse_overrides
+
+
+def _parse_or_stand_in(word: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException:
+        return Override(OverrideType.CHANGE, "unread", ValueType.ELEMENT, None)
+
+
+def _apply_overrides() -> Any:
+    """Hydra 1.4's sweepers write `~key` as `~key=null`, which it then takes for a condition that the value is null."""
+    original = ConfigLoaderImpl._apply_overrides_to_config
+
+    def apply_overrides(overrides: list[Override], cfg: DictConfig) -> None:
+        for override in overrides:
+            if override.is_delete() and override.value() is None:
+                override.value_type = None
+        original(overrides, cfg)
+
+    return staticmethod(apply_overrides)

@@ -1,0 +1,97 @@
+"""What may differ when a run is resumed: each key has one policy, and only what differs in meaning counts."""
+
+import dataclasses
+
+import pytest
+
+import modelfactory as mf
+from modelfactory.config.compose import to_plain
+from modelfactory.training.resume_policy import POLICY, Rule, find_changes, policy_of
+from modelfactory.training.spec import TrainerSpec
+
+
+def linear(**keys):
+    return {"_target_": "torch.nn.Linear", "out_features": 3, **keys}
+
+
+def paths(before, after):
+    return [change.path for change in find_changes(before, after)]
+
+
+def test_every_key_of_the_trainer_is_decided_on_by_name():
+    named = {key for policy in POLICY for key in policy.keys}
+    missing = {f"trainer.{field.name}" for field in dataclasses.fields(TrainerSpec)} - named
+    assert missing == {"trainer.resume"}  # which is never compared
+
+
+@pytest.mark.parametrize(
+    ("path", "rule"),
+    [
+        ("seed", Rule.REFUSED),
+        ("data.batch_size", Rule.TAKES_EFFECT),
+        ("data.transforms.train.crop.size", Rule.TAKES_EFFECT),
+        ("data.root", Rule.TAKES_EFFECT),
+        ("data.num_workers", Rule.FREE),
+        ("data.anything_else", Rule.REFUSED),
+        ("model.layers.NAME.out_features", Rule.REFUSED),
+        ("model.layers.NAME.init.weight", Rule.START),
+        ("model.layers.NAME.layers.NAME.freeze", Rule.TAKES_EFFECT),
+        ("init.rules.weights.scheme", Rule.START),
+        ("backbone.weights", Rule.START),
+        ("backbone.name", Rule.REFUSED),
+        ("freeze.rules.body.match", Rule.TAKES_EFFECT),
+        ("optimizer._target_", Rule.REFUSED),
+        ("optimizer.groups.head.lr_scale", Rule.TAKES_EFFECT),
+        ("scheduler._target_", Rule.TAKES_EFFECT),
+        ("trainer.loss.label_smoothing", Rule.REFUSED),
+        ("trainer.max_epochs", Rule.FREE),
+        ("trainer.precision", Rule.TAKES_EFFECT),
+        ("callbacks.stop.patience", Rule.FREE),
+    ],
+)
+def test_a_key_has_the_policy_of_its_row(path, rule):
+    assert policy_of(path).rule is rule
+
+
+def test_a_key_that_is_left_out_is_its_default():
+    before = {"optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1}, "model": {"layers": {"fc": linear()}}}
+    after = {
+        "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0, "groups": {}, "no_decay": []},
+        "model": {"layers": {"fc": linear(bias=True)}},
+        "data": {"seed": 0, "val_batch_size": None},
+        "scheduler": {"_target_": None, "interval": "epoch", "warmup_epochs": 0.0},
+        "trainer": {"accumulate": 1, "loss": None, "resume": "somewhere"},
+        "sweep": {"resume": "auto"},
+        "freeze": {},
+    }
+    assert paths(before, after) == []
+
+
+def test_a_layer_may_have_any_name():
+    """Layers that are called as keys of the grammar are layers all the same."""
+    for name in ("init", "freeze", "roles", "layers", "p"):
+        before, after = ({"model": {"layers": {name: {"_target_": f"torch.nn.{kind}"}}}} for kind in ("ReLU", "Tanh"))
+        (change,) = find_changes(before, after)
+        assert change.path == f"model.layers.{name}._target_" and change.policy.rule is Rule.REFUSED
+
+
+@pytest.mark.parametrize("group", ["model.layers", "init.rules", "freeze.rules", "optimizer.groups", "data.transforms.train"])
+def test_the_order_of_layers_of_rules_and_of_groups_counts(group):
+    def nested(keys):
+        value = dict.fromkeys(keys, {"match": "*"})
+        for name in reversed(group.split(".")):
+            value = {name: value}
+        return value
+
+    (change,) = find_changes(nested("ab"), nested("ba"))
+    assert str(change) == f"{group}: the order a, b -> the order b, a"
+    assert paths(nested("ab"), nested("axb")) == [f"{group}.x"]
+
+
+def test_whole_configs_are_told_apart_key_by_key():
+    one, other = (to_plain(mf.compose("model=cnn", "optimizer=sgd", *words)) for words in ((), ("activation=gelu", "optimizer.lr=0.3")))
+    assert find_changes(one, one) == []
+    found = paths(one, other)
+    assert found[-1] == "optimizer.lr" and set(found[:-1]) == {
+        "activation._target_", "model.layers.act1._target_", "model.layers.act2._target_"
+    }  # fmt: skip
