@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from modelfactory.api.pretraining import settle
-from modelfactory.api.signal_check import probe_run
+from modelfactory.api.signal_check import check_signal
 from modelfactory.config.compose import to_plain, to_yaml
 from modelfactory.config.errors import ConfigError, Problem, Problems, did_you_mean, nearest
 from modelfactory.config.files import write_text
@@ -175,6 +175,14 @@ def _monitor(trainer: Any) -> str | None:
     return monitor if isinstance(monitor, str) else None
 
 
+def _refuse_several_processes() -> None:
+    """Raise where a launcher such as torchrun started several processes, each of which would train the same run."""
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world.isdigit() and int(world) > 1:
+        message = f"WORLD_SIZE is {world}, and a training is one process; start it without torchrun, or unset WORLD_SIZE"
+        raise ConfigError([Problem("trainer", message)])
+
+
 @training_context()
 def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None, *, resume: str | os.PathLike[str] | None = None) -> Result:
     """Builds the model of a config, trains it on its data, and leaves a run directory.
@@ -195,6 +203,7 @@ def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None, *, resume: st
         >>> mf.train(cfg).final["epoch"]
         1
     """
+    _refuse_several_processes()
     config = _read(cfg)
     if resume is not None:
         config["trainer"] = {**(config.get("trainer") or {}), "resume": str(resume)}
@@ -225,7 +234,10 @@ def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None, *, resume: st
             write_text(folder / "config.yaml", to_yaml(recorded))
             if result.init_hash == made.ledger.fingerprint:  # else the ledger of the run that is resumed stays
                 made.ledger.to_csv(folder / "ledger.csv")
-        said = [] if result.history else probe_run(model, data, config, folder)  # trained weights are nothing to warn of
+        said, hints = ([], []) if result.history else check_signal(model, data, config, folder)  # trained weights are nothing to warn of
+        result.hints.extend(hints)
+        for hint in hints:
+            log.info("hint: %s", hint)
         for warning in said:
             log.warning(warning)
         return [*first_warnings, *said]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modelfactory.config.errors import ConfigError, Problems
+from modelfactory.config.errors import ConfigError, Problems, contained
 from modelfactory.config.schema import check_value
 from modelfactory.data.dataset import Data
 from modelfactory.parameters.roles import describe
@@ -26,11 +26,12 @@ from modelfactory.training.spec import SIGNALS
 log = logging.getLogger(__name__)
 
 _MOST_INPUTS = 128
-_TOO_HIGH = 1.1
+_TOO_HIGH = 1.1  # times the loss of a guess: a hint from there on
+_FAR_TOO_HIGH = 4.0  # a warning from there on: the first steps go into undoing it, or diverge
 
 
-def probe_run(model: nn.Module, data: Data, config: Mapping[str, Any], folder: Path | None) -> list[str]:
-    """Measures the signal of a model that is about to train, writes what is asked for, and says what is wrong.
+def check_signal(model: nn.Module, data: Data, config: Mapping[str, Any], folder: Path | None) -> tuple[list[str], list[str]]:
+    """Measure the signal of a model that is about to train, write what is asked for, and say what is wrong; it never fails.
 
     Args:
         model: on its device; left as it was.
@@ -38,12 +39,22 @@ def probe_run(model: nn.Module, data: Data, config: Mapping[str, Any], folder: P
         config: resolved; `trainer.signal` says what is written: picture (signal.csv and signal.png), histograms (that and
             signal_histograms.png), table (signal.csv) or none (nothing, and nothing is measured).
         folder: of the run; None: nothing is written.
+
+    Returns:
+        Warnings, of what will probably fail, and hints, of what could be better.
     """
+    failures: list[str] = []
+    with contained("the signal check", failures):
+        return _measured(model, data, config, folder)
+    return [f"{failure}; training goes on (trainer.signal=none leaves the check out)" for failure in failures], []
+
+
+def _measured(model: nn.Module, data: Data, config: Mapping[str, Any], folder: Path | None) -> tuple[list[str], list[str]]:
     trainer = config.get("trainer") or {}
     wanted = check_value(trainer.get("signal", SIGNALS[0]), str, "trainer.signal", Problems(), {"choices": SIGNALS})
     parameter = next(model.parameters(), None)
     if wanted == "none" or parameter is None:
-        return []
+        return [], []
     x, y = (tensor.to(parameter.device) for tensor in data.train.sample(min(data.batch_size, _MOST_INPUTS)))
     modes = [(module, module.training) for module in model.modules()]
     try:
@@ -52,12 +63,15 @@ def probe_run(model: nn.Module, data: Data, config: Mapping[str, Any], folder: P
     finally:
         for module, training in modes:
             module.training = training
-    warnings = [*_signal_warnings(found, config), *_loss_warnings(model, found.found.output, y, data, trainer)]
+    warnings, hints = _signal_warnings(found, config), list[str]()
+    first_loss = _first_loss(model, found.found.output, y, data, trainer)
+    if first_loss is not None:
+        (warnings if first_loss[0] > _FAR_TOO_HIGH else hints).append(first_loss[1])
     said = summary(found.table)
     log.info("signal: %s", said or _all_well(found))
     if folder is not None:
         _write(found, folder, wanted, said)
-    return warnings
+    return warnings, hints
 
 
 def _signal_warnings(found: Probe, config: Mapping[str, Any]) -> list[str]:
@@ -79,23 +93,24 @@ def _all_well(found: Probe) -> str:
     return f"gets through {len(rows)} calls: rms {found.table.input_scale:.2g} at the input, {last.measured.forward:.2g} at the output"
 
 
-def _loss_warnings(model: nn.Module, output: Any, y: Tensor, data: Data, trainer: Mapping[str, Any]) -> list[str]:
-    """Whether the first loss of a classifier is higher than that of a guess: ln C."""
+def _first_loss(model: nn.Module, output: Any, y: Tensor, data: Data, trainer: Mapping[str, Any]) -> tuple[float, str] | None:
+    """How many times ln C, the loss of a guess, a classifier's first loss is, and what to say of it; None where it is not above."""
     loss = build_loss(trainer.get("loss"), data.task, Problems())
     if data.task != "classification" or not isinstance(loss, nn.CrossEntropyLoss) or not isinstance(output, Tensor) or output.ndim != 2:
-        return []
+        return None
     with torch.no_grad():
         first = nn.functional.cross_entropy(output.float(), y, ignore_index=loss.ignore_index).item()
     guess = math.log(output.shape[1])
     if not first > _TOO_HIGH * guess:  # NaN where every target is ignored
-        return []
+        return None
     head = next((info.name for info in describe(model) if {"head", "weight"} <= set(info.roles)), "head.weight")
     spread = output.float().std(dim=1).mean().item()
-    return [
+    text = (
         f"the first loss is {first:.3g}, and a guess among {output.shape[1]} classes has ln {output.shape[1]} = {guess:.3g}: "
         f"the outputs have std {spread:.2g}; "
         f"'+init.rules.small_head={{match: {head}, scheme: lecun_normal, gain: 0.1}}' begins near the guess"
-    ]
+    )
+    return first / guess, text
 
 
 def _write(found: Probe, folder: Path, wanted: str, said: str) -> None:

@@ -166,9 +166,20 @@ def _end_sweep(folder: Path, status: int) -> int:
     if num := len(left) - len(failed):
         jobs, them = ("1 job", "it") if num == 1 else (f"{num} jobs", "them")
         print(f"error: {jobs} did not end; the same command goes on with {them}", file=sys.stderr)
+    _tell_hints(sweep)
     if left:
         return FAILED if status == DONE else status
     return _conclude(folder) if status == DONE else status
+
+
+def _tell_hints(sweep: Any) -> None:
+    """Say once for a sweep how many of its jobs have a hint, and the first of them."""
+    from modelfactory.training.status import read_result
+
+    hinted = [(job, hints) for job in sweep.jobs if (hints := (read_result(job.folder) or {}).get("hints"))]
+    if hinted:
+        job, hints = hinted[0]
+        print(f"hints: {len(hinted)} of {len(sweep.jobs)} jobs have one (hints in result.json), such as job {job.number}: {hints[0]}")
 
 
 def _conclude(folder: Path) -> int:

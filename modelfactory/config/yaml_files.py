@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, wraps
+from pathlib import Path
 from typing import IO, Any
 
+import hydra
 import yaml
 from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.core_plugins import file_config_source, importlib_resources_config_source
@@ -24,6 +26,8 @@ from omegaconf.basecontainer import get_yaml_loader  # pyright: ignore[reportPri
 from omegaconf.errors import OmegaConfBaseException
 
 from modelfactory.config.errors import ConfigError, Problem, first_line
+
+_HYDRA = Path(hydra.__file__).parent
 
 MAX_REPEATED = 10_000  # values that the aliases of one file may add to those that are written
 MAX_CONFIGS = 2_000  # configs that the defaults lists of one config may name, each as often as it is named
@@ -75,6 +79,8 @@ class _Files:
 
     def _load(self, file: IO[Any]) -> DictConfig:
         loaded = load_yaml(file)
+        if Path(str(file.name)).is_relative_to(_HYDRA):  # its own: some are empty
+            return loaded
         if not self._primary_is_read and not loaded:
             say = "is empty; a config has a defaults list, such as defaults: [config, _self_], or keys of its own"
             raise ConfigError([Problem(str(file.name), say)])

@@ -41,7 +41,8 @@ class Result:
         run_dir: where the files are; None: nothing was written.
         model: the trained model, with the weights of the last epoch; those of the best are in model.safetensors.
         error: why it did not complete.
-        warnings: what was said before training, and of its first steps.
+        warnings: what was said before training, and of its first steps, that will probably fail.
+        hints: what could be better, though it will probably train.
         started: when, in UTC.
         init_hash: the ledger's fingerprint of the values that the training began with; None where it is not known.
         resumed: for each time that it was resumed under other settings, from where, after which epoch, and what was changed to
@@ -58,6 +59,7 @@ class Result:
     model: nn.Module | None = field(default=None, repr=False)
     error: str | None = None
     warnings: list[str] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     init_hash: str | None = None
     resumed: list[dict[str, Any]] = field(default_factory=list)
@@ -127,6 +129,7 @@ def write_result(path: Path, result: Result, config: Any) -> None:
         "versions": versions(),
         "error": result.error,
         "warnings": result.warnings,
+        "hints": result.hints,
         **who(),
         "started": result.started,
         **({"resumed": result.resumed} if result.resumed else {}),

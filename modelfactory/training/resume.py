@@ -125,6 +125,7 @@ class RunFiles:
         result.final, result.seconds = {name: result.history[-1][name] for name in SCORES}, passed
         result.best, result.weights_checksum = state["best"], state["weights_checksum"]
         result.warnings, result.resumed = list(state["warnings"]), list(state["resumed"])
+        result.hints = list(state["hints"])
         if state["init_hash"] is not None and result.init_hash != state["init_hash"]:
             log.warning("the initial values of this config are not those that %s began with, which the record keeps", self._source)
             result.init_hash = state["init_hash"]
@@ -243,6 +244,7 @@ class RunFiles:
             "num_samples": run.num_samples,
             "init_hash": result.init_hash,
             "warnings": result.warnings,
+            "hints": result.hints,
             "resumed": result.resumed,
         }
         metadata = {SETTINGS_KEY: json.dumps(self._settings)}

@@ -34,7 +34,7 @@ def test_a_run_leaves_the_files_of_the_contract(run):
     rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
     assert list(rows[0]) == ["epoch", "step", "train_loss", "val_loss", "val_accuracy", "lr", "seconds"] and len(rows) == 2
     record = json.loads((folder / "result.json").read_text())
-    keys = "status final best seconds config_hash init_hash init_version versions error warnings host pid started"
+    keys = "status final best seconds config_hash init_hash init_version versions error warnings hints host pid started"
     assert list(record) == keys.split()
     assert record["status"] == "completed" and record["final"]["epoch"] == 2 and record["error"] is None
     assert result.best["val_accuracy"] == record["best"]["val_accuracy"]
@@ -207,4 +207,11 @@ def test_a_plan_says_how_large_the_model_is_and_allocates_nothing():
 def test_a_config_without_data_trains_nothing(tmp_path):
     with pytest.raises(ConfigError, match="data: missing; give _target_"):
         mf.train({"model": {"layers": {"fc": {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 2}}}}, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_several_processes_do_not_train_the_same_run(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="trainer: WORLD_SIZE is 2"):
+        mf.train(mf.compose("trainer=debug", "trainer.progress=none"), run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -59,10 +59,31 @@ def test_a_first_loss_far_above_a_guess_is_told_and_its_mend_mends():
     (said,) = (warning for warning in mf.train(mf.compose(*loud)).warnings if "the first loss" in warning)
     mend = re.search(r"'(\+init.rules[^']+)'", said)
     assert mend is not None and "ln 10 = 2.3" in said
-    assert not any("the first loss" in warning for warning in mf.train(mf.compose(*loud, mend[1])).warnings)
+    mended = mf.train(mf.compose(*loud, mend[1]))
+    assert not any("the first loss" in told for told in (*mended.warnings, *mended.hints))
 
 
 def test_updates_out_of_proportion_are_told():
     loud = ("optimizer=sgd", "optimizer.lr=30", "+optimizer.maximize=false", "init=normal", "trainer.clip_norm=1.0")
     result = mf.train(mf.compose(*loud, "trainer.progress=none", "trainer.device=cpu", "trainer.max_epochs=1"))
     assert any("the first updates are large" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize("init", ["kaiming_normal", "xavier_normal", "auto"])
+def test_the_first_run_warns_of_nothing(init: str, tmp_path: Path, caplog):
+    """A first loss a little above that of a guess is a hint: information, in result.json, and no warning."""
+    result = mf.train(mf.compose(f"init={init}", *QUICK), run_dir=tmp_path)
+    record = json.loads((tmp_path / "result.json").read_text())
+    assert result.warnings == record["warnings"] == [] and result.hints == record["hints"]
+    assert not [entry for entry in caplog.records if entry.levelname == "WARNING"]
+    assert init != "kaiming_normal" or "the first loss" in result.hints[0]
+
+
+def test_a_signal_check_that_fails_is_one_warning_and_the_run_goes_on(monkeypatch: pytest.MonkeyPatch):
+    def fails(*_args: object, **_kwargs: object) -> None:
+        raise ZeroDivisionError("of this test")
+
+    monkeypatch.setattr("modelfactory.api.signal_check.probe", fails)
+    result = mf.train(mf.compose(*QUICK))
+    assert result.status == "completed"
+    assert [text for text in result.warnings if "the signal check: ZeroDivisionError: of this test" in text] == list(result.warnings)

@@ -13,6 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 
 import modelfactory as mf
+from tests.data.test_vision import small as small
 from tests.data.test_vision import write_cifar, write_idx, write_images
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -30,7 +31,7 @@ FOR_CONVOLUTIONS = {"dirac", "delta_orthogonal", "icnr"}
 CONVOLUTIONAL = {"cnn", "deep_cnn", "resnet"}
 NEEDS = {  # what a model must have for an initialisation of its structure; the others are refused, and told why
     **dict.fromkeys(("zero_residual", "fixup", "gpt2", "small_init"), ({"deep_residual", "resnet", "vit"}, "no residual branch is known")),
-    **dict.fromkeys(("t_fixup", "deepnorm"), ({"vit"}, "the model has no attention layer that is known")),
+    **dict.fromkeys(("t_fixup", "deepnorm"), ({"vit"}, "no attention is seen in the run of this model")),
     **dict.fromkeys(("lstm", "chrono"), ({"lstm"}, "{module: LSTM, LSTMCell, role: gate} picks no parameter")),
     "tied_embedding": ({"vit"}, "{role: tied, embedding} picks no parameter"),
     "bilinear": (set(), "{module: ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, role: weight} picks no parameter"),
@@ -79,7 +80,7 @@ def put_files(name: str, root: Path) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("name", names("data"))
-def test_every_data_set_trains_a_step(name: str, tmp_path: Path):
+def test_every_data_set_trains_a_step(name: str, tmp_path: Path, small):
     one_step(f"data={name}", "model.width=8", *put_files(name, tmp_path))
 
 

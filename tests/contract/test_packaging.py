@@ -15,7 +15,7 @@ CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "conf").rglob("
 ASK = (
     "import sys, site; site.addsitedir({site!r}); sys.path.insert(0, {site!r})\n"
     "from importlib.resources import files\n"
-    "from modelfactory.config import compose, config_folder\n"
+    "from modelfactory.config.compose import compose; from modelfactory.config.search_path import config_folder\n"
     "print(config_folder(), len(list(config_folder().rglob('*.yaml'))), compose('model=cnn').model.layers.conv1._target_)\n"
     "print(files('modelfactory.conf').joinpath('config.yaml').is_file())"
 )
@@ -59,7 +59,7 @@ def test_the_wheel_carries_the_package_and_its_configs_and_nothing_that_hydra_lo
 def test_the_wheel_installs_the_command_and_the_licence(wheel: Path):
     with zipfile.ZipFile(wheel) as archive:
         info = next(name.split("/")[0] for name in archive.namelist() if ".dist-info" in name)
-        assert "modelfactory = modelfactory.cli:main" in archive.read(f"{info}/entry_points.txt").decode()
+        assert "modelfactory = modelfactory.cli.main:main" in archive.read(f"{info}/entry_points.txt").decode()
         assert f"{info}/licenses/LICENSE" in archive.namelist()
 
 
