@@ -20,6 +20,7 @@ from modelfactory.config.checked import CheckedLoader, plain_plugin, settle_run,
 from modelfactory.config.compose import with_experiment
 from modelfactory.config.errors import ConfigError, Problem
 from modelfactory.config.files import name_problem
+from modelfactory.config.hydra_errors import NO_SUCH_KEY
 from modelfactory.config.hydra_patches import loading_by, main_arguments, patched
 from modelfactory.config.log_config import whitelist
 from modelfactory.config.registration import registered
@@ -86,7 +87,7 @@ class _Session:
                 raise
             _settle(error.rest, overrides, run_mode, error.problems)
             if run_mode is RunMode.MULTIRUN:  # told with what is wrong in the jobs
-                self.refused, config = error.problems, error.rest
+                self.refused, config = _left_to_jobs(error, overrides)
             elif any(word.startswith(_CALLBACK) for word in overrides):
                 raise with_the_rest(error, self.check_run) from error
             else:
@@ -163,6 +164,18 @@ def _with_callback(words: list[str]) -> list[str]:
     overrides = [index for index, word in enumerate(words) if "=" in word and not word.startswith("-")]
     place = overrides[-1] + 1 if overrides else len(words)  # beside the others: the parser takes one row of overrides
     return [*words[:place], callback, *words[place:]]
+
+
+def _left_to_jobs(error: Refused, overrides: Sequence[str]) -> tuple[tuple[Problem, ...], Any]:
+    """What is wrong with the overrides of a sweep, and its config, to which keys that it has not are given back: jobs may have them."""
+    config: Any = error.rest
+    keys = {problem.path for problem in error.problems if problem.message.startswith(NO_SUCH_KEY) and problem.path}
+    kept = list(config.hydra.overrides.task)
+    back = [word for word in overrides if word not in kept and word.partition("=")[0] in keys]
+    if back:
+        config.hydra.overrides.task = [*(word for word in overrides if word in (*kept, *back)), *(w for w in kept if w not in overrides)]
+    told = tuple(problem for problem in error.problems if problem.path not in {word.partition("=")[0] for word in back})
+    return told, config
 
 
 def _settle(config: DictConfig, overrides: Sequence[str], run_mode: RunMode, told: Sequence[Problem] = ()) -> None:

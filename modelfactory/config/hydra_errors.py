@@ -9,6 +9,7 @@ from typing import Any
 from modelfactory.config.errors import Problem, did_you_mean, nearest
 from modelfactory.config.schema import paths_of
 
+NO_SUCH_KEY = "there is no such key"
 NO_OPTION = re.compile(r"Could not (?:find|load) '([^']+)/([^'/]+)'")
 _NO_FILE = re.compile(r"In '([^']+)': Could not (?:find|load) '([^'/]+)'")
 _NO_CONFIG = re.compile(r"Cannot find primary config '([^']+)'")
@@ -47,7 +48,7 @@ def complaint(error: Exception, options_of: Callable[[str], Sequence[str]] = lam
         return Problem(f"{found[1]}.defaults", f"{found[2]!r} is named, and there is no such config in {searched}")
     if (found := _NO_KEY.search(text)) and not text.startswith("Could not append"):
         path = found[2].partition("@")[0]
-        return Problem(path, f"there is no such key{_hint(error, path, found[1])}")
+        return Problem(path, f"{NO_SUCH_KEY}{_hint(error, path, found[1])}")
     if text.startswith("Config group override must be a string"):
         return Problem("", "a group is given null or a number; give the name of one of its configs, such as data=digits")
     path = str(getattr(error, "full_key", None) or getattr(error.__cause__, "full_key", None) or "")

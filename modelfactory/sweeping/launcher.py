@@ -32,9 +32,11 @@ from modelfactory.config.rejected_overrides import Refused
 from modelfactory.config.target import trusted
 from modelfactory.sweeping.folders import folder_problems, quoted
 from modelfactory.sweeping.job import STOPPED, JobFailed, SweepJob, job_config
+from modelfactory.sweeping.job_problems import JobProblems, chosen_too_late, without_seeds
 from modelfactory.sweeping.process import start_server
 from modelfactory.sweeping.records import FINISHED, REPORTS, SWEEP, Job, Sweep, objective, read_about, read_job, read_sweep, write_sweep
 from modelfactory.sweeping.spec import AUTO, SweepSpec, check_sweep
+from modelfactory.sweeping.zipped_axes import ZippedAxes, zipped_axes
 from modelfactory.training.status import RESULT, Heartbeat, clear_run, config_hash, is_alive, who
 
 log = logging.getLogger(__name__)
@@ -72,6 +74,8 @@ class SweepLauncher(Launcher):
         self._inner: Launcher | None = None
         self._jobs: dict[int, Job] = {}  # all that sweep.json lists, by number
         self._about: dict[str, Any] = {}
+        self._zipped: ZippedAxes | None = None
+        self._left_out = 0  # jobs of all combinations that paired axes leave out
 
     def setup(self, *, hydra_context: HydraContext, task_function: Any, config: DictConfig) -> None:
         self._context, self._config = hydra_context, config
@@ -94,7 +98,12 @@ class SweepLauncher(Launcher):
         setup_globals()
         if not job_overrides:
             raise ConfigError(self.why_empty())
-        batch = self._checked(job_overrides, initial_job_idx)
+        first, all_of_them = initial_job_idx - self._left_out, len(job_overrides)
+        job_overrides = self._paired(job_overrides, initial_job_idx)
+        self._left_out += all_of_them - len(job_overrides)
+        if not job_overrides:  # of this batch of them
+            return []
+        batch = self._checked(job_overrides, first)
         self.begin(batch)
         if self._inner is None:
             self._inner = self._make(SweepJob(self._spec, trusted(), str(Path.cwd())))
@@ -129,6 +138,12 @@ class SweepLauncher(Launcher):
         finally:
             write_sweep(self.root, jobs, self._about)
 
+    def _paired(self, job_overrides: Sequence[Sequence[str]], first: int) -> Sequence[Sequence[str]]:
+        """Of the jobs of a batch those in which the axes of `sweep.zip` go together."""
+        if self._zipped is None and self._spec.zipped:
+            self._zipped = zipped_axes(self._spec.zipped, self._config, self._context.config_loader)
+        return job_overrides if self._zipped is None else self._zipped.take(job_overrides, first)
+
     def why_empty(self) -> list[Problem]:
         """What on the command line makes a sweep without a job."""
         loader, problems = self._context.config_loader, Problems()
@@ -155,6 +170,8 @@ class SweepLauncher(Launcher):
                     raise
                 refused.extend(error.problems)
                 config = settle_job(error.rest)
+            if refused is not None:
+                refused.extend(chosen_too_late(config, self._config))
             HydraConfig.instance().set_config(config)
             folder = Path(config.hydra.runtime.output_dir)
             plain = job_config(config, Path.cwd() if config.hydra.job.chdir else None)
@@ -170,7 +187,7 @@ class SweepLauncher(Launcher):
         Raises:
             ConfigError: everything that is wrong with any job's config, each time with the jobs that it is wrong in.
         """
-        wrong: dict[Problem, list[Job]] = defaultdict(list)
+        wrong = JobProblems()
         checked: dict[str, tuple[Problem, ...]] = {}
         batch = []
         for place, overrides in enumerate(job_overrides):
@@ -178,22 +195,19 @@ class SweepLauncher(Launcher):
             refused: list[Problem] = []
             try:
                 job = self._compose(tuple(overrides), first + place, refused)
-                known = config_hash(_without_seeds(job.config))
+                known = config_hash(without_seeds(job.config))
                 if known not in checked:
                     checked[known] = self._problems(job.config)
                 told = [*refused, *checked[known]]
             except ConfigError as error:
                 told = [*refused, *error.problems]
             batch.append(job)
-            for problem in dict.fromkeys(told):
-                wrong[problem].append(job)
+            wrong.add(job, told)
         title = Sweep(Path(), tuple(batch)).title
         problems = Problems()
         problems.extend(self._refused)
         problems.extend(folder_problems((job for job in batch if job.config), title))
-        for problem, jobs in wrong.items():
-            where = "" if len(jobs) == len(batch) else f" (in {len(jobs)} of {len(batch)} jobs, the first: {title(jobs[0])})"
-            problems.add(problem.path, problem.message + where)
+        problems.extend(wrong.told(len(batch), title))
         problems.raise_if_any()
         return batch
 
@@ -333,16 +347,3 @@ def move_sweep(config: DictConfig, folder: Path) -> None:
 def _number_override(number: int) -> str:
     """The override that tells a job its number when its config is composed, where Hydra would tell it afterwards."""
     return f"hydra.job.num={number}"
-
-
-def _without_seeds(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The config without seeds that are right: whether all else is right does not depend on them."""
-    data = config.get("data")
-    plain = {name: value for name, value in config.items() if name != "seed" or not _is_seed(value)}
-    if isinstance(data, Mapping) and _is_seed(data.get("seed")):
-        plain["data"] = {name: value for name, value in data.items() if name != "seed"}
-    return plain
-
-
-def _is_seed(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63

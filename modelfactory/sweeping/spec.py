@@ -10,6 +10,7 @@ from modelfactory.config.errors import Problems
 from modelfactory.config.schema import join, key, read
 from modelfactory.sweeping.process import POSSIBLE
 from modelfactory.sweeping.records import SWEEP
+from modelfactory.sweeping.zipped_axes import Groups, read_zip
 
 AUTO = "auto"
 
@@ -22,6 +23,7 @@ class SweepSpec:
         resume: auto: go on with the same sweep, if it was interrupted; null: begin anew; or the directory of a sweep.
         on_error: continue, or stop: no further job starts after one that failed.
         isolate: each job in a process of its own, so that a crash harms no other.
+        zip: axes to pair instead of crossing them: a list of swept keys of equally many values, or a list of such lists.
         gpus: how many GPUs jobs take turns on, one job on one at a time: job k takes GPU k % gpus, or else the next that
             is free; null: jobs see all.
     """
@@ -30,6 +32,11 @@ class SweepSpec:
     on_error: str = key("continue", choices=("continue", "stop"))
     isolate: bool = True
     gpus: int | None = key(None, min=1)
+    zip: Any = None
+
+    @property
+    def zipped(self) -> Groups:
+        return read_zip(self.zip, "sweep.zip", Problems())
 
 
 def check_sweep(mapping: Any, problems: Problems, path: str = "sweep") -> SweepSpec | None:
@@ -45,6 +52,7 @@ def check_sweep(mapping: Any, problems: Problems, path: str = "sweep") -> SweepS
     if spec is None:
         return None
     found = len(problems)
+    read_zip(spec.zip, join(path, "zip"), problems)
     if spec.resume not in (None, AUTO) and not Path(spec.resume, SWEEP).is_file():
         problems.add(join(path, "resume"), f"{spec.resume!r} has no {SWEEP}; give the directory of a sweep, auto, or null")
     if spec.gpus is not None and not spec.isolate:

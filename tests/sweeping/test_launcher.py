@@ -180,3 +180,38 @@ def test_seed_decides_the_init_and_data_seed_the_order(sweep, tmp_path: Path):
     assert ledgers[0] == ledgers[1] and ledgers[2] == ledgers[3] and ledgers[0] != ledgers[2]
     assert len(set(losses)) == 4
     assert read_sweep("sweep").axes == ("seed", "data.seed")
+
+
+def test_a_key_that_all_swept_options_have_needs_no_plus(sweep):
+    status, out, err = sweep("optimizer=sgd,rmsprop", "optimizer.momentum=0.5", *QUICK)  # which the default, adamw, has not
+    assert status == 0 and "2 of 2 jobs completed" in out, err
+    assert {job.config["optimizer"]["momentum"] for job in read_sweep("sweep").jobs} == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            "sgd,adamw",
+            "optimizer.momentum: there is no such key, and in other jobs there is; ++optimizer.momentum=... sets it in every job "
+            "(in 1 of 2 jobs, the first: optimizer=adamw)",
+        ),
+        ("adam,adamw", "optimizer.momentum: there is no such key; choose one of"),
+    ],
+)
+def test_a_key_that_some_swept_options_lack_is_told_with_what_would_do(sweep, tmp_path, options, message):
+    status, _, err = sweep(f"optimizer={options}", "optimizer.momentum=0.5", "optimizer.lrr=1", *QUICK)
+    assert (status, list(tmp_path.iterdir())) == (2, [])
+    assert message in err and "optimizer.lrr: there is no such key; did you mean 'lr'?" in err and err.count("momentum: ") == 1
+
+
+def test_a_launcher_that_is_named_in_what_is_swept_is_not_ignored(sweep, tmp_path):
+    folder = tmp_path / "conf" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "one.yaml").write_text("# @package _global_\ndefaults: [override /hydra/launcher: joblib]\n")
+    (folder / "two.yaml").write_text("# @package _global_\nseed: 5\n")
+    status, _, err = sweep("-cd", str(tmp_path / "conf"), "experiment=one,two", *QUICK)
+    assert status == 2 and not Path("sweep").exists()
+    message = "hydra.launcher: 'joblib' is named in what is swept, and a sweep has one launcher, chosen before its jobs"
+    assert f"{message}; give hydra/launcher=joblib on the command line (in 1 of 2 jobs, the first: experiment=one)" in err
+    assert sweep("-cd", str(tmp_path / "conf"), "experiment=one,two", "hydra/launcher=basic", *QUICK)[0] == 0
