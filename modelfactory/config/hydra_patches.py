@@ -16,6 +16,7 @@ from typing import Any
 import hydra
 import hydra._internal.hydra as hydra_module
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType, ValueType
@@ -87,7 +88,7 @@ def patched(load: Loading, launch: Launching, plugin: Callable[[DictConfig], Dic
     if OF_1_4:
         changes += [
             (ConfigLoaderImpl, "parse_overrides", _parse_overrides()),
-            (ConfigLoaderImpl, "_apply_overrides_to_config", _apply_overrides()),
+            (BasicSweeper, "split_arguments", _split_arguments()),
         ]
     else:
         changes += [
@@ -171,14 +172,13 @@ def _parse_or_stand_in(word: str) -> Override:
         return Override(OverrideType.CHANGE, "unread", ValueType.ELEMENT, None)
 
 
-def _apply_overrides() -> Any:
-    """Hydra 1.4's sweepers write `~key` as `~key=null`, which it then takes for a condition that the value is null."""
-    original = ConfigLoaderImpl._apply_overrides_to_config
+def _split_arguments() -> Any:
+    """Hydra 1.4's sweeper writes `~key` as `~key=null`, which every job then takes for a condition that the value is null."""
+    original = BasicSweeper.split_arguments
 
-    def apply_overrides(overrides: list[Override], cfg: DictConfig) -> None:
-        for override in overrides:
-            if override.is_delete() and override.value() is None:
-                override.value_type = None
-        original(overrides, cfg)
+    def split_arguments(overrides: list[Override], max_batch_size: int | None) -> list[list[list[str]]]:
+        bare = [override.get_key_element() for override in overrides if override.is_delete() and override.value_type is None]
+        as_given = {f"{word}=null": word for word in bare}
+        return [[[as_given.get(word, word) for word in job] for job in batch] for batch in original(overrides, max_batch_size)]
 
-    return staticmethod(apply_overrides)
+    return staticmethod(split_arguments)

@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import hydra
 import yaml
-from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
 from hydra._internal.core_plugins import file_config_source, importlib_resources_config_source
 from hydra._internal.defaults_list import _create_defaults_tree_impl
 from hydra._internal.sources_registry import SourcesRegistry
@@ -49,6 +49,8 @@ def yaml_checked() -> Iterator[None]:
         for source in map(SourcesRegistry.instance().resolve, ("file", "pkg")):  # Hydra executes their modules twice: not those imported
             stack.enter_context(_replaced(source, "load_config", _naming_the_file(source.load_config)))
         stack.enter_context(_replaced(CachingConfigRepository, "load_config", files.looked_up(CachingConfigRepository.load_config)))
+        entries = _naming_the_config(ConfigRepository._create_defaults_list)
+        stack.enter_context(_replaced(ConfigRepository, "_create_defaults_list", entries))
         try:
             yield
         except RecursionError as error:
@@ -96,16 +98,24 @@ class _Files:
             if self._named > MAX_CONFIGS:
                 say = f"the defaults lists name more than {MAX_CONFIGS:,} configs ({config_path} among the last); name each once"
                 raise ConfigError([Problem("defaults", say)])
-            try:
-                return load(repository, config_path)
-            except (ValueError, AssertionError) as error:  # Hydra's, of an entry of the defaults list
-                if isinstance(error, ConfigError):
-                    raise
-                unsaid = "an entry is neither the name of a config nor {group: name}"
-                said = unsaid if isinstance(error, AssertionError) else str(error).removeprefix(f"In {config_path}: ")
-                raise ConfigError([Problem(f"{config_path}.defaults", said)]) from error
+            return load(repository, config_path)
 
         return load_config
+
+
+def _naming_the_config(entries: Callable[..., Any]) -> Callable[..., Any]:
+    """Hydra's reading of a defaults list, which tells the config where Hydra raises an error without it."""
+
+    @wraps(entries)
+    def create_defaults_list(repository: Any, config_path: str, defaults: Any) -> Any:
+        try:
+            return entries(repository, config_path, defaults)
+        except (ValueError, AssertionError) as error:
+            unsaid = "an entry is neither the name of a config nor {group: name}"
+            said = unsaid if isinstance(error, AssertionError) else str(error).removeprefix(f"In {config_path}: ")
+            raise ConfigError([Problem(f"{config_path}.defaults", said)]) from error
+
+    return create_defaults_list
 
 
 def _naming_the_file(load: Callable[..., Any]) -> Callable[..., Any]:
@@ -141,9 +151,9 @@ def load_yaml(file: IO[Any]) -> DictConfig:
         Traceback (most recent call last):
         modelfactory.config.errors.ConfigError: a config, line 1: while parsing a flow sequence: expected ',' or ']', but got '<stream end>'
     """
-    where, root = str(getattr(file, "name", "a config")), None
+    where, root, text = str(getattr(file, "name", "a config")), None, file.read()
     try:
-        loader = _loader()(file)
+        loader = _loader()(text)
         try:
             root = loader.get_single_node()
             if root is None:
@@ -154,7 +164,7 @@ def load_yaml(file: IO[Any]) -> DictConfig:
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
-        raise ConfigError([_unparsed(error, where)]) from error
+        raise ConfigError([_unparsed(_in_the_words_of_pyyaml(error, text), where)]) from error
     except yaml.YAMLError as error:
         raise ConfigError([Problem(where, "; ".join(line.strip() for line in str(error).splitlines()[:1]))]) from error
     except RecursionError as error:
@@ -173,6 +183,16 @@ def load_yaml(file: IO[Any]) -> DictConfig:
 @cache
 def _loader() -> Any:
     return get_yaml_loader()
+
+
+def _in_the_words_of_pyyaml(error: yaml.MarkedYAMLError, text: str | bytes) -> yaml.MarkedYAMLError:
+    """What PyYAML's own parser says of the text: that of libyaml, which newer releases of OmegaConf read by, says less."""
+    try:
+        for _ in yaml.parse(text, Loader=yaml.SafeLoader):
+            pass
+    except yaml.MarkedYAMLError as said:
+        return said
+    return error  # of a value, not of the text
 
 
 def _unparsed(error: yaml.MarkedYAMLError, where: str) -> Problem:

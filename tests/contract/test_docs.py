@@ -66,6 +66,7 @@ def swept(override: str) -> tuple[str, list[str]]:
     return key, [value] if value[:1] in "{[(" else value.split(",")
 
 
+@pytest.mark.filterwarnings("default:The version_base parameter is deprecated")  # by Hydra 1.4, as the page says
 @pytest.mark.parametrize("text", blocks("python"))
 def test_every_python_block_runs(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
