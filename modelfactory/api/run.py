@@ -184,7 +184,13 @@ def _refuse_several_processes() -> None:
 
 
 @training_context()
-def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None, *, resume: str | os.PathLike[str] | None = None) -> Result:
+def train(
+    cfg: Any,
+    run_dir: str | os.PathLike[str] | None = None,
+    *,
+    resume: str | os.PathLike[str] | None = None,
+    pictures: bool = True,
+) -> Result:
     """Builds the model of a config, trains it on its data, and leaves a run directory.
 
     Args:
@@ -192,6 +198,7 @@ def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None, *, resume: st
         run_dir: where config.yaml, ledger.csv, metrics.csv, result.json, model.safetensors and checkpoint/ go; None:
             nothing is written.
         resume: the directory of a run of this config to go on with; the config need not say so by trainer.resume.
+        pictures: whether signal.png is drawn, as trainer.signal asks for; the jobs of a sweep leave it to `report`.
 
     Raises:
         ConfigError: everything that is wrong; nothing has been written then.
@@ -234,7 +241,9 @@ def train(cfg: Any, run_dir: str | os.PathLike[str] | None = None, *, resume: st
             write_text(folder / "config.yaml", to_yaml(recorded))
             if result.init_hash == made.ledger.fingerprint:  # else the ledger of the run that is resumed stays
                 made.ledger.to_csv(folder / "ledger.csv")
-        said, hints = ([], []) if result.history else check_signal(model, data, config, folder)  # trained weights are nothing to warn of
+        said, hints = [], []
+        if not result.history:  # trained weights are nothing to warn of
+            said, hints = check_signal(model, data, config, folder, pictures)
         result.hints.extend(hints)
         for hint in hints:
             log.info("hint: %s", hint)

@@ -30,7 +30,9 @@ _TOO_HIGH = 1.1  # times the loss of a guess: a hint from there on
 _FAR_TOO_HIGH = 4.0  # a warning from there on: the first steps go into undoing it, or diverge
 
 
-def check_signal(model: nn.Module, data: Data, config: Mapping[str, Any], folder: Path | None) -> tuple[list[str], list[str]]:
+def check_signal(
+    model: nn.Module, data: Data, config: Mapping[str, Any], folder: Path | None, pictures: bool = True
+) -> tuple[list[str], list[str]]:
     """Measure the signal of a model that is about to train, write what is asked for, and say what is wrong; it never fails.
 
     Args:
@@ -39,17 +41,20 @@ def check_signal(model: nn.Module, data: Data, config: Mapping[str, Any], folder
         config: resolved; `trainer.signal` says what is written: picture (signal.csv and signal.png), histograms (that and
             signal_histograms.png), table (signal.csv) or none (nothing, and nothing is measured).
         folder: of the run; None: nothing is written.
+        pictures: whether signal.png is drawn; else that is left to a report, and the table has the numbers.
 
     Returns:
         Warnings, of what will probably fail, and hints, of what could be better.
     """
     failures: list[str] = []
     with contained("the signal check", failures):
-        return _measured(model, data, config, folder)
+        return _measured(model, data, config, folder, pictures)
     return [f"{failure}; training goes on (trainer.signal=none leaves the check out)" for failure in failures], []
 
 
-def _measured(model: nn.Module, data: Data, config: Mapping[str, Any], folder: Path | None) -> tuple[list[str], list[str]]:
+def _measured(
+    model: nn.Module, data: Data, config: Mapping[str, Any], folder: Path | None, pictures: bool
+) -> tuple[list[str], list[str]]:
     trainer = config.get("trainer") or {}
     wanted = check_value(trainer.get("signal", SIGNALS[0]), str, "trainer.signal", Problems(), {"choices": SIGNALS})
     parameter = next(model.parameters(), None)
@@ -70,7 +75,7 @@ def _measured(model: nn.Module, data: Data, config: Mapping[str, Any], folder: P
     said = summary(found.table)
     log.info("signal: %s", said or _all_well(found))
     if folder is not None:
-        _write(found, folder, wanted, said)
+        _write(found, folder, "table" if wanted == "picture" and not pictures else wanted, said)
     return warnings, hints
 
 

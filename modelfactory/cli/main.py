@@ -150,7 +150,7 @@ def _end_sweep(folder: Path, status: int) -> int:
     from modelfactory.sweeping.records import read_sweep
 
     try:
-        print(make_report(folder).text(failures=False))  # they are named below, and elsewhere
+        print(make_report(folder, pictures=False).text(failures=False))  # they are named below, and elsewhere
         print(f"\n{', '.join(FILES)}: in {folder}")
     except Exception as error:  # what became of the jobs is told all the same
         status = max(status, _tell(error))
@@ -291,7 +291,7 @@ def _print(view: Callable[[Sequence[str]], str], arguments: Sequence[str]) -> in
 
 def report(arguments: Sequence[str]) -> int:
     """Prints the ranking of a sweep, or the result of a run, and writes summary.csv, curves.png and report.html there."""
-    what = "Rank the schemes of a sweep, with a paired comparison over seeds, and write summary.csv, curves.png and report.html."
+    what = "Rank the schemes of a sweep by a paired comparison over seeds; write summary.csv, curves.png, report.html, each signal.png."
     parser = argparse.ArgumentParser(prog="modelfactory report", description=what)
     parser.add_argument("folder", help="a sweep's, such as multirun/DATE/TIME, also while it runs; or a run's")
     parser.add_argument("--metric", help="val_loss, train_loss or val_accuracy; without it what the trainer monitored")

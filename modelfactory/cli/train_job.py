@@ -24,6 +24,8 @@ DONE, FAILED = 0, 1
 def train_job(config: dict[str, Any], folder: str, trusted: Sequence[str] = ()) -> int:
     """Trains a resolved config in `folder`, going on from a checkpoint that an earlier try at the same config left there.
 
+    It draws no picture of the signal: `modelfactory report` does, of the table that is left.
+
     Args:
         trusted: packages that the caller's Python allowed configs to name.
 
@@ -42,7 +44,7 @@ def train_job(config: dict[str, Any], folder: str, trusted: Sequence[str] = ()) 
         with Heartbeat(place / RESULT):
             # a checkpoint of another config, in a folder that was used, is none
             was_begun = before.get("config_hash") == ours == saved_hash(place)
-            result = train(config, place, resume=place if was_begun else None)
+            result = train(config, place, resume=place if was_begun else None, pictures=False)
     except Exception as error:
         if not isinstance(error, ModelFactoryError):
             write_text(place / "error.txt", traceback.format_exc())

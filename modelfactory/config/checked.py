@@ -27,6 +27,7 @@ from modelfactory.config.hydra_allowlist import (
     check_search_path,
     check_variables,
 )
+from modelfactory.config.hydra_patches import Bases, composed_from
 from modelfactory.config.log_config import check_logging
 from modelfactory.config.target import trust, trusted, trusted_variables
 
@@ -41,11 +42,15 @@ class CheckedLoader(ConfigLoaderImpl):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CheckedLoader:
         made = memo[id(self)] = type(self).__new__(type(self))
-        vars(made).update(copy.deepcopy(vars(self), memo))
+        vars(made).update(copy.deepcopy(self._own(), memo))
         return made
 
+    def _own(self) -> dict[str, Any]:
+        """What goes with a copy: not the configs that were composed here."""
+        return {name: value for name, value in vars(self).items() if name != "_bases"}
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_trusted": (trusted(), trusted_variables())}
+        return {**self._own(), "_trusted": (trusted(), trusted_variables())}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         packages, variables = state["_trusted"]
@@ -71,7 +76,9 @@ class CheckedLoader(ConfigLoaderImpl):
             del repo.initialize_sources
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        return settle_job(super().load_sweep_config(master_config, sweep_overrides))
+        """The config of a job; those that choose the same groups are composed from one base, as their files were for the first."""
+        with composed_from(vars(self).setdefault("_bases", Bases())):
+            return settle_job(super().load_sweep_config(master_config, sweep_overrides))
 
 
 def plain_plugin(config: DictConfig) -> DictConfig:

@@ -7,16 +7,20 @@ changes under it, or no longer needs it.
 from __future__ import annotations
 
 import argparse
+import copy
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import hydra
+import hydra._internal.config_loader_impl as loader_module
 import hydra._internal.hydra as hydra_module
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.defaults_list import DefaultsList, Overrides
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType, ValueType
@@ -31,6 +35,7 @@ from omegaconf import DictConfig
 OF_1_4 = "execution_whitelist" in inspect.signature(hydra.main).parameters
 VERSION_BASE: dict[str, Any] = {} if OF_1_4 else {"version_base": "1.3"}  # 1.4 has but one, and warns of the argument
 LOAD = "_load_configuration" if OF_1_4 else "load_configuration"  # what every composing of ConfigLoaderImpl goes through
+MOST_BASES = 64  # choices of groups that are kept: memory does not grow with the jobs of a sweep
 
 Loading = Callable[[Callable[[list[str]], DictConfig], list[str], RunMode], DictConfig]
 Launching = Callable[[Callable[[Any], Launcher], HydraContext, Any, DictConfig], Launcher]
@@ -64,6 +69,50 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 def loading_by(loader: type[ConfigLoaderImpl]) -> AbstractContextManager[None]:
     """Has Hydra load configs by a loader of ours: it has no place to name one."""
     return replaced(hydra_module, "ConfigLoaderImpl", loader)
+
+
+@dataclass
+class Bases:
+    """What was composed of the files that a choice of groups names.
+
+    Attributes:
+        defaults: by config, chosen groups and places of configs: which files they are.
+        configs: by the number of such a choice: its files as they are merged, with the list that they were merged of.
+    """
+
+    defaults: dict[Any, DefaultsList] = field(default_factory=dict)
+    configs: dict[int, tuple[Any, DictConfig]] = field(default_factory=dict)
+
+
+@contextmanager
+def composed_from(bases: Bases) -> Iterator[None]:
+    """Has Hydra copy what it composed of the same groups before, which is kept in `bases`, while the block runs.
+
+    By itself it reads, parses and merges some twenty files again for each job of a sweep, and most jobs differ in values alone.
+    """
+    find, merge = loader_module.create_defaults_list, ConfigLoaderImpl._compose_config_from_defaults_list
+
+    def create_defaults_list(*, repo: Any, config_name: str | None, overrides_list: list[Override], **about: Any) -> DefaultsList:
+        values = Overrides(repo=repo, overrides_list=overrides_list).config_overrides
+        groups = tuple(str(override.input_line) for override in overrides_list if not any(override is value for value in values))
+        sources = tuple((source.provider, source.path) for source in repo.get_sources())
+        choice = (config_name, groups, sources, *sorted(about.items()))
+        if choice not in bases.defaults:
+            if len(bases.defaults) >= MOST_BASES:
+                bases.defaults.clear()
+                bases.configs.clear()
+            bases.defaults[choice] = find(repo=repo, config_name=config_name, overrides_list=overrides_list, **about)
+        return replace(bases.defaults[choice], config_overrides=values)
+
+    def compose(self: ConfigLoaderImpl, defaults: Any, repo: Any) -> DictConfig:
+        known = bases.configs.get(id(defaults))
+        if known is None or known[0] is not defaults:
+            known = bases.configs[id(defaults)] = (defaults, merge(self, defaults=defaults, repo=repo))
+        return copy.deepcopy(known[1])
+
+    with replaced(loader_module, "create_defaults_list", create_defaults_list):
+        with replaced(ConfigLoaderImpl, "_compose_config_from_defaults_list", compose):
+            yield
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import gzip
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -77,5 +78,5 @@ def read_table(name: str, skip: int = 0) -> Tensor:
         )
     with gzip.open(file, "rt") if file.suffix == ".gz" else file.open() as lines:
         rows = lines.read().splitlines()[skip:]
-    numbers = [float(word) for word in ",".join(rows).replace(" ", ",").split(",")]
-    return torch.tensor(numbers).reshape(len(rows), -1)
+    numbers = np.array(",".join(rows).replace(" ", ",").split(","), dtype=np.float64)
+    return torch.from_numpy(numbers.astype(np.float32)).reshape(len(rows), -1)

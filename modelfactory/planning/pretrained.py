@@ -21,6 +21,7 @@ from modelfactory.model.backbone_front import BACKBONE
 from modelfactory.model.weights.files import Source
 from modelfactory.model.weights.match import match_names, stem_for
 from modelfactory.parameters.selector import some_names
+from modelfactory.tracing.standing_in import hollow
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Pretrained:
 
     def closed(self) -> Pretrained:
         """The same account, holding no memory of the file or of the model."""
-        hollow = {name: torch.empty_like(tensor, device="meta") for name, tensor in self.targets.items()}
+        hollow = {name: hollow(tensor) for name, tensor in self.targets.items()}
         source = None if self.source is None else Source(self.label, {})
         return replace(self, targets=hollow, source=source)
 

@@ -15,6 +15,7 @@ from modelfactory.reporting.page import page
 from modelfactory.reporting.plot import draw_curves
 from modelfactory.reporting.ranking import rank
 from modelfactory.reporting.schemes import choose_metric, compared_axes, gather_schemes
+from modelfactory.reporting.signal_picture import draw_missing_signals
 from modelfactory.reporting.signals import read_signal, scheme_signal
 from modelfactory.reporting.summary_csv import summary_csv, summary_rows
 from modelfactory.reporting.text import Ranking, failures_text, outcome, ranking_text, state, wrapped
@@ -103,6 +104,7 @@ def report(
     epoch: str = "best",
     by: Sequence[str] | None = None,
     write: bool = True,
+    pictures: bool = True,
 ) -> Report:
     """Reports on a sweep, also one that runs still or is half failed, or on a single run.
 
@@ -112,6 +114,7 @@ def report(
         epoch: whose score counts, the "best" by the monitored value or the "final".
         by: the swept keys that make a scheme, such as ["init"]; all others are paired like seeds. None: all but the seeds.
         write: whether the files are written.
+        pictures: whether signal.png is drawn for each job that has signal.csv alone; it takes a tenth of a second a job.
 
     Raises:
         ConfigError: no run is in the folder; there is no such metric, epoch or swept key.
@@ -129,6 +132,8 @@ def report(
     sweep, histories = _with_files(read_sweep(folder))
     chosen, axes = choose_metric(sweep, metric, epoch), compared_axes(sweep, by)
     made = Report(sweep, rank(gather_schemes(sweep, axes, chosen), chosen, axes), histories)
+    if write and pictures:
+        draw_missing_signals(made.sweep)
     if write:
         made.write()
     return made

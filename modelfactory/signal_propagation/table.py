@@ -13,13 +13,13 @@ from modelfactory.config.files import write_text
 from modelfactory.signal_propagation.row import Row
 
 _SHOWN = ("forward", "gradient", "cosine", "saturated", "dead")
-_NUMBERS = ("forward", "gradient", "mean", "cosine", "saturated", "dead")
+NUMBERS = ("forward", "gradient", "mean", "cosine", "saturated", "dead")
 COLUMNS = (
     "layer",
     "call",
     "kind",
     "shape",
-    *(f"{name}_{side}" for name in _NUMBERS for side in ("predicted", "measured")),
+    *(f"{name}_{side}" for name in NUMBERS for side in ("predicted", "measured")),
     "chance_forward",
     "chance_gradient",
     "chi_1",
@@ -131,7 +131,7 @@ class SignalTable:
 
 
 def _values(row: Row) -> list[object]:
-    numbers = [getattr(side, name) for name in _NUMBERS for side in (row.predicted, row.measured)]
+    numbers = [getattr(side, name) for name in NUMBERS for side in (row.predicted, row.measured)]
     shape = "x".join(map(str, row.shape))
     return [
         row.layer,

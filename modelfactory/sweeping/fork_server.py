@@ -21,7 +21,12 @@ from typing import Any
 
 from modelfactory.config.log_config import configure_logging
 
-PRELOAD = ("modelfactory.cli.train_job", "sklearn.datasets", "matplotlib.figure", "matplotlib.backends.backend_agg")
+PRELOAD = (
+    *("modelfactory.cli.train_job", "modelfactory.data.digits", "modelfactory.data.synthetic", "modelfactory.data.tabular"),
+    *("numpy.random", "colorsys", "torch.utils._device"),
+    "torch.fx.experimental.symbolic_shapes",  # with sympy, by which torch checks shapes of a convolution or a pooling without numbers
+)
+"""What jobs import, so that none has to: sympy takes longer than the training of a small model."""
 
 
 def serve(requests: int, answers: int, fork: bool) -> None:

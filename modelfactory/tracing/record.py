@@ -16,7 +16,7 @@ from modelfactory.tracing.graph import Graph, Node, Value, leaves, tensors_of
 from modelfactory.tracing.lowering import LOWERED
 from modelfactory.tracing.meta_shapes import known_result
 from modelfactory.tracing.operators import KEEPS, SHAPED_LIKE, SILENT, VIEW_ATTRIBUTES, operator_name
-from modelfactory.tracing.standing_in import standing_in
+from modelfactory.tracing.standing_in import hollow, standing_in
 
 _META = torch.device("meta")
 _MOST_NUMBERS = 64 * 2**20
@@ -88,7 +88,7 @@ def _arguments(inputs: Any, device: torch.device) -> tuple[tuple[Any, ...], dict
     def copied(item: Any) -> Any:
         if isinstance(item, Tensor):
             if device.type == "meta":
-                return torch.empty_like(item, device=device)
+                return hollow(item)
             if not item.is_meta:
                 return item.detach().to(device, copy=True)
             if item.is_floating_point():
@@ -277,7 +277,7 @@ _IN_PLACE = frozenset({"__iadd__", "__isub__", "__imul__", "__itruediv__", "__id
 
 def _on_meta(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value if value.is_meta else torch.empty_like(value, device=_META)
+        return value if value.is_meta else hollow(value)
     if isinstance(value, (tuple, list)):
         return tuple(map(_on_meta, value)) if isinstance(value, tuple) else list(map(_on_meta, value))
     return {key: _on_meta(item) for key, item in value.items()} if isinstance(value, dict) else value

@@ -17,6 +17,24 @@ _HELD = ("_parameters", "_buffers")
 _OWN = frozenset({"_parameters", "_buffers", "_modules"})
 
 
+def hollow(tensor: Tensor) -> Tensor:
+    """Make a tensor on the meta device like another, its dimensions in the same order in memory.
+
+    This is `torch.empty_like(tensor, device="meta")`, which would import sympy: as long as a small training takes.
+
+    Example:
+        >>> twin = hollow(torch.ones(2, 3, dtype=torch.float64).t())
+        >>> twin.device.type, twin.dtype, twin.shape, twin.stride()
+        ('meta', torch.float64, torch.Size([3, 2]), (1, 3))
+    """
+    if tensor.layout is not torch.strided:
+        return torch.empty_like(tensor, device="meta")
+    order = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
+    shape = [tensor.shape[dim] for dim in order]
+    made = torch.empty(shape, dtype=tensor.dtype, device="meta")
+    return made if order == list(range(tensor.ndim)) else made.permute([order.index(dim) for dim in range(tensor.ndim)])
+
+
 @contextmanager
 def standing_in(model: nn.Module, device: torch.device | None, training: bool) -> Iterator[dict[int, Tensor]]:
     """Runs under this see the model with other tensors in place of its parameters and buffers; afterwards all is as it was.
@@ -80,7 +98,7 @@ def _double(tensor: Tensor | None, device: torch.device | None, doubles: dict[in
         if device is None:
             known = tensor
         elif device.type == "meta":
-            known = torch.empty_like(tensor, device=device)
+            known = hollow(tensor)
         else:
             known = _numbers(tensor, device)
         if device is not None and isinstance(tensor, nn.Parameter):

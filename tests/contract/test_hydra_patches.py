@@ -5,6 +5,8 @@ Each shows what Hydra does by itself, and that it is not so in our application.
 
 from __future__ import annotations
 
+import copy
+import pickle
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -14,6 +16,7 @@ from typing import Any
 import hydra
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
@@ -23,11 +26,12 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from modelfactory.config import hydra_patches
 from modelfactory.config.checked import CheckedLoader
-from modelfactory.config.hydra_patches import OF_1_4, VERSION_BASE, loading_by, main_arguments, patched, replaced
+from modelfactory.config.hydra_patches import OF_1_4, VERSION_BASE, Bases, composed_from, loading_by, main_arguments, patched, replaced
 from modelfactory.config.log_config import whitelist
 from modelfactory.config.registration import registered
 from modelfactory.config.search_path import config_folder
@@ -241,3 +245,58 @@ def test_a_config_is_open_where_the_launcher_changes_it():
         with open_dict(config.hydra):
             config.hydra.sweep.dir = "elsewhere"
         assert config.hydra.sweep.dir == "elsewhere"
+
+
+SAME_GROUPS = [
+    ["seed=1"],
+    ["seed=2", "+optimizer.foo=3", "optimizer.lr=0.5"],
+    ["init=zeros", "seed=1"],
+    ["init=zeros", "~optimizer.weight_decay"],
+    ["experiment=digits_cnn", "model.width=3"],
+    ["experiment=digits_cnn", "+init.rules.mine={match: '*', scheme: ones}"],
+    ["hydra.searchpath=[pkg://modelfactory.conf]", "seed=1"],
+]
+
+
+def test_jobs_of_the_same_groups_are_composed_from_files_that_are_read_once(monkeypatch: pytest.MonkeyPatch):
+    reads: list[str] = []
+    load = ConfigRepository.load_config
+
+    def counted(self: Any, config_path: str) -> Any:
+        reads.append(config_path)
+        return load(self, config_path)
+
+    def config_of(loader: ConfigLoaderImpl, words: list[str]) -> str:
+        reads.clear()
+        return OmegaConf.to_yaml(loader.load_sweep_config(sweep, list(words)))
+
+    monkeypatch.setattr(ConfigRepository, "load_config", counted)
+    with composing() as loader:
+        sweep = loader.load_configuration("config", ["seed=0,1", "hydra.sweep.dir=here"], RunMode.MULTIRUN)
+        alone, num_alone = [], []
+        for words in SAME_GROUPS:
+            alone.append(config_of(loader, words))
+            num_alone.append(len(reads))
+        assert min(num_alone) > 10  # by itself Hydra reads them again for each
+        bases = Bases()
+        with composed_from(bases):
+            together = [(config_of(loader, words), set(reads)) for words in SAME_GROUPS * 2]
+        assert [config for config, _ in together] == alone * 2
+        assert all(files == {"config"} for _, files in together[len(SAME_GROUPS) :])
+        assert len(bases.configs) == 4
+        monkeypatch.setattr(hydra_patches, "MOST_BASES", 2)
+        few = Bases()
+        with composed_from(few):
+            assert [config_of(loader, words) for words in SAME_GROUPS * 2] == alone * 2
+        assert 0 < len(few.configs) <= 2 and 0 < len(few.defaults) <= 2
+        config_of(loader, SAME_GROUPS[0])
+        assert len(reads) == num_alone[0]  # and again as Hydra does when the block is over
+
+
+def test_what_a_job_composed_is_no_part_of_the_loader_that_is_sent_to_another_process():
+    with loading_by(CheckedLoader), composing() as loader:
+        sweep = loader.load_configuration("config", ["seed=0,1"], RunMode.MULTIRUN)
+        loader.load_sweep_config(sweep, ["seed=1", "hydra.job.num=0"])
+        assert "_bases" in vars(loader)
+        for twin in (copy.deepcopy(loader), pickle.loads(pickle.dumps(loader))):
+            assert type(twin) is CheckedLoader and "_bases" not in vars(twin)
