@@ -92,7 +92,7 @@ def composed_from(bases: Bases) -> Iterator[None]:
 
     By itself it reads, parses and merges some twenty files again for each job of a sweep, and most jobs differ in values alone.
     """
-    find, merge = loader_module.create_defaults_list, ConfigLoaderImpl._compose_config_from_defaults_list
+    find, merge = vars(loader_module)["create_defaults_list"], ConfigLoaderImpl._compose_config_from_defaults_list
 
     def create_defaults_list(*, repo: Any, config_name: str | None, overrides_list: list[Override], **about: Any) -> DefaultsList:
         values = Overrides(repo=repo, overrides_list=overrides_list).config_overrides

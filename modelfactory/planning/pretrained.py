@@ -55,9 +55,9 @@ class Pretrained:
 
     def closed(self) -> Pretrained:
         """The same account, holding no memory of the file or of the model."""
-        hollow = {name: hollow(tensor) for name, tensor in self.targets.items()}
+        targets = {name: hollow(tensor) for name, tensor in self.targets.items()}
         source = None if self.source is None else Source(self.label, {})
-        return replace(self, targets=hollow, source=source)
+        return replace(self, targets=targets, source=source)
 
     def __str__(self) -> str:
         loaded = [self.targets[name] for name in self.origin]
