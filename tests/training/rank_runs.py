@@ -135,7 +135,7 @@ def calibrated(world: World, where: Path) -> dict[str, Any]:
 
 
 def chosen_by_itself(world: World, where: Path) -> dict[str, Any]:
-    return numbers(mf.train(config("init=auto", "model=cnn")))
+    return numbers(mf.train(config("init=auto", "model=cnn", "trainer.sync_batchnorm=true")))
 
 
 def thawed_later(world: World, where: Path) -> dict[str, Any]:
