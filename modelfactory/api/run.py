@@ -36,8 +36,9 @@ from modelfactory.sweeping.experiment import check_experiment
 from modelfactory.sweeping.spec import check_sweep
 from modelfactory.training.checkpoint import load_into, read_weights
 from modelfactory.training.device import training_context
-from modelfactory.training.distributed import ALONE, World, open_world
+from modelfactory.training.distributed import ALONE, World
 from modelfactory.training.frozen_prefix import divide
+from modelfactory.training.launch import open_world
 from modelfactory.training.loss import ignored_target
 from modelfactory.training.optimizer import build_optimizer, check_optimizer
 from modelfactory.training.result import Result

@@ -149,7 +149,7 @@ def _launched_together() -> Iterator[Any]:
     if os.environ.get("WORLD_SIZE", "1") == "1":
         yield None
         return
-    from modelfactory.training.distributed import open_world
+    from modelfactory.training.launch import open_world
 
     with open_world() as world:
         yield world if world.size > 1 else None

@@ -11,19 +11,17 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import logging
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import _get_default_store
 
 from modelfactory.config.errors import ConfigError, Problem, RankFailed
 from modelfactory.training.status import process_is_alive, status_of, told, who
@@ -32,8 +30,7 @@ PATH = "trainer.strategy"
 _BUCKET_BYTES = 25 * 2**20  # of gradients that are summed at once, as in DistributedDataParallel
 _POLL_SECONDS = 0.02
 _REASON_SECONDS = 5.0  # a process that fails says why within this time, or is gone
-_PACKAGE = logging.getLogger("modelfactory")
-_calls = itertools.count()  # the same in every process, as all of them do the same
+calls = itertools.count()  # the same in every process, as all of them do the same
 
 
 class Disconnected(RuntimeError):
@@ -48,6 +45,7 @@ class World:
         rank: the number of this process, from 0.
         size: how many there are.
         processes: host and pid of each.
+        training: the number of this training among those of the process group.
 
     Example:
         >>> ALONE.is_first, ALONE.sum_numbers(1.5, 2), ALONE.gather("x")
@@ -57,7 +55,7 @@ class World:
     rank: int = 0
     size: int = 1
     processes: tuple[dict[str, Any], ...] = ()
-    _training: int = field(default=0, repr=False)
+    training: int = field(default=0, repr=False)
 
     @property
     def local_rank(self) -> int:
@@ -123,7 +121,7 @@ class World:
         """
         if self.size == 1:
             return [value]
-        store, call = _get_default_store(), next(_calls)
+        store, call = _store(), next(calls)
         keys = [f"modelfactory/{call}/{rank}" for rank in range(self.size)]
         store.set(keys[self.rank], json.dumps(value))
         while not store.check(keys):
@@ -181,7 +179,7 @@ class World:
         try:
             yield
         except BaseException as error:
-            _hold_signals()
+            hold_signals()
             if isinstance(error, Disconnected):
                 raise self._reason(_REASON_SECONDS, str(error)) from error
             elsewhere = self._reason(0.0) if isinstance(error, KeyboardInterrupt) else None
@@ -194,16 +192,16 @@ class World:
         with contextlib.suppress(RuntimeError):  # the store was with a process that is gone
             if self._failed() is None:
                 said = {"rank": self.rank, "told": told(error), "status": status_of(error)}
-                _get_default_store().set(self._failure_key, json.dumps(said))
+                _store().set(self._failure_key, json.dumps(said))
 
     @property
     def _failure_key(self) -> str:
-        return f"modelfactory/failure/{self._training}"
+        return f"modelfactory/failure/{self.training}"
 
     def _failed(self) -> dict[str, Any] | None:
         """What a process said before it ended."""
         try:
-            store = _get_default_store()
+            store = _store()
             return json.loads(store.get(self._failure_key)) if store.check([self._failure_key]) else None
         except RuntimeError:  # the store was with a process that is gone
             return None
@@ -229,10 +227,9 @@ class World:
                 return RankFailed(f"the connection to another process was lost: {lost}", "failed") if lost else None
             time.sleep(_POLL_SECONDS)
 
-
     def leave(self) -> None:
         """Closes the connections; the first process, with which the store may be, is the last to go."""
-        store, keys = _get_default_store(), [f"modelfactory/left/{rank}" for rank in range(1, self.size)]
+        store, keys = _store(), [f"modelfactory/left/{rank}" for rank in range(1, self.size)]
         dist.destroy_process_group()
         if self.rank:
             with contextlib.suppress(RuntimeError):
@@ -272,80 +269,17 @@ def _buckets(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         yield bucket
 
 
-def started_processes() -> int:
-    """How many processes a launcher such as torchrun started for this run; 1 without one.
+def _store() -> Any:
+    """What the processes tell each other by, beside collective operations; torch has no public name for it."""
+    from torch.distributed.distributed_c10d import _get_default_store
 
-    Raises:
-        ConfigError: WORLD_SIZE is set, and other variables of a launcher are not.
-    """
-    text = os.environ.get("WORLD_SIZE", "1")
-    size = int(text) if text.isdigit() else 1
-    if size > 1:
-        missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
-        if missing:
-            message = f"WORLD_SIZE is {size}, and {', '.join(missing)} is not set; start with torchrun, or unset WORLD_SIZE"
-            raise ConfigError([Problem(PATH, message)])
-    return size
-
-
-@contextlib.contextmanager
-def open_world() -> Iterator[World]:
-    """The processes that this one trains with: those of a process group that there is, or else of the launcher's variables.
-
-    All but the first are silent while it is open, errors apart.
-
-    Raises:
-        ConfigError: a launcher's variables are incomplete.
-
-    Example:
-        >>> with open_world() as world:
-        ...     world.size
-        1
-    """
-    exists = dist.is_available() and dist.is_initialized()
-    size = dist.get_world_size() if exists else started_processes()
-    if size == 1:
-        yield ALONE
-        return
-    if not exists:
-        _connect()
-    world, level, failed = World(dist.get_rank(), size, _training=next(_calls)), _PACKAGE.level, True
-    try:
-        if world.rank:
-            _PACKAGE.setLevel(logging.ERROR)
-        world = replace(world, processes=tuple(world.gather(who())))
-        with world.guarded():
-            yield world
-            world.wait()
-        failed = False
-    finally:
-        _PACKAGE.setLevel(level)
-        if not exists:
-            if not failed or not _with_gpus():  # NCCL would wait for what never comes; it ends with the process
-                world.leave()
-            _release_signals()
-
-
-def _connect() -> None:
-    """Joins the process group of the launcher's variables, and takes this process's own accelerator."""
-    local = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
-    if _with_gpus() and local < torch.cuda.device_count():
-        torch.cuda.set_device(local)
-    try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if _with_gpus() else "gloo")
-    except (RuntimeError, ValueError) as error:
-        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise RankFailed(f"the other processes cannot be reached at {place}: {error}", "failed") from error
-
-
-def _with_gpus() -> bool:
-    return torch.cuda.is_available() and dist.is_nccl_available()
+    return _get_default_store()
 
 
 _held: dict[int, Any] = {}
 
 
-def _hold_signals() -> None:
+def hold_signals() -> None:
     """Has this process write why it ends before a launcher's signal ends it, which follows when any process has failed."""
     if threading.current_thread() is threading.main_thread() and not _held:
         for name in ("SIGTERM", "SIGHUP"):
@@ -353,9 +287,8 @@ def _hold_signals() -> None:
                 _held[number] = signal.signal(number, signal.SIG_IGN)
 
 
-def _release_signals() -> None:
+def release_signals() -> None:
+    """Gives signals back to who handled them before."""
     for number, handler in _held.items():
         signal.signal(number, handler)
     _held.clear()
-
-

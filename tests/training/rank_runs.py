@@ -24,7 +24,8 @@ import modelfactory as mf
 from modelfactory.config.compose import to_plain
 from modelfactory.config.errors import ModelFactoryError
 from modelfactory.data import Data, Split
-from modelfactory.training.distributed import World, open_world
+from modelfactory.training.distributed import World
+from modelfactory.training.launch import open_world
 from modelfactory.training.status import status_of, told
 from modelfactory.training.trainer import train_model
 
