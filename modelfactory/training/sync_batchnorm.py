@@ -42,8 +42,8 @@ class _Forward:
     def __init__(self, norm: _BatchNorm, world: World):
         self._norm, self._world, self._own = norm, world, norm.forward
 
-    def __call__(self, x: Tensor) -> Tensor:
-        norm = self._norm
+    def __call__(self, input: Tensor) -> Tensor:
+        norm, x = self._norm, input
         if not norm.training:
             return self._own(x)
         norm._check_input_dim(x)
