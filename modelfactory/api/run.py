@@ -19,6 +19,7 @@ from modelfactory.config.errors import ConfigError, Problem, Problems, did_you_m
 from modelfactory.config.files import write_text
 from modelfactory.config.nesting import check_depth
 from modelfactory.config.unused_keys import unused_figures
+from modelfactory.data.dataset import Data
 from modelfactory.data.first_batch import evidence_of
 from modelfactory.data.spec import build_data, check_data
 from modelfactory.init.structural_arguments import Evidence
@@ -28,13 +29,16 @@ from modelfactory.model.grammar import MODEL_KEYS
 from modelfactory.model.weights.files import WEIGHTS
 from modelfactory.parameters.freezing import apply_frozen, choose_frozen
 from modelfactory.parameters.roles import describe
+from modelfactory.planning.materialize import Built
 from modelfactory.planning.plan import Plan, make_plan
 from modelfactory.planning.spec import read_spec
 from modelfactory.sweeping.experiment import check_experiment
 from modelfactory.sweeping.spec import check_sweep
 from modelfactory.training.checkpoint import load_into, read_weights
 from modelfactory.training.device import training_context
+from modelfactory.training.distributed import ALONE, World
 from modelfactory.training.frozen_prefix import divide
+from modelfactory.training.launch import open_world
 from modelfactory.training.loss import ignored_target
 from modelfactory.training.optimizer import build_optimizer, check_optimizer
 from modelfactory.training.result import Result
@@ -156,9 +160,9 @@ def _check_figures(cfg: Any, problems: Problems) -> None:
 
 
 def _settled(config: dict[str, Any]) -> dict[str, Any]:
-    """The config with the weights of its pretraining, which is done here where it is not done yet."""
+    """The config with the weights of its pretraining, which is done here, in one process, where it is not done yet."""
     problems = Problems()
-    settled = settle(config, problems, check, train)
+    settled = settle(config, problems, check, partial(_train, world=ALONE))
     problems.raise_if_any()
     return settled
 
@@ -175,14 +179,6 @@ def _monitor(trainer: Any) -> str | None:
     return monitor if isinstance(monitor, str) else None
 
 
-def _refuse_several_processes() -> None:
-    """Raise where a launcher such as torchrun started several processes, each of which would train the same run."""
-    world = os.environ.get("WORLD_SIZE", "1")
-    if world.isdigit() and int(world) > 1:
-        message = f"WORLD_SIZE is {world}, and a training is one process; start it without torchrun, or unset WORLD_SIZE"
-        raise ConfigError([Problem("trainer", message)])
-
-
 @training_context()
 def train(
     cfg: Any,
@@ -192,6 +188,8 @@ def train(
     pictures: bool = True,
 ) -> Result:
     """Builds the model of a config, trains it on its data, and leaves a run directory.
+
+    Where a launcher such as torchrun started several processes, each calls this, and they train together.
 
     Args:
         cfg: a DictConfig or a plain dict with all groups.
@@ -203,6 +201,7 @@ def train(
     Raises:
         ConfigError: everything that is wrong; nothing has been written then.
         TrainingError: a loss that is not finite, with the first layer whose output was not.
+        RankFailed: another process of the training failed.
 
     Example:
         >>> import modelfactory as mf
@@ -210,19 +209,17 @@ def train(
         >>> mf.train(cfg).final["epoch"]
         1
     """
-    _refuse_several_processes()
     config = _read(cfg)
     if resume is not None:
         config["trainer"] = {**(config.get("trainer") or {}), "resume": str(resume)}
-    made = check(config)
-    config.pop("sweep", None)  # how a sweep of runs goes on is no part of a run
-    settled = _settled(config)
-    if settled is not config:
-        made = check(settled)
-    if config.get("data") is None:
-        raise ConfigError([Problem("data", "missing; give _target_, such as modelfactory.data.digits")])
-    data = build_data(config["data"], backbone=settled.get("backbone"), ignored=ignored_target(config.get("trainer")))
-    built = made.materialize(evidence=evidence_of(lambda: data))
+    with open_world() as world:
+        return _train(config, run_dir, world)
+
+
+def _train(config: dict[str, Any], run_dir: str | os.PathLike[str] | None, world: World) -> Result:
+    """Trains a config in the processes of `world`, each of which builds the same model of the same data."""
+    with world.agreed(), world.first_goes_first():  # what is fetched, or trained first, is so once
+        made, data, built = _prepare(config)
     rows = [row for row in built.ledger if row.role != "buffer"]
     for done in (built.pretrained, built.calibration):
         if done is not None:
@@ -268,7 +265,21 @@ def train(
         before_epoch=before_epoch,
         thawed_later=built.thaws,
         init_hash=built.ledger.fingerprint,
+        world=world,
     )
+
+
+def _prepare(config: dict[str, Any]) -> tuple[Plan, Data, Built]:
+    """The plan of a config that is checked, its data and what is built of it."""
+    made = check(config)
+    config.pop("sweep", None)  # how a sweep of runs goes on is no part of a run
+    settled = _settled(config)
+    if settled is not config:
+        made = check(settled)
+    if config.get("data") is None:
+        raise ConfigError([Problem("data", "missing; give _target_, such as modelfactory.data.digits")])
+    data = build_data(config["data"], backbone=settled.get("backbone"), ignored=ignored_target(config.get("trainer")))
+    return made, data, made.materialize(evidence=evidence_of(lambda: data))
 
 
 def load(path: str | os.PathLike[str]) -> nn.Module:

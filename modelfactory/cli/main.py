@@ -104,8 +104,8 @@ def train(arguments: Sequence[str] | None = None) -> int:
     status = DONE
     _open_streams()
     try:
-        with _terminated_as_interrupted():
-            run_application(_train_job, sys.argv[1:] if arguments is None else arguments, _check, sweeps.append)
+        with _terminated_as_interrupted(), _launched_together() as world:
+            run_application(_train_job, sys.argv[1:] if arguments is None else arguments, _check, sweeps.append, world)
     except KeyboardInterrupt as error:
         with suppress(OSError):  # the terminal may be gone
             print(str(error) or "interrupted", file=sys.stderr)
@@ -141,6 +141,23 @@ def _terminated_as_interrupted() -> Iterator[None]:
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _launched_together() -> Iterator[Any]:
+    """The processes that a launcher such as torchrun started for this run; None where there is this one."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        yield None
+        return
+    from modelfactory.training.launch import open_world
+
+    with open_world() as world:
+        yield world if world.size > 1 else None
+
+
+def _is_first() -> bool:
+    """Whether this is the process that tells how a run ended; there may be several (`torchrun`)."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 def _end_sweep(folder: Path, status: int) -> int:
@@ -217,12 +234,13 @@ def _train_job(cfg: Any) -> None:
 
         result = train_config(plain, folder)
     except Exception as error:
-        if not isinstance(error, ConfigError):
+        if not isinstance(error, ConfigError) and _is_first():
             from modelfactory.training.status import end_record, status_of, told
 
             end_record(folder, status_of(error), told(error))
         raise
-    _say(f"done: {result.outcome}: {folder}")
+    if _is_first():
+        _say(f"done: {result.outcome}: {folder}")
 
 
 def _say(text: str) -> None:
@@ -253,10 +271,13 @@ def _open_streams() -> None:
 def _tell(error: Exception) -> int:
     """Prints what failed, on stderr without a traceback, and returns the exit status."""
     if isinstance(error, ConfigError):
+        if not _is_first():  # each process finds the same, or is told it
+            return WRONG
         print("error: the configuration is wrong", file=sys.stderr)
         print("\n".join(f"  {line}" for line in str(error).splitlines()), file=sys.stderr)
         return WRONG
-    print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+    place = "" if _is_first() else f"process {os.environ.get('RANK')}: "
+    print(f"{place}error: {type(error).__name__}: {error}", file=sys.stderr)
     if not isinstance(error, ModelFactoryError):
         print("(set HYDRA_FULL_ERROR=1 to see where)", file=sys.stderr)
     return FAILED

@@ -47,6 +47,7 @@ class Result:
         init_hash: the ledger's fingerprint of the values that the training began with; None where it is not known.
         resumed: for each time that it was resumed under other settings, from where, after which epoch, and what was changed to
             what; empty for a run that is what its config says from its first epoch on.
+        processes: how many trained it together.
         weights_checksum: SHA-256 of the best epoch's weights, with their names; equal for equal trainings. None where nothing is written.
     """
 
@@ -63,6 +64,7 @@ class Result:
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     init_hash: str | None = None
     resumed: list[dict[str, Any]] = field(default_factory=list)
+    processes: int = 1
     weights_checksum: str | None = field(default=None, repr=False)
 
     @property
@@ -132,6 +134,7 @@ def write_result(path: Path, result: Result, config: Any) -> None:
         "hints": result.hints,
         **who(),
         "started": result.started,
+        **({"processes": result.processes} if result.processes > 1 else {}),
         **({"resumed": result.resumed} if result.resumed else {}),
     }
     write_text(path, json.dumps(record, indent=2) + "\n")

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modelfactory.config.errors import TrainingError
+from modelfactory.config.errors import RankFailed, TrainingError
 from modelfactory.config.files import read_text, write_text
 
 RESULT = "result.json"
@@ -93,6 +93,8 @@ def status_of(error: BaseException) -> str:
         >>> status_of(MemoryError()), status_of(KeyboardInterrupt()), status_of(OSError("the disk is full"))
         ('out_of_memory', 'killed', 'failed')
     """
+    if isinstance(error, RankFailed):
+        return error.status
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return "out_of_memory"  # torch's own class is of the device, and on the CPU there is the message alone
     if isinstance(error, TrainingError):
