@@ -18,6 +18,7 @@ from torch import nn
 from modelfactory.config.advice import Advice
 from modelfactory.config.errors import ConfigError, Problem, Problems, SchemeError
 from modelfactory.init.calibrate import Calibration, calibrate
+from modelfactory.init.copied import copy_values
 from modelfactory.init.fill import fill, measure
 from modelfactory.init.input_activation import acting_on
 from modelfactory.init.ledger import Ledger, Row
@@ -154,7 +155,7 @@ class Plan:
         rows = [row for row in self.ledger.rows if row.role != "buffer"]
         acting = acting_on(account.infos)
         items = [replace(item, acting=item.acting or acting.get(id(item.info.parameter))) for item in account.assignments]
-        return explain(name, items, rows, spec.init, draft.definitions, account.beside, spec.freeze, spec.seed)
+        return explain(name, items, rows, spec.init, draft.definitions, account.chooser.beside, spec.freeze, spec.seed)
 
     def build(
         self, device: str | torch.device | None = None, *, accounted: bool = True, evidence: Evidence | None = None
@@ -190,9 +191,10 @@ class Plan:
         self.calibration = self._calibrate(draft.module, plans, evidence)
         plans = plans if self.calibration is None else plans.calibrated(self.calibration)
         changed = set() if self.calibration is None else set(self.calibration.factors)
+        copy_values(plans.assignments)  # of what was loaded or scaled since
         if digests is not None:
             for index, item in enumerate(plans.assignments):
-                if item.call.pretrained or item.info.name in changed:
+                if item.call.pretrained or item.call.source or item.info.name in changed:
                     stats[index] = measure(item.info.parameter)
                     digests[item.info.name] = digest(item.info.parameter)
             buffers = _buffers(draft.module, plans, pretrained, measured=True)
@@ -211,7 +213,7 @@ class Plan:
         return self._mixing or ()
 
     def _advice(self, plans: Account) -> Iterable[Advice]:
-        yield from plan_warnings(plans.assignments, self._spec.init.rules)
+        yield from plan_warnings(plans.assignments, self._spec.init.rules, plans.chooser)
         yield from frozen_untrained(plans, self._spec)
 
     def against(self, other: Plan) -> Difference:
