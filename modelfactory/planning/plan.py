@@ -185,7 +185,10 @@ class Plan:
             seed, items, whole = self._spec.seed, plans.assignments, draft.module
             stats = fill(items, seed, draft.recordings, fresh=True, measured=accounted, digests=digests, model=whole)
             if pretrained is not None:  # after what is drawn: a layer's own init of one parameter may touch its others
-                load_pretrained(pretrained, loaded_names(draft.module, pretrained, _drawn(plans)))
+                loaded = loaded_names(draft.module, pretrained, _drawn(plans))
+                load_pretrained(pretrained, loaded)
+                check_finite(pretrained, loaded, problems)
+                problems.raise_if_any()
             self.thaws = plans.thaws
             apply_frozen(draft.module, plans.frozen, self._spec.freeze.dropout)
         self.calibration = self._calibrate(draft.module, plans, evidence)
@@ -199,8 +202,6 @@ class Plan:
                     digests[item.info.name] = digest(item.info.parameter)
             buffers = _buffers(draft.module, plans, pretrained, measured=True)
             self._ledger = Ledger((*ledger_rows(plans, self._spec, stats), *buffers), digests)
-            check_finite(self._ledger, problems)
-            problems.raise_if_any()
             self.pretrained = None if pretrained is None else pretrained.closed()
             symmetric = find_symmetric(plans.infos, [spread for _, spread in stats])
             self.warnings = (*mixing, *self._advice(plans), *symmetric)

@@ -205,9 +205,14 @@ def buffer_rows(model: nn.Module, pretrained: Pretrained, names: Iterable[str], 
         )
 
 
-def check_finite(rows: Iterable[Row], problems: Problems) -> None:
-    """Adds a problem for values from a file that are not finite, by the rows of what was loaded and measured."""
-    bad = [row.scheme for row in rows if row.origin == "pretrained" and row.mean is not None and not math.isfinite(row.mean)]
+def check_finite(pretrained: Pretrained, names: Iterable[str], problems: Problems) -> None:
+    """Adds a problem for tensors that were loaded and hold values that are not finite.
+
+    Args:
+        names: of what was loaded.
+    """
+    loaded = {name: pretrained.targets[name] for name in names}
+    bad = [pretrained.scheme(name) for name, tensor in loaded.items() if not tensor.is_meta and not bool(tensor.isfinite().all())]
     if bad:
         problems.add(PRETRAINED, f"{len(bad)} tensors hold values that are not finite: {some_names(bad, 5)}; take another file")
 

@@ -317,12 +317,13 @@ def test_what_another_runs_backbone_was_built_with_has_to_be_said(tmp_path: Path
     mf.plan(config(str(tmp_path / "run"), arguments={"dropout": 0.5}))
 
 
-def test_values_of_a_file_that_are_not_finite_are_told(tmp_path: Path):
+@pytest.mark.parametrize("build", [lambda given: mf.plan(given).build(), mf.build], ids=["plan", "build"])
+def test_values_of_a_file_that_are_not_finite_are_told(build: Any, tmp_path: Path):
     model = theirs()
     with torch.no_grad():
         model.features[3].squeeze.weight[0] = torch.nan
     with pytest.raises(ConfigError) as caught:
-        mf.plan(config(saved(tmp_path, model))).build()
+        build(config(saved(tmp_path, model)))
     assert str(caught.value) == (
         "backbone.weights: 1 tensors hold values that are not finite: w.pth:features.3.squeeze.weight; take another file"
     )
