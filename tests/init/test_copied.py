@@ -54,10 +54,11 @@ def are_equal(model: nn.Module) -> bool:
 @pytest.mark.parametrize("loaded", [False, True], ids=["deepcopy", "load_state_dict"])
 def test_a_copy_is_equal_and_without_the_rule_that_is_told(rules, loaded):
     plan = planned({**rules, "teacher": COPY}, loaded=loaded)
-    assert are_equal(plan.build()) and not plan.warnings
-    row = plan.ledger["net.teacher.0.weight"]
-    assert (row.scheme, row.origin, row.rule, row.std) == ("copy", "rule", "teacher", plan.ledger["net.student.0.weight"].std)
-    assert plan.ledger.digests["net.teacher.0.weight"] == plan.ledger.digests["net.student.0.weight"]
+    built = plan.materialize()
+    assert are_equal(built.model) and not built.warnings
+    row = built.ledger["net.teacher.0.weight"]
+    assert (row.scheme, row.origin, row.rule, row.std) == ("copy", "rule", "teacher", built.ledger["net.student.0.weight"].std)
+    assert built.ledger.digests["net.teacher.0.weight"] == built.ledger.digests["net.student.0.weight"]
     apart = planned(rules, loaded=loaded)
     told = [warning for warning in apart.warnings if "net.teacher is made as a copy of net.student" in warning]
     assert bool(told) is not are_equal(apart.build())

@@ -264,11 +264,11 @@ def test_statistics_move_again_from_the_epoch_that_thaws_them(monkeypatch):
     monkeypatch.setenv("MODELFACTORY_TRUST", __name__)
     target = {"_target_": f"{__name__}.PlainStatistics"}
     rules = {"body": {"before": "fc", "until": {"epoch": 3}}, "late": {"match": "late.*"}}
-    plan = mf.plan({"model": target, "data": {"input_shape": [3, 10, 10]}, "freeze": {"rules": rules}})
-    model = plan.build()
+    built = mf.plan({"model": target, "data": {"input_shape": [3, 10, 10]}, "freeze": {"rules": rules}}).materialize()
+    model = built.model
     seen = []
     for epoch in (1, 2, 3):
-        plan.before_epoch(model, epoch)
+        built.before_epoch(epoch)
         model.train()
         seen.append((model.get_submodule("bn").training, model.get_submodule("late").training))
     assert seen == [(False, False), (False, False), (True, False)]
