@@ -17,7 +17,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from modelfactory.config.errors import Problems, did_you_mean, nearest
+from modelfactory.config.errors import Problems, did_you_mean, first_line, nearest
 from modelfactory.config.schema import check_value, join
 from modelfactory.config.signature import parameters_of
 
@@ -266,7 +266,11 @@ def _walk(root: str, name: str, path: str, problems: Problems, kind: str) -> Any
         if not isinstance(holder, types.ModuleType) or step.startswith("_"):
             problems.add(path, f"{name!r} is refused at {step!r}: only public names of modules are allowed")
             return None
-        found = getattr(holder, step, None)
+        try:
+            found = getattr(holder, step, None)
+        except Exception as error:  # whatever a package raises that loads this name when it is asked for
+            problems.add(path, f"{name!r} cannot be imported: {type(error).__name__}: {first_line(error)}")
+            return None
         if found is None and getattr(holder, "__path__", None) is not None:
             found = _import_below(holder.__name__, step)
         if found is None:
@@ -292,16 +296,16 @@ def _import_below(package: str, step: str) -> types.ModuleType | None:
 def _is_of_kind(found: Any, kind: str) -> bool:
     bases = _BASES[kind][1]
     if inspect.isclass(found):
-        if kind == "loss" and found.__module__.startswith("torch.nn"):
+        if kind == "loss" and (found.__module__ or "").startswith("torch.nn"):
             bases = ("torch.nn.modules.loss._Loss",)
         return not bases or any(f"{base.__module__}.{base.__qualname__}" in bases for base in found.__mro__[1:])
     if not inspect.isroutine(found):
         return False
-    if kind == "layer" and found.__module__.startswith("torchvision.models"):
+    if kind == "layer" and (found.__module__ or "").startswith("torchvision.models"):
         from torchvision.models import list_models
 
         return found.__name__ in list_models()
-    return kind in ("data", "scheme", "object") or (kind in ("layer", "activation", "loss") and _inside(found.__module__, trusted()))
+    return kind in ("data", "scheme", "object") or (kind in ("layer", "activation", "loss") and _inside(found.__module__ or "", trusted()))
 
 
 def _nearest_name(root: str, name: str, kind: str) -> str:
@@ -319,8 +323,11 @@ def _names_in(module_name: str, kind: str) -> list[str]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError:
         return []
+    loaded = vars(module)  # a name that the package loads when it is asked for is offered without loading it
     return [
-        f"{module_name}.{name}" for name in dir(module) if not name.startswith("_") and _is_of_kind(getattr(module, name), kind)
+        f"{module_name}.{name}"
+        for name in dir(module)
+        if not name.startswith("_") and (name not in loaded or _is_of_kind(loaded[name], kind))
     ]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from modelfactory.config.errors import Problems
 from modelfactory.config.schema import check_value
@@ -50,7 +51,7 @@ def initialize(model: nn.Module, rules: Any, seed: int = 0, example: torch.Tenso
     """
     problems = Problems()
     shape, dtype = (None, torch.float32) if example is None else (example.shape, example.dtype)
-    read, choices, assignments = _decide(model, rules, shape, dtype, fans, problems)
+    read, chooser, choices, assignments = _decide(model, rules, shape, dtype, fans, problems)
     for choice in choices:
         what = f"default: {type(choice.info.module).__name__}, which owns {choice.info.name}, "
         default = next((part for part in choice.parts or (choice,) if part.call.is_default), None)
@@ -59,7 +60,7 @@ def initialize(model: nn.Module, rules: Any, seed: int = 0, example: torch.Tenso
         elif default is not None and reset_of(choice.info.module) is None:
             problems.add(default.path, f"{what}has no reset_parameters; give a scheme")
     problems.raise_if_any()
-    for warning in plan_warnings(assignments, read):
+    for warning in plan_warnings(assignments, read, chooser):
         warnings.warn(warning, UserWarning, stacklevel=2)
     digests: dict[str, str] = {}
     single = [part for item in assignments for part in item.parts or (item,)]
@@ -83,14 +84,14 @@ def foretell(
         {'weight': (0.0, 0.5), 'bias': (0.0, 0.0)}
     """
     problems = Problems()
-    _, _, assignments = _decide(model, rules, shape, dtype, "effective", problems)
+    *_, assignments = _decide(model, rules, shape, dtype, "effective", problems)
     problems.raise_if_any()
     return {name: item.expected for item in assignments for name in item.info.names}
 
 
 def _decide(
     model: nn.Module, rules: Any, shape: torch.Size | None, dtype: torch.dtype, fans: str, problems: Problems
-) -> tuple[Sequence[Rule], list[Choice], list[Assignment]]:
+) -> tuple[Sequence[Rule], Chooser, list[Choice], list[Assignment]]:
     """The rules as read, which of them sets what, and how."""
     if isinstance(rules, str):
         spec = read_init(rules, "init", problems)
@@ -99,13 +100,18 @@ def _decide(
         read = read_rules(_as_named(rules), "rules", problems)
     fans = check_value(fans, str, "fans", problems, {"choices": ("effective", "torch")})
     problems.raise_if_any()
+    lazy = next((name for name, tensor in model.named_parameters() if is_lazy(tensor)), None)
+    if lazy is not None:
+        problems.add("model", f"{lazy} has no shape before the model's first batch; run it on one, then initialise it")
+    problems.raise_if_any()
     infos = describe(model, None if shape is None else torch.empty(shape, dtype=dtype, device="meta"))
-    choices = Chooser(read, {}, problems).choose(infos, whole=False)
+    chooser = Chooser(read, {}, problems)
+    choices = chooser.choose(infos, whole=False)
     looks = uses_auto_gain(choices) or needs_acting(choices) or any(wants_shape(choice.info, choice.call) for choice in choices)
     acting = acting_on(infos) if looks else {}
     choices = resolve_auto(choices, acting)
     assignments = assign(choices, acting, fans, problems)
-    return read, choices, assignments
+    return read, chooser, choices, assignments
 
 
 def _as_named(rules: Any) -> Any:

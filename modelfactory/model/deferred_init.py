@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from modelfactory.model.write_history import WriteHistory
 from modelfactory.numerics import rng
 from modelfactory.numerics.threads import one_lapack_thread
 
@@ -132,10 +133,19 @@ class Recording(TorchFunctionMode):
         self._seed, self._scope = seed, scope
         self._notes: dict[int, _Notes] = {}
         self._at_once = 0
+        self.history = WriteHistory()
+        """What was written to each tensor, done or noted."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _SHAPE_ONLY or (func in _MAKES and "out" not in kwargs):
+        if func in _SHAPE_ONLY:
+            return func(*args, **kwargs)
+        result = self._note_or_do(func, args, dict(kwargs))
+        self.history.see(func, args, kwargs, result)
+        return result
+
+    def _note_or_do(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        if func in _MAKES and "out" not in kwargs:
             return func(*args, **kwargs)
         own_generator = kwargs.get("generator") is not None
         if func in _DRAWS and not own_generator:
@@ -241,6 +251,10 @@ class Recording(TorchFunctionMode):
         if notes is not None:
             _play(notes, tensor, rng.generator(seed, name))
         return notes is not None
+
+    def has_put_off(self, tensor: Tensor) -> bool:
+        """Whether the values of `tensor` are noted, and not there yet."""
+        return _address(tensor) in self._notes
 
     def forget(self, tensor: Tensor) -> None:
         """Drops what was noted for `tensor`, which something else fills."""

@@ -176,7 +176,7 @@ class Plan:
         rows = [row for row in self.ledger.rows if row.role != "buffer"]
         acting = acting_on(plans.infos)
         items = [replace(item, acting=item.acting or acting.get(id(item.info.parameter))) for item in plans.assignments]
-        return explain(name, items, rows, spec.init, draft.definitions, plans.beside, spec.freeze, spec.seed)
+        return explain(name, items, rows, spec.init, draft.definitions, plans.chooser.beside, spec.freeze, spec.seed)
 
     def materialize(self, device: str | torch.device | None = None, *, evidence: Evidence | None = None) -> Built:
         """Constructs the model, draws every value once, freezes; the model with an account of what was drawn.
@@ -236,7 +236,7 @@ def _schemes(pretrained: Pretrained | None) -> Mapping[str, str]:
 
 
 def _advice(plans: Account, spec: ModelSpec) -> Iterable[Advice]:
-    yield from plan_warnings(plans.assignments, spec.init.rules)
+    yield from plan_warnings(plans.assignments, spec.init.rules, plans.chooser)
     yield from frozen_untrained(plans, spec)
 
 
