@@ -103,7 +103,7 @@ def _far(subject: Subject, item: Item, fans: TracedFans) -> Finding | None:
             f"so about {right:.3g} keeps its scale"
         )
         return Finding(item.name, "scale", "error" if gain > _HUGE else "warn", message, fix)
-    if gain < _SMALL and not item.has(*_MAY_BE_SMALL):
+    if gain < _SMALL and not item.has(*_MAY_BE_SMALL) and not subject.gets_through({fans.node.index}):
         message = f"std {item.std:.3g} makes the signal {gain:.2g} of what it was, where about {right:.3g} keeps its scale"
         return Finding(item.name, "scale", "warn", message, fix)
     return None
