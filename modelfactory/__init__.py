@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from modelfactory.api.run import build, load, plan, train
+    from modelfactory.auditing.audit import audit
+    from modelfactory.auditing.finding import Audit
     from modelfactory.config.compose import compose
     from modelfactory.config.errors import ConfigError, ModelFactoryError, SchemeError, TrainingError
     from modelfactory.config.target import trust
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from modelfactory.training.result import Result
 
 __all__ = [
+    "Audit",
     "Built",
     "ConfigError",
     "Item",
@@ -42,6 +45,7 @@ __all__ = [
     "Select",
     "SelfAttention",
     "TrainingError",
+    "audit",
     "build",
     "calibrate",
     "compose",
@@ -57,6 +61,8 @@ __all__ = [
 
 _NAMES = {
     "modelfactory.api.run": ("build", "load", "plan", "train"),
+    "modelfactory.auditing.audit": ("audit",),
+    "modelfactory.auditing.finding": ("Audit",),
     "modelfactory.config.compose": ("compose",),
     "modelfactory.config.errors": ("ConfigError", "ModelFactoryError", "SchemeError", "TrainingError"),
     "modelfactory.config.target": ("trust",),

@@ -1,4 +1,4 @@
-"""The command line: `modelfactory train`, `plan`, `explain` and `report`, and `python train.py`.
+"""The command line: `modelfactory train`, `plan`, `explain`, `audit` and `report`, and `python train.py`.
 
 Nothing here imports torch before a model is wanted: `--help`, `--cfg job` and shell completion answer at once.
 """
@@ -30,6 +30,7 @@ commands
   train    train the model that a config describes, or with -m a sweep of them
   plan     show what would be built, layer by layer, without building it; or what tells two configs apart
   explain  show which rule sets a parameter and why, its fans, its gain, and what draws it
+  audit    look for what is wrong with the initial values of a model, or of one loaded from a checkpoint
   report   rank the schemes of a sweep and draw its page, also while it runs; of a run as well
 
 examples
@@ -38,6 +39,7 @@ examples
   modelfactory plan model=cnn init=xavier_normal
   modelfactory plan model=cnn --against model=resnet
   modelfactory explain head.weight model=cnn
+  modelfactory audit model=cnn init=xavier_normal
   modelfactory report multirun/DATE/TIME
 
 `modelfactory COMMAND --help` tells more of each; that of train lists the groups and keys that can be overridden.
@@ -53,7 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         2
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands: dict[str, Callable[[list[str]], int]] = {"train": train, "plan": plan, "explain": explain, "report": report}
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "train": train,
+        "plan": plan,
+        "explain": explain,
+        "audit": audit,
+        "report": report,
+    }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE, end="")
         return DONE if arguments else WRONG
@@ -75,15 +83,16 @@ def _complete(arguments: list[str], commands: Sequence[str] | dict[str, Any]) ->
     if len(words) == 2:
         print(" ".join(command for command in commands if command.startswith(words[1])))
         return DONE
-    if len(words) > 2 and words[1] in ("plan", "explain"):
-        from modelfactory.cli.plan_and_explain import FLAGS
+    if len(words) > 2 and words[1] in ("plan", "explain", "audit"):
+        from modelfactory.cli.plan_and_explain import AUDIT_FLAGS, FLAGS
 
         if words[-1].startswith("-"):
-            print(" ".join(flag for flag in FLAGS if flag.startswith(words[-1])))
+            flags = AUDIT_FLAGS if words[1] == "audit" else FLAGS
+            print(" ".join(flag for flag in flags if flag.startswith(words[-1])))
             return DONE
         if words[1] == "explain" and len(words) == 3:  # the name of a parameter, which only the model tells
             return DONE
-        words = [word for word in words if word not in FLAGS]
+        words = [word for word in words if word not in (*FLAGS, *AUDIT_FLAGS)]
     if len(words) > 2:
         os.environ["COMP_LINE"] = " ".join([words[0], *words[3 if words[1] == "explain" else 2 :]])
     return train(arguments)
@@ -295,6 +304,21 @@ def explain(arguments: Sequence[str]) -> int:
     from modelfactory.cli import plan_and_explain as viewing
 
     return _print(viewing.explain, arguments)
+
+
+def audit(arguments: Sequence[str]) -> int:
+    """Prints what is wrong with the initial values of a model; the exit status is 1 where something is."""
+    from modelfactory.cli import plan_and_explain as viewing
+
+    clean = True
+
+    def view(words: Sequence[str]) -> str:
+        nonlocal clean
+        text, clean = viewing.audit(words)
+        return text
+
+    status = _print(view, arguments)
+    return FAILED if status == DONE and not clean else status
 
 
 def _print(view: Callable[[Sequence[str]], str], arguments: Sequence[str]) -> int:
