@@ -93,8 +93,7 @@ def test_a_signal_check_that_fails_is_one_warning_and_the_run_goes_on(monkeypatc
 
 def post_norm(depth: int, *overrides: str) -> dict[str, Any]:
     """A stack of sums with a norm after each, of xavier_normal, which leave half of the stream each."""
-    config = OmegaConf.to_container(mf.compose("init=xavier_normal", *QUICK, *overrides), resolve=True)
-    assert isinstance(config, dict)
+    config: Any = OmegaConf.to_container(mf.compose("init=xavier_normal", *QUICK, *overrides), resolve=True)
     block = {
         "body": {"_target_": "modelfactory.Residual", "layers": {"fc": {"_target_": "torch.nn.Linear", "out_features": 32}}},
         "norm": {"_target_": "torch.nn.LayerNorm"},
