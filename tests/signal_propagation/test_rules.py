@@ -264,12 +264,11 @@ def test_the_gradient_through_batch_norms_of_a_small_batch(batch: int, tolerance
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["vgg16_bn", "resnet18", "densenet121", "shufflenet_v2_x0_5", "googlenet", "mobilenet_v3_small"])
+@pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_5"])
 def test_gradients_of_torchvisions_models_with_batch_norms(name: str):
     torchvision = pytest.importorskip("torchvision")
     torch.manual_seed(0)
-    more = {"init_weights": True, "aux_logits": False} if name == "googlenet" else {}
-    table = mf.signal(torchvision.models.get_model(name, weights=None, **more).train(), torch.randn(8, 3, 64, 64))
+    table = mf.signal(torchvision.models.get_model(name, weights=None).train(), torch.randn(8, 3, 64, 64))
     found = torch.tensor([_log(row, "gradient") for row in table if row.predicted.gradient > 0])
     assert abs(found.median().item()) < math.log(1.2)
     assert [row.verdict for row in table if row.verdict not in ("ok", "weak")] == [] and table.warnings == ()

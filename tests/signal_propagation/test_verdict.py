@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -106,15 +104,6 @@ CELLS = [
     Cell("pre_norm", 12, "gelu", "xavier_normal"),
     Cell("pre_norm", 20, "relu", "auto"),
 ]
-MANY = [
-    Cell(kind, depth, act, init)
-    for kind, depth, act, init in itertools.product(
-        ("plain", "residual", "pre_norm"),
-        (3, 10, 30),
-        ("relu", "tanh", "silu"),
-        ("kaiming_normal", "xavier_normal", "default", "auto", "std 0.02"),
-    )
-]
 
 
 def digits() -> tuple[Tensor, Tensor]:
@@ -161,14 +150,6 @@ def test_nets_that_are_called_unable_to_train_do_not_and_all_others_do():
     right, false, missed = classify(CELLS)
     assert false == [] and len(missed) <= 0.05 * len(CELLS), missed
     assert len(right) >= 5
-
-
-@pytest.mark.slow
-def test_verdicts_on_many_nets():
-    assert len(MANY) >= 80
-    right, false, missed = classify(MANY)
-    assert false == [] and len(missed) <= 0.05 * len(MANY), missed
-    assert len(right) >= 10
 
 
 def test_batch_norms_of_no_data_in_evaluation_mode_are_not_judged():
