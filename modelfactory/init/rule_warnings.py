@@ -76,7 +76,7 @@ def overridden(rules: Sequence[Rule], choices: Sequence[Choice], left: Collectio
         >>> rules = read_rules(given, "init.rules", Problems())
         >>> choices = Chooser(rules, {}, Problems()).choose(describe(nn.Sequential(nn.Linear(2, 3))))
         >>> print(*overridden(rules, choices))
-        init.rules.a sets nothing: init.rules.b wins over it for all that it picks (0.weight); to mend it: ~init.rules.a
+        init.rules.a sets nothing: init.rules.b wins over it for all that it picks (0.weight); to fix it: ~init.rules.a
     """
     winners = {part.path for choice in choices for part in (choice, *choice.parts)}
     for index, rule in enumerate(rules):
