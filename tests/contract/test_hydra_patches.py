@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import hydra._internal.instantiate._instantiate2 as instantiate_module
 import pytest
+import torch
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -24,6 +26,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from modelfactory.config.checked import CheckedLoader
@@ -241,3 +244,17 @@ def test_a_config_is_open_where_the_launcher_changes_it():
         with open_dict(config.hydra):
             config.hydra.sweep.dir = "elsewhere"
         assert config.hydra.sweep.dir == "elsewhere"
+
+
+def test_what_is_inside_of_a_target_that_takes_a_config_is_not_made_first():
+    """For the functions of this package alone: another target's layers are made first, as ever."""
+    inner = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}
+    ours = {"_target_": "modelfactory.build", "cfg": {"model": inner}}
+    config = OmegaConf.create({"ours": ours, "theirs": {"_target_": "torch.nn.Sequential", "_args_": [inner]}})
+    made = instantiate(config)
+    assert isinstance(made.ours, torch.nn.Linear) and isinstance(made.theirs[0], torch.nn.Linear)
+    given: list[Any] = []
+    with replaced(sys.modules["modelfactory.api.run"], "build", lambda cfg: given.append(cfg)):
+        instantiate(config.ours)
+    assert given == [{"model": inner}]
+    assert getattr(instantiate_module.instantiate_node, "for_configs", None), "Hydra calls another function"
