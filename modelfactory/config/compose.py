@@ -72,7 +72,9 @@ def as_given(cfg: Any, overrides: Sequence[str] = ()) -> Any:
             raise ConfigError([Problem("", f"{words!r} comes after a config; overrides go to mf.compose, and device= and at= have names")])
         return cfg
     file = Path(cfg)
-    if file.suffix in (".yaml", ".yml"):
+    if file.suffix == ".yml":
+        raise ConfigError([Problem("", f"{str(cfg)!r} ends in .yml, and Hydra reads .yaml alone; give it that name")])
+    if file.suffix == ".yaml":
         if not file.is_file():
             raise ConfigError([Problem("", f"there is no file {str(cfg)!r} in {Path.cwd()}")])
         return compose(*overrides, config_dir=file.resolve().parent, config_name=file.name)

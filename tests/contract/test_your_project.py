@@ -162,8 +162,8 @@ def test_a_yaml_file_is_a_config(tmp_path: Path):
     (tmp_path / "my-net.yaml").write_text(f"defaults: {defaults}\nlr: 3\nseed: 1\n")
     expected = mf.build("model=cnn", "activation=gelu", "seed=1", "model.width=8")
     assert same(mf.build(tmp_path / "my-net.yaml", "model.width=8"), expected)
-    OmegaConf.save(OmegaConf.create({**SMALL, "lr": "${seed}"}), tmp_path / "plain.yml")
-    assert same(mf.build(str(tmp_path / "plain.yml")), mf.build(SMALL))
+    OmegaConf.save(OmegaConf.create({**SMALL, "lr": "${seed}"}), tmp_path / "plain.yaml")
+    assert same(mf.build(str(tmp_path / "plain.yaml")), mf.build(SMALL))
 
 
 @pytest.mark.parametrize(
@@ -172,6 +172,7 @@ def test_a_yaml_file_is_a_config(tmp_path: Path):
         (["cnn"], "'cnn' is neither an override, such as model=cnn, nor the path of a YAML file"),
         (["model=cnn", "cuda"], "'cuda' is neither an override"),
         (["no/such.yaml"], "there is no file 'no/such.yaml' in "),
+        (["my.yml"], "'my.yml' ends in .yml, and Hydra reads .yaml alone; give it that name"),
         ([SMALL, "cpu"], "'cpu' comes after a config; overrides go to mf.compose, and device= and at= have names"),
         (["model=cnnn"], "model: 'cnnn' is not a config of model; did you mean 'cnn'?"),
     ],
@@ -189,7 +190,7 @@ def net() -> torch.nn.Sequential:
 
 @pytest.mark.parametrize("init", ["orthogonal", "auto", "lsuv", "zero_head"])
 def test_initialize_takes_the_node_of_a_config_or_a_config(init: str):
-    example = torch.randn(16, 6, generator=torch.Generator().manual_seed(1))
+    example = 2 * torch.randn(16, 6, generator=torch.Generator().manual_seed(1))
     cfg = mf.compose(f"init={init}", "seed=4")
     by_node, by_config, by_name = net(), net(), net()
     ledger = mf.initialize(by_node, cfg.init, seed=4, example=example)
