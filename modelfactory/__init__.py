@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from modelfactory.model.layers.containers import Parallel, Residual
     from modelfactory.model.layers.glue import Item, Permute, PositionalEmbedding, Reduce, Select, SelfAttention
     from modelfactory.parameters.freezing import freeze
+    from modelfactory.planning.materialize import Built
     from modelfactory.planning.plan import Plan
     from modelfactory.reporting.report import report
     from modelfactory.signal_propagation.probe import signal
     from modelfactory.training.result import Result
 
 __all__ = [
+    "Built",
     "ConfigError",
     "Item",
     "Ledger",
@@ -76,6 +78,7 @@ _NAMES = {
     "modelfactory.model.layers.containers": ("Parallel", "Residual"),
     "modelfactory.model.layers.glue": ("Item", "Permute", "PositionalEmbedding", "Reduce", "Select", "SelfAttention"),
     "modelfactory.parameters.freezing": ("freeze",),
+    "modelfactory.planning.materialize": ("Built",),
     "modelfactory.planning.plan": ("Plan",),
     "modelfactory.reporting.report": ("report",),
     "modelfactory.signal_propagation.probe": ("signal",),

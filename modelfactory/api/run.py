@@ -106,7 +106,7 @@ def build(cfg: Any, *overrides: str, at: str | None = None, device: str | torch.
     """
     with _own(as_given(cfg, overrides), OF_MODEL, at) as own:
         config = _settled(own)
-        return make_plan(config, look=False, evidence=_evidence(config)).build(device, accounted=False)
+        return make_plan(config, look=False, evidence=_evidence(config)).build(device)
 
 
 @contextmanager
@@ -171,11 +171,11 @@ def check(cfg: Any, strict: bool = True) -> Plan:
     made = Plan(spec) if spec is not None else None
     if made is not None:
         try:
-            model = made.look()
+            thaws = made.thaws
             if right.get("optimizer") is not None:
-                build_optimizer(config["optimizer"], model, thawed_later=made.thaws)
+                build_optimizer(config["optimizer"], made.meta, thawed_later=thaws)
             if right.get("trainer") is not None and right["trainer"].cached:
-                divide(model, made.thaws, problems)
+                divide(made.meta, thaws, problems)
         except ConfigError as error:
             problems.extend(error.problems)
     if problems or made is None:
@@ -273,16 +273,15 @@ def _train_config(cfg: Any, run_dir: _Folder | None = None, *, resume: _Folder |
     if config.get("data") is None:
         raise ConfigError([Problem("data", "missing; give _target_, such as modelfactory.data.digits")])
     data = build_data(config["data"], backbone=settled.get("backbone"), ignored=ignored_target(config.get("trainer")))
-    model = made.build(evidence=evidence_of(lambda: data))
-    rows = [row for row in made.ledger if row.role != "buffer"]
-    if made.pretrained is not None:
-        log.info(str(made.pretrained))
-    if made.calibration is not None:
-        log.info(str(made.calibration))
+    built = made.materialize(evidence=evidence_of(lambda: data))
+    rows = [row for row in built.ledger if row.role != "buffer"]
+    for done in (built.pretrained, built.calibration):
+        if done is not None:
+            log.info(str(done))
     log.info(
         "model: %s parameters, %s trainable", f"{sum(r.numel for r in rows):,}", f"{sum(r.numel for r in rows if r.trainable):,}"
     )
-    first_warnings = (*made.warnings, *made.never_thawed(_max_epochs(config.get("trainer")) or TrainerSpec.max_epochs))
+    first_warnings = (*built.warnings, *made.never_thawed(_max_epochs(config.get("trainer")) or TrainerSpec.max_epochs))
     for warning in first_warnings:
         log.warning(warning)
     folder = None if run_dir is None else Path(run_dir)
@@ -290,9 +289,10 @@ def _train_config(cfg: Any, run_dir: _Folder | None = None, *, resume: _Folder |
     def begin(result: Result, recorded: Mapping[str, Any]) -> list[str]:
         if folder is not None:
             write_text(folder / "config.yaml", to_yaml(recorded))
-            if result.init_hash == made.ledger.fingerprint:  # else the ledger of the run that is resumed stays
-                made.ledger.to_csv(folder / "ledger.csv")
-        said, hints = ([], []) if result.history else check_signal(model, data, config, folder)  # trained weights are nothing to warn of
+            if result.init_hash == built.ledger.fingerprint:  # else the ledger of the run that is resumed stays
+                built.ledger.to_csv(folder / "ledger.csv")
+        # trained weights are nothing to warn of
+        said, hints = ([], []) if result.history else check_signal(built.model, data, config, folder)
         result.hints.extend(hints)
         for hint in hints:
             log.info("hint: %s", hint)
@@ -301,12 +301,12 @@ def _train_config(cfg: Any, run_dir: _Folder | None = None, *, resume: _Folder |
         return [*first_warnings, *said]
 
     def before_epoch(epoch: int) -> None:
-        thawed = made.before_epoch(model, epoch)
+        thawed = built.before_epoch(epoch)
         if thawed:
             log.info("epoch %d: %d tensors train from here on, %s to %s", epoch, len(thawed), thawed[0], thawed[-1])
 
     return train_model(
-        model,
+        built.model,
         data,
         optimizer=config.get("optimizer"),
         scheduler=config.get("scheduler"),
@@ -316,6 +316,6 @@ def _train_config(cfg: Any, run_dir: _Folder | None = None, *, resume: _Folder |
         config=config,
         begin=begin,
         before_epoch=before_epoch,
-        thawed_later=made.thaws,
-        init_hash=made.ledger.fingerprint,
+        thawed_later=built.thaws,
+        init_hash=built.ledger.fingerprint,
     )

@@ -30,6 +30,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, ListConfig
 
+from modelfactory.config.yaml_files import yaml_checked
+
 OF_1_4 = "execution_whitelist" in inspect.signature(hydra.main).parameters
 VERSION_BASE: dict[str, Any] = {} if OF_1_4 else {"version_base": "1.3"}  # 1.4 has but one, and warns of the argument
 LOAD = "_load_configuration" if OF_1_4 else "load_configuration"  # what every composing of ConfigLoaderImpl goes through
@@ -159,7 +161,8 @@ def _parse_overrides() -> Callable[..., list[Override]]:
 
     def parse_overrides(self: ConfigLoaderImpl, config_name: str | None, overrides: list[str], **given: Any) -> list[Override]:
         try:
-            return original(self, config_name, overrides, **given)
+            with yaml_checked():  # it reads the primary config, for the names of its options
+                return original(self, config_name, overrides, **given)
         except OverrideParseException:
             if "alias_start" not in given:  # this is the composing
                 raise

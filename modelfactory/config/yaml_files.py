@@ -49,8 +49,8 @@ def yaml_checked() -> Iterator[None]:
         for source in map(SourcesRegistry.instance().resolve, ("file", "pkg")):  # Hydra executes their modules twice: not those imported
             stack.enter_context(_replaced(source, "load_config", _naming_the_file(source.load_config)))
         stack.enter_context(_replaced(CachingConfigRepository, "load_config", files.looked_up(CachingConfigRepository.load_config)))
-        entries = _naming_the_config(ConfigRepository._create_defaults_list)
-        stack.enter_context(_replaced(ConfigRepository, "_create_defaults_list", entries))
+        for read in (ConfigRepository._extract_defaults_list, ConfigRepository._create_defaults_list):
+            stack.enter_context(_replaced(ConfigRepository, read.__name__, _naming_the_config(read)))
         try:
             yield
         except RecursionError as error:
@@ -103,19 +103,19 @@ class _Files:
         return load_config
 
 
-def _naming_the_config(entries: Callable[..., Any]) -> Callable[..., Any]:
+def _naming_the_config(read: Callable[..., Any]) -> Callable[..., Any]:
     """Hydra's reading of a defaults list, which tells the config where Hydra raises an error without it."""
 
-    @wraps(entries)
-    def create_defaults_list(repository: Any, config_path: str, defaults: Any) -> Any:
+    @wraps(read)
+    def read_defaults(repository: Any, config_path: str, found: Any) -> Any:
         try:
-            return entries(repository, config_path, defaults)
+            return read(repository, config_path, found)
         except (ValueError, AssertionError) as error:
             unsaid = "an entry is neither the name of a config nor {group: name}"
             said = unsaid if isinstance(error, AssertionError) else str(error).removeprefix(f"In {config_path}: ")
             raise ConfigError([Problem(f"{config_path}.defaults", said)]) from error
 
-    return create_defaults_list
+    return read_defaults
 
 
 def _naming_the_file(load: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,66 +1,134 @@
 """The one place that knows the order: module, pretrained, init, freeze; and what comes of it for every parameter.
 
-`make_plan` reads a config and constructs its model on the meta device, where nothing is allocated; `Plan.build` does the
-same with memory, draws every value once, freezes, and leaves the ledger.
+`make_plan` reads a config. A `Plan` is a value: what it says of the model it reads off one that is constructed on the meta device,
+where nothing is allocated. `Plan.materialize` makes the model with memory (`materialize.py`) and leaves the plan as it was.
 """
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import nn
 
 from modelfactory.config.advice import Advice
-from modelfactory.config.errors import ConfigError, Problem, Problems, SchemeError
-from modelfactory.init.calibrate import Calibration, calibrate
-from modelfactory.init.fill import fill, measure
+from modelfactory.config.errors import ConfigError, Problem, Problems
 from modelfactory.init.input_activation import acting_on
-from modelfactory.init.ledger import Ledger, Row
+from modelfactory.init.ledger import Ledger
 from modelfactory.init.rule_warnings import plan_warnings
 from modelfactory.init.rules import InitSpec
 from modelfactory.init.structural_arguments import Evidence
 from modelfactory.model.blueprint import Draft, Leaf, assemble
 from modelfactory.model.infer import Inference
 from modelfactory.model.samples import check_samples
-from modelfactory.numerics.fingerprint import digest
-from modelfactory.parameters.freezing import apply_frozen, thaw
+from modelfactory.parameters.freezing import apply_frozen
 from modelfactory.planning.account import Account, account, frozen_untrained, ledger_rows
+from modelfactory.planning.materialize import Built, account_for, draw, listed_buffers
 from modelfactory.planning.overview.as_json import record
 from modelfactory.planning.overview.compare import Difference, compare
 from modelfactory.planning.overview.explain import Explanations, explain
 from modelfactory.planning.overview.overview import Overview, survey
 from modelfactory.planning.overview.signal import Prediction, mended, predicted
-from modelfactory.planning.pretrained import Pretrained, buffer_rows, check_finite, find_pretrained, load_pretrained, loaded_names
+from modelfactory.planning.pretrained import Pretrained, find_pretrained
 from modelfactory.planning.spec import ModelSpec, read_spec
-from modelfactory.signal_propagation.symmetry import find_symmetric
 
 
+@dataclass(frozen=True)
+class _Look:
+    """What a model on the meta device tells of each parameter."""
+
+    draft: Draft
+    account: Account
+    ledger: Ledger
+    pretrained: Pretrained | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Plan:
-    """What a config would build, parameter by parameter; `build` builds it.
+    """What a config would build, parameter by parameter: a value, which neither a look at it nor a build changes.
 
-    Attributes:
-        ledger: after `build`, one row a parameter as drawn; before, the same rows without mean and std.
-        warnings: what will probably not train, and why.
-        thaws: names of parameters that are frozen at first, with the epoch that thaws each.
-        pretrained: what of the model comes from a file of weights; None where there is none.
-        calibration: what the calibration after the rules did, after `build`; None without one.
+    Nothing is allocated by what it tells. `build` makes the model, `materialize` the model with an account of what was drawn.
+
+    Example:
+        >>> import modelfactory as mf
+        >>> plan = mf.plan(mf.compose("model.width=8"))
+        >>> built = plan.materialize()
+        >>> plan.ledger["fc2.weight"].std, round(built.ledger["fc2.weight"].std, 1)
+        (nan, 0.5)
     """
 
-    def __init__(self, spec: ModelSpec, evidence: Evidence | None = None):
-        self._spec, self._evidence = spec, evidence
-        self._ledger: Ledger | None = None
-        self._overview: tuple[Ledger, Overview] | None = None
-        self._looked_at: tuple[Draft, Account] | None = None
-        self._mixing: tuple[Advice, ...] | None = None
-        self.warnings: tuple[str, ...] = ()
-        self.pretrained: Pretrained | None = None
-        self.calibration: Calibration | None = None
-        self.thaws: Mapping[str, int] = {}
+    _spec: ModelSpec
+    _evidence: Evidence | None = None
+
+    @cached_property
+    def _look(self) -> _Look:
+        """Accounts for every parameter of the model on the meta device, where nothing is allocated.
+
+        Raises:
+            ConfigError: what only the model itself tells to be wrong.
+        """
+        spec, problems = self._spec, Problems()
+        with torch.device("meta"):
+            draft = assemble(spec.node, spec.seed)
+        if isinstance(spec.node, Leaf) and spec.incoming is not None:
+            modes = [(module, module.training) for module in draft.module.modules()]
+            Inference(problems).forward(draft.module, "model", spec.incoming)
+            for module, training in modes:
+                module.training = training
+        mixing = self._mixing(problems)
+        pretrained = find_pretrained(draft.module, spec.backbone, problems, fetch=False)
+        problems.raise_if_any()
+        plans = account(draft, spec, problems, _schemes(pretrained))
+        problems.raise_if_any()
+        buffers = listed_buffers(draft.module, plans, pretrained, measured=False)
+        ledger = Ledger((*ledger_rows(plans, spec, None), *buffers))
+        apply_frozen(draft.module, plans.frozen, spec.freeze.dropout)
+        closed = None if pretrained is None else pretrained.closed()
+        return _Look(draft, plans, ledger, closed, (*mixing, *_advice(plans, spec)))
+
+    @cached_property
+    def _mixed(self) -> tuple[tuple[Advice, ...], tuple[Problem, ...]]:
+        """What mixes the samples of a batch: what to say of it, and what of it is wrong."""
+        wrong = Problems()
+        advice = tuple(one for node, coming in self._spec.parts for one in check_samples(node, coming, wrong))
+        return advice, tuple(wrong)
+
+    def _mixing(self, problems: Problems) -> tuple[Advice, ...]:
+        """What to say of what mixes samples, where all is right until here; adds what is wrong."""
+        if problems:
+            return ()
+        advice, wrong = self._mixed
+        problems.extend(wrong)
+        return advice
+
+    @property
+    def ledger(self) -> Ledger:
+        """One row a parameter with the values expected of it; `mean` and `std` are empty, since nothing is drawn."""
+        return self._look.ledger
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What will probably not train, and why."""
+        return self._look.warnings
+
+    @property
+    def pretrained(self) -> Pretrained | None:
+        """What of the model comes from a file of weights; None where there is none."""
+        return self._look.pretrained
+
+    @property
+    def thaws(self) -> Mapping[str, int]:
+        """Names of parameters that are frozen at first, with the epoch that thaws each."""
+        return self._look.account.thaws
+
+    @property
+    def meta(self) -> nn.Module:
+        """The model on the meta device: its structure, shapes and what is frozen, without values; not a copy."""
+        return self._look.draft.module
 
     def never_thawed(self, max_epochs: int) -> Iterator[str]:
         """What to say of each freeze rule whose `until` comes after the last epoch."""
@@ -68,71 +136,26 @@ class Plan:
             if rule.until is not None and rule.until > max_epochs:
                 yield f"{rule.path}.until.epoch: {rule.until} is after the last epoch, {max_epochs}, so what it picks stays frozen"
 
-    def before_epoch(self, model: nn.Module, epoch: int) -> list[str]:
-        """Thaws what is due in a model that was built by this plan; returns the names of what was frozen until now."""
-        return thaw(model, self.thaws, epoch, self._spec.freeze.dropout)
-
-    @property
-    def ledger(self) -> Ledger:
-        if self._ledger is None:
-            self.look()
-        return self._ledger  # pyright: ignore[reportReturnType]
-
-    def look(self) -> nn.Module:
-        """Accounts for every parameter of the model on the meta device, where nothing is allocated; returns it there."""
-        problems = Problems()
-        with torch.device("meta"):
-            draft = assemble(self._spec.node, self._spec.seed)
-        if isinstance(self._spec.node, Leaf) and self._spec.incoming is not None:
-            modes = [(module, module.training) for module in draft.module.modules()]
-            Inference(problems).forward(draft.module, "model", self._spec.incoming)
-            for module, training in modes:
-                module.training = training
-        mixing = self._find_mixing(problems)
-        pretrained = find_pretrained(draft.module, self._spec.backbone, problems, fetch=False)
-        problems.raise_if_any()
-        plans = account(draft, self._spec, problems, _schemes(pretrained))
-        problems.raise_if_any()
-        self._ledger = Ledger((*ledger_rows(plans, self._spec, None), *_buffers(draft.module, plans, pretrained, measured=False)))
-        self.pretrained = None if pretrained is None else pretrained.closed()
-        self.warnings = (*mixing, *self._advice(plans))
-        self.thaws = plans.thaws
-        apply_frozen(draft.module, plans.frozen, self._spec.freeze.dropout)
-        self._looked_at = draft, plans
-        return draft.module
-
-    @property
+    @cached_property
     def overview(self) -> Overview:
-        """Layers, totals, rules and warnings, as `print(plan)` shows them; after `build` with what was drawn."""
-        ledger = self.ledger
-        if self._overview is None or self._overview[0] is not ledger:
-            draft, _ = self._look_once()
-            spec = self._spec
-            notes = [] if self.pretrained is None else [str(self.pretrained)]
-            if spec.init.calibrate is not None:
-                notes.append(f"{spec.init.calibrate.method} scales the weights on the data's first batch; this is how they are before it")
-            signal = predicted(draft.module, ledger.rows, spec.incoming)
-            warnings = (*self.warnings, *mended(signal, spec.init, self._predict_with))
-            seen = survey(draft.module, ledger.rows, spec.init.rules, spec.incoming, spec.optimizer, notes, signal, warnings)
-            self._overview = ledger, seen
-        return self._overview[1]
+        """Layers, totals, rules and warnings, as `print(plan)` shows them."""
+        spec, look = self._spec, self._look
+        notes = [] if look.pretrained is None else [str(look.pretrained)]
+        if spec.init.calibrate is not None:
+            notes.append(f"{spec.init.calibrate.method} scales the weights on the data's first batch; this is how they are before it")
+        model, rows = look.draft.module, look.ledger.rows
+        signal = predicted(model, rows, spec.incoming)
+        warnings = (*look.warnings, *mended(signal, spec.init, self._predict_with))
+        return survey(model, rows, spec.init.rules, spec.incoming, spec.optimizer, notes, signal, warnings)
 
     def _predict_with(self, init: InitSpec) -> Prediction:
         """The signal that is predicted of the same model under another init group."""
-        draft, _ = self._look_once()
-        spec, problems = replace(self._spec, init=init), Problems()
-        plans = account(draft, spec, problems, _schemes(self.pretrained))
+        look, problems = self._look, Problems()
+        spec = replace(self._spec, init=init)
+        plans = account(look.draft, spec, problems, _schemes(look.pretrained))
         if problems:
             return Prediction(fatal=True, reason="this init does not suit the model")
-        return predicted(draft.module, list(ledger_rows(plans, spec, None)), spec.incoming)
-
-    def _look_once(self) -> tuple[Draft, Account]:
-        if self._looked_at is None:
-            kept = self._ledger, self.warnings
-            self.look()
-            if kept[0] is not None:
-                self._ledger, self.warnings = kept
-        return self._looked_at  # pyright: ignore[reportReturnType]
+        return predicted(look.draft.module, list(ledger_rows(plans, spec, None)), spec.incoming)
 
     def explain(self, name: str) -> Explanations:
         """Why a parameter gets the values it gets, or every one that a glob picks; `print` it.
@@ -149,70 +172,45 @@ class Plan:
             >>> print(plan.explain("fc2.weight")[0].gain)
             1.4142 (auto): 1/sqrt(E f(z)^2) for z ~ N(0, 1), f being act1 (ReLU), which acts on this layer's input
         """
-        draft, account = self._look_once()
-        spec = self._spec
+        draft, plans, spec = self._look.draft, self._look.account, self._spec
         rows = [row for row in self.ledger.rows if row.role != "buffer"]
-        acting = acting_on(account.infos)
-        items = [replace(item, acting=item.acting or acting.get(id(item.info.parameter))) for item in account.assignments]
-        return explain(name, items, rows, spec.init, draft.definitions, account.beside, spec.freeze, spec.seed)
+        acting = acting_on(plans.infos)
+        items = [replace(item, acting=item.acting or acting.get(id(item.info.parameter))) for item in plans.assignments]
+        return explain(name, items, rows, spec.init, draft.definitions, plans.beside, spec.freeze, spec.seed)
 
-    def build(
-        self, device: str | torch.device | None = None, *, accounted: bool = True, evidence: Evidence | None = None
-    ) -> nn.Module:
-        """Constructs the model, draws every value once, freezes; returns a plain nn.Module in training mode.
+    def materialize(self, device: str | torch.device | None = None, *, evidence: Evidence | None = None) -> Built:
+        """Constructs the model, draws every value once, freezes; the model with an account of what was drawn.
 
         Args:
-            device: where it goes; None leaves it on the CPU. The values are the same on every device.
-            accounted: False leaves the ledger as it was, and saves the time of measuring every parameter.
+            device: where the model goes; None leaves it on the CPU. The values are the same on every device.
             evidence: the data, for what the config leaves to them; None takes the plan's own.
 
         Raises:
             ConfigError: a rule that picks nothing, a parameter that no rule picks, a scheme that cannot fill a shape, weights
-                that cannot be had or do not fit.
+                that cannot be had or do not fit, or are not finite.
         """
         problems = Problems()
-        evidence = evidence or self._evidence
-        with _without_collection():
-            mixing = self._find_mixing(problems)
-            draft = assemble(self._spec.node, self._spec.seed)
-            pretrained = find_pretrained(draft.module, self._spec.backbone, problems, fetch=True)
-            problems.raise_if_any()
-            shares = no_shares if evidence is None else evidence.shares
-            plans = account(draft, self._spec, problems, _schemes(pretrained), shares)
-            problems.raise_if_any()
-            digests: dict[str, str] | None = {} if accounted else None
-            seed, items, whole = self._spec.seed, plans.assignments, draft.module
-            stats = fill(items, seed, draft.recordings, fresh=True, measured=accounted, digests=digests, model=whole)
-            if pretrained is not None:  # after what is drawn: a layer's own init of one parameter may touch its others
-                load_pretrained(pretrained, loaded_names(draft.module, pretrained, _drawn(plans)))
-            self.thaws = plans.thaws
-            apply_frozen(draft.module, plans.frozen, self._spec.freeze.dropout)
-        self.calibration = self._calibrate(draft.module, plans, evidence)
-        plans = plans if self.calibration is None else plans.calibrated(self.calibration)
-        changed = set() if self.calibration is None else set(self.calibration.factors)
-        if digests is not None:
-            for index, item in enumerate(plans.assignments):
-                if item.call.pretrained or item.info.name in changed:
-                    stats[index] = measure(item.info.parameter)
-                    digests[item.info.name] = digest(item.info.parameter)
-            buffers = _buffers(draft.module, plans, pretrained, measured=True)
-            self._ledger = Ledger((*ledger_rows(plans, self._spec, stats), *buffers), digests)
-            check_finite(self._ledger, problems)
-            problems.raise_if_any()
-            self.pretrained = None if pretrained is None else pretrained.closed()
-            symmetric = find_symmetric(plans.infos, [spread for _, spread in stats])
-            self.warnings = (*mixing, *self._advice(plans), *symmetric)
-        return draft.module if device is None else draft.module.to(device)
+        mixing = self._mixing(problems)
+        problems.raise_if_any()
+        drawn = draw(self._spec, evidence or self._evidence, measured=True)
+        return account_for(drawn, self._spec, (*mixing, *_advice(drawn.account, self._spec)), device)
 
-    def _find_mixing(self, problems: Problems) -> tuple[Advice, ...]:
-        """What mixes the samples of a batch, looked for once."""
-        if self._mixing is None and not problems:
-            self._mixing = tuple(advice for node, coming in self._spec.parts for advice in check_samples(node, coming, problems))
-        return self._mixing or ()
+    def build(self, device: str | torch.device | None = None) -> nn.Module:
+        """Constructs the model, draws every value once, freezes; returns a plain nn.Module in training mode.
 
-    def _advice(self, plans: Account) -> Iterable[Advice]:
-        yield from plan_warnings(plans.assignments, self._spec.init.rules)
-        yield from frozen_untrained(plans, self._spec)
+        It saves the time of measuring every parameter, which `materialize` does.
+
+        Args:
+            device: where it goes; None leaves it on the CPU. The values are the same on every device.
+
+        Raises:
+            ConfigError: as of `materialize`.
+        """
+        problems = Problems()
+        self._mixing(problems)
+        problems.raise_if_any()
+        model = draw(self._spec, self._evidence, measured=False).draft.module
+        return model if device is None else model.to(device)
 
     def against(self, other: Plan) -> Difference:
         """What tells `other` from this plan: layers, sizes, FLOPs, schemes, gains, standard deviations, groups.
@@ -228,27 +226,6 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain data, as `modelfactory plan --json` gives it."""
         return record(self.overview)
-
-    def _calibrate(self, model: nn.Module, plans: Account, evidence: Evidence | None) -> Calibration | None:
-        """Scales what was drawn, and is not frozen, on the data's first batch."""
-        spec = self._spec.init.calibrate
-        if spec is None:
-            return None
-        where = "init.calibrate"
-        if evidence is None:
-            raise ConfigError([Problem(where, f"{spec.method!r} needs data, for a first batch; give data, or null")])
-        try:
-            return calibrate(
-                model,
-                evidence.batch(),
-                spec.method,  # pyright: ignore[reportArgumentType]
-                target=spec.target,
-                tol=spec.tol,
-                max_iterations=spec.max_iterations,
-                only={item.info.name for item in plans.assignments if not item.call.pretrained},
-            )
-        except SchemeError as error:
-            raise ConfigError([Problem(where, str(error))]) from error
 
     def __str__(self) -> str:
         return str(self.overview)
@@ -266,31 +243,9 @@ def _schemes(pretrained: Pretrained | None) -> Mapping[str, str]:
     return {} if pretrained is None else pretrained.schemes
 
 
-def _drawn(plans: Account) -> set[str]:
-    return {item.info.name for item in plans.assignments if not item.call.pretrained}
-
-
-def _buffers(model: nn.Module, plans: Account, pretrained: Pretrained | None, *, measured: bool) -> Iterable[Row]:
-    if pretrained is None:
-        return ()
-    return buffer_rows(model, pretrained, loaded_names(model, pretrained, _drawn(plans)), measured)
-
-
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """No garbage collection meanwhile: thousands of new modules set off several, each over all of torch's objects."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def no_shares() -> None:
-    """Where a model is built and there are no data to ask."""
-    raise SchemeError("priors: auto: there are no data to count classes in; give data, or priors: [...] of the classes")
+def _advice(plans: Account, spec: ModelSpec) -> Iterable[Advice]:
+    yield from plan_warnings(plans.assignments, spec.init.rules)
+    yield from frozen_untrained(plans, spec)
 
 
 def make_plan(config: Mapping[str, Any], look: bool = True, evidence: Evidence | None = None) -> Plan:
@@ -305,5 +260,5 @@ def make_plan(config: Mapping[str, Any], look: bool = True, evidence: Evidence |
         raise ConfigError(problems)
     plan = Plan(spec, evidence)
     if look:
-        plan.look()
+        _ = plan.ledger
     return plan

@@ -201,7 +201,7 @@ def test_a_plan_says_how_large_the_model_is_and_allocates_nothing():
     plan = mf.plan(mf.compose("model=mlp"))
     total = sum(row.numel for row in plan.ledger)
     assert f"parameters   {total:,} in {len(plan.ledger.rows)} tensors, all trainable" in str(plan)
-    assert {parameter.device.type for parameter in plan.look().parameters()} == {"meta"}
+    assert {parameter.device.type for parameter in plan.meta.parameters()} == {"meta"}
 
 
 def test_a_config_without_data_trains_nothing(tmp_path):

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 import modelfactory as mf
 from modelfactory.config.compose import compose, to_plain, to_yaml
-from modelfactory.config.hydra_patches import VERSION_BASE
+from modelfactory.config.hydra_patches import OF_1_4, VERSION_BASE
 from modelfactory.config.search_path import config_folder
 
 CONF = config_folder()
@@ -131,7 +131,11 @@ def test_threads_compose_at_the_same_time(project: Path):
         (["model=cnn", "freeze=[conv1.*]"], r"^freeze: 'conv1\.\*' is not a config of freeze; choose one of .* goes to freeze\.rules: "),
         (["freeze=conv1.*"], r"^freeze: 'conv1\.\*' is not a config of freeze; choose one of .* goes to freeze\.rules: "),
         (["freeze=[1]"], r"^freeze: \[1\] is no name of a config, and freeze is a group; give one \(backbone, none, staged\); a rule"),
-        (["init=[{match: a}]"], r"^init: \[\{'match': 'a'\}\] is no name of a config, and init is a group; .* goes to init\.rules: "),
+        pytest.param(
+            ["init=[{match: a}]"],
+            r"^init: \[\{'match': 'a'\}\] is no name of a config, and init is a group; .* goes to init\.rules: ",
+            marks=pytest.mark.skipif(OF_1_4, reason="it fails in Hydra's own reading of the value, which tells no key"),
+        ),
         (["data=[digit]"], r"^data: 'digit' is not a config of data; did you mean 'digits'\?$"),
         (["foo=1"], r"^foo: there is no such key; choose one of seed, .*; to add a key, write \+foo="),
         (["~foo"], "^foo: there is no such key"),

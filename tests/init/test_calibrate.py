@@ -172,18 +172,16 @@ def config(**more):
 
 
 def test_a_config_calibrates_on_the_first_batch_and_the_ledger_says_so():
-    plan = mf.plan(config())
-    model = plan.build()
+    built = mf.plan(config()).materialize()
+    model = built.model
     stds = [out.std(correction=0).item() for out in outputs(model, first_batch()).values()]
     assert stds == pytest.approx([1.0] * 4, abs=0.01)
-    rows = {row.name: row for row in plan.ledger}
+    rows = {row.name: row for row in built.ledger}
     row = rows["head.weight"]
     assert row.scheme == "orthogonal+lsuv" and row.gain != 1.0 and row.expected_std is not None
     assert row.std == pytest.approx(model.head.weight.std(correction=0).item(), rel=1e-5)
     assert rows["head.bias"].scheme == "zeros"
-    again = mf.plan(config())
-    again.build()
-    assert again.ledger.fingerprint == plan.ledger.fingerprint != ""
+    assert mf.plan(config()).materialize().ledger.fingerprint == built.ledger.fingerprint != ""
 
 
 def digits() -> Data:
@@ -197,9 +195,9 @@ def first_batch() -> torch.Tensor:
 
 def test_frozen_layers_of_a_config_keep_what_they_were_given():
     frozen = {"+freeze.rules.first": "{match: 'hidden.0.*'}"}
-    free, plan = mf.plan(config(**{"init.calibrate": "null"})), mf.plan(config(**frozen))
-    assert torch.equal(free.build().hidden[0].fc.weight, plan.build().hidden[0].fc.weight)
-    assert plan.calibration is not None and "hidden.0.fc.weight" not in plan.calibration.factors
+    free, built = mf.build(config(**{"init.calibrate": "null"})), mf.plan(config(**frozen)).materialize()
+    assert torch.equal(free.hidden[0].fc.weight, built.model.hidden[0].fc.weight)
+    assert built.calibration is not None and "hidden.0.fc.weight" not in built.calibration.factors
 
 
 def test_a_config_without_data_cannot_calibrate():

@@ -72,8 +72,8 @@ def distribution(scheme: str, std: float):
 def test_what_is_built_has_the_distribution_its_ledger_expects(config, scheme):
     plan = mf.plan({**config, "init": scheme})
     expected = {row.name: row.expected_std for row in plan.ledger}
-    model = plan.build()
-    weights = [row for row in plan.ledger if row.scheme == scheme]
+    built = plan.materialize()
+    model, weights = built.model, [row for row in built.ledger if row.scheme == scheme]
     assert len(weights) == (4 if config is CONVOLUTIONS else 7)
     for row in weights:
         assert row.expected_std == expected[row.name] and row.expected_mean == 0  # as planned, without a number drawn
@@ -103,14 +103,15 @@ def test_orthogonal_gates_and_projections_are_orthogonal_each():
             "init": {"rules": {"a": {"match": "*", "scheme": "zeros"}, "w": {"role": "weight", "scheme": "orthogonal"}}},
         }
     )
-    model = plan.build()
+    built = plan.materialize()
+    model = built.model
     for name, parts in (("lstm.weight_hh_l1", 4), ("lstm.weight_ih_l0", 4), ("attention.in_proj_weight", 3)):
         blocks = model.get_parameter(name).detach().chunk(parts)
         for block in blocks:
             small = block @ block.T if block.shape[0] <= block.shape[1] else block.T @ block
             assert torch.allclose(small, torch.eye(len(small)), atol=1e-5)
         assert not torch.equal(blocks[0], blocks[1])
-        row = plan.ledger[name]
+        row = built.ledger[name]
         assert math.hypot(row.std, row.mean) == pytest.approx(row.expected_std, rel=1e-5)
 
 

@@ -27,11 +27,11 @@ def memory_of_nan():
 
 def check_covered(config) -> None:
     with memory_of_nan():
-        plan = mf.plan(config)
-        model = plan.build()
-    assert {name for row in plan.ledger for name in row.name.split(" = ")} >= {name for name, _ in model.named_parameters()}
-    assert len({row.name for row in plan.ledger}) == len(plan.ledger)
-    assert {row.origin for row in plan.ledger} <= {"rule", "default"}
+        built = mf.plan(config).materialize()
+        model, ledger = built.model, built.ledger
+    assert {name for row in ledger for name in row.name.split(" = ")} >= {name for name, _ in model.named_parameters()}
+    assert len({row.name for row in ledger}) == len(ledger)
+    assert {row.origin for row in ledger} <= {"rule", "default"}
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         left = tensor.isnan() if tensor.is_floating_point() else tensor == torch.iinfo(tensor.dtype).max
         assert not left.any(), f"{name} has {int(left.sum())} numbers that nothing wrote"

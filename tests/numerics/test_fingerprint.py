@@ -54,7 +54,6 @@ def test_a_run_leaves_it_in_its_result_and_a_plan_without_values_has_none(tmp_pa
     cfg = mf.compose("trainer=debug", "trainer.device=cpu", "trainer.progress=none", "model.width=8", f"init={init}")
     assert mf.plan(cfg).ledger.fingerprint == ""
     result = mf.train(cfg, run_dir=tmp_path)
-    plan = mf.plan(cfg)
-    plan.build()
+    built = mf.plan(cfg).materialize()
     record = json.loads((tmp_path / "result.json").read_text())
-    assert record["init_hash"] == result.init_hash == plan.ledger.fingerprint != ""
+    assert record["init_hash"] == result.init_hash == built.ledger.fingerprint != ""

@@ -59,12 +59,12 @@ def test_a_weight_normed_layer_computes_with_what_the_plain_one_would_have(how: 
 
 def test_the_ledger_says_honest_fans_and_what_follows():
     plan = mf.plan(config("new", "kaiming_normal"))
-    plan.build()
-    row = plan.ledger["conv.parametrizations.weight.original1"]
+    ledger = plan.materialize().ledger
+    row = ledger["conv.parametrizations.weight.original1"]
     plain = mf.plan(config("plain", "kaiming_normal")).ledger["conv.weight"]
     assert (row.fan_in, row.fan_out, row.expected_std) == (plain.fan_in, plain.fan_out, plain.expected_std)
     assert row.std == pytest.approx(row.expected_std, rel=6 / math.sqrt(row.numel)) and row.role.split()[0] == "weight"
-    scale = plan.ledger["conv.parametrizations.weight.original0"]
+    scale = ledger["conv.parametrizations.weight.original0"]
     assert (scale.rule, scale.scheme, scale.role, scale.fan_in) == ("weights", "kaiming_normal", "scale", None)
     assert "put into conv.weight" in plan.explain("conv.weight")[0].draws
 

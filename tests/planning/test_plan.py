@@ -120,10 +120,10 @@ def test_building_leaves_global_random_state_alone():
 @pytest.mark.parametrize("init", ["default", "kaiming_normal", "orthogonal"])
 def test_every_parameter_has_one_row_and_one_origin(model, init):
     plan = mf.plan(mf.compose(f"model={model}", f"init={init}"))
-    built = plan.build()
-    assert [row.name for row in plan.ledger] == [name for name, _ in built.named_parameters()]
-    assert {row.origin for row in plan.ledger} <= {"rule", "default"}
-    for row, parameter in zip(plan.ledger, built.parameters(), strict=True):
+    built = plan.materialize()
+    assert [row.name for row in plan.ledger] == [row.name for row in built.ledger] == [name for name, _ in built.model.named_parameters()]
+    assert {row.origin for row in built.ledger} <= {"rule", "default"}
+    for row, parameter in zip(built.ledger, built.model.parameters(), strict=True):
         assert row.numel == parameter.numel() and bool(torch.isfinite(parameter).all())
         assert row.mean == pytest.approx(parameter.mean().item(), abs=1e-5)
         if parameter.numel() > 1000 and row.expected_std and not math.isnan(row.expected_std):
@@ -132,12 +132,12 @@ def test_every_parameter_has_one_row_and_one_origin(model, init):
 
 def test_the_ledger_has_the_columns_of_the_contract(tmp_path):
     plan = mf.plan({**mlp(), "init": "kaiming_normal", "optimizer": {"groups": {"no_decay": {"role": "bias"}}}})
-    plan.build()
-    text = plan.ledger.to_csv(tmp_path / "ledger.csv")
+    ledger = plan.materialize().ledger
+    text = ledger.to_csv(tmp_path / "ledger.csv")
     assert (tmp_path / "ledger.csv").read_text() == text
     head = "name,shape,numel,dtype,module,role,origin,rule,scheme,fan_in,fan_out,gain,expected_mean,expected_std,mean,std,trainable,group"
     assert text.splitlines()[0] == head == ",".join(COLUMNS)
-    row = plan.ledger["fc2.bias"]
+    row = ledger["fc2.bias"]
     assert (row.role, row.origin, row.rule, row.scheme, row.trainable, row.group) == (
         "bias",
         "rule",
@@ -302,12 +302,10 @@ def test_a_scheme_of_ones_own(tmp_path, monkeypatch):
 
 
 def test_zeros_are_called_symmetric_and_a_zero_head_is_not():
-    plan = mf.plan(mf.compose("init=zeros"))
-    plan.build()
-    assert any("the 512 units of fc1 are symmetric: all of its weights are 0" in warning for warning in plan.warnings)
+    said = mf.plan(mf.compose("init=zeros")).materialize().warnings
+    assert any("the 512 units of fc1 are symmetric: all of its weights are 0" in warning for warning in said)
     head = mf.plan(mf.compose("+init.rules.head={match: head.weight, scheme: zeros}"))
-    head.build()
-    assert head.warnings == ()
+    assert head.materialize().warnings == ()
 
 
 def test_adding_and_taking_out_layers_moves_no_other_value():
@@ -331,7 +329,7 @@ def test_a_name_and_not_a_place_decides():
 def test_a_build_on_the_meta_device_and_then_again_for_real():
     plan = mf.plan({**mlp(), "init": {"rules": RULES}})
     with torch.device("meta"):
-        assert {parameter.device.type for parameter in plan.build(accounted=False).parameters()} == {"meta"}
+        assert {parameter.device.type for parameter in plan.build().parameters()} == {"meta"}
     assert plan.build("meta").fc1.weight.is_meta and same(plan.build().state_dict(), state({**mlp(), "init": {"rules": RULES}}))
 
 
@@ -409,5 +407,5 @@ def test_a_model_is_built_in_the_default_dtype():
 def test_weights_frozen_at_what_was_drawn_are_told(freeze, warned):
     plan = mf.plan({**mlp(), "init": "kaiming_normal", "freeze": {"rules": {"body": freeze}}})
     assert any("fc1.weight is frozen at values that nothing ever trained" in warning for warning in plan.warnings) == warned
-    plan.build()
-    assert any("fc1.weight is frozen at values that nothing ever trained" in warning for warning in plan.warnings) == warned
+    built = plan.materialize()
+    assert any("fc1.weight is frozen at values that nothing ever trained" in warning for warning in built.warnings) == warned

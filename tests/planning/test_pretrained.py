@@ -60,8 +60,7 @@ def test_a_pretrained_backbone_has_the_files_values_and_its_head_is_drawn(tmp_pa
 def test_the_ledger_names_file_and_tensor_of_each_parameter_and_buffer(tmp_path: Path):
     plan = mf.plan(config(saved(tmp_path, theirs("resnet18")), "resnet18"))
     planned = {row.name: row for row in plan.ledger}
-    plan.build()
-    rows = {row.name: row for row in plan.ledger}
+    rows = {row.name: row for row in plan.materialize().ledger}
     assert planned.keys() == rows.keys() and len(rows) == 122
     conv, mean, head = rows["backbone.conv1.weight"], rows["backbone.bn1.running_mean"], rows["head.weight"]
     assert (conv.origin, conv.rule, conv.scheme) == ("pretrained", "backbone.weights", "w.pth:conv1.weight")
@@ -95,11 +94,11 @@ def test_a_rule_that_names_only_what_is_pretrained_is_an_error_unless_it_says_re
     )
     kept = mf.build(config(weights, init={"rules": {"all": rules["all"]}})).state_dict()
     rules["mine"]["reinit"] = True
-    plan = mf.plan(config(weights, init={"rules": rules}))
-    built = plan.build().state_dict()
+    made = mf.plan(config(weights, init={"rules": rules})).materialize()
+    built = made.model.state_dict()
     assert [name for name in built if not torch.equal(built[name], kept[name])] == ["backbone.features.0.weight"]
     assert not built["backbone.features.0.weight"].any()
-    row = plan.ledger["backbone.features.0.weight"]
+    row = made.ledger["backbone.features.0.weight"]
     assert (row.origin, row.rule, row.scheme) == ("rule", "mine", "zeros")
 
 
@@ -119,16 +118,16 @@ def test_a_stage_drawn_again_is_as_it_would_be_without_weights_statistics_too(tm
         "again": {"match": "backbone.layer4.*", "scheme": "default", "reinit": True},
     }
     weights = saved(tmp_path, theirs("resnet18"))
-    plan = mf.plan(config(weights, "resnet18", init={"rules": rules}))
+    made = mf.plan(config(weights, "resnet18", init={"rules": rules})).materialize()
     built, kept, fresh = (
-        plan.build().state_dict(),
+        made.model.state_dict(),
         mf.build(config(weights, "resnet18")).state_dict(),
         mf.build(config(None, "resnet18", init=None)).state_dict(),
     )
     for name, value in built.items():
         again = name.startswith("backbone.layer4.")
         assert torch.equal(value, (fresh if again else kept)[name]) or name.startswith("head."), name
-    assert "backbone.layer4.0.bn1.running_mean" not in [row.name for row in plan.ledger]
+    assert "backbone.layer4.0.bn1.running_mean" not in [row.name for row in made.ledger]
     with pytest.raises(ConfigError, match="15 parameters of the backbone are frozen and were never trained"):
         mf.plan(config(weights, "resnet18", init={"rules": rules}, freeze={"rules": {"body": {"match": "backbone.*"}}}))
 
@@ -261,11 +260,11 @@ def test_a_backbone_in_the_grammar_takes_the_weights_of_a_run(tmp_path: Path):
     cfg["backbone"] = {"layers": layers, "weights": str(tmp_path / "first"), "allow": {"unexpected": ["head.*"]}}
     cfg["model"] = {"layers": LINEAR}
     cfg["data"]["num_classes"] = None
-    plan = mf.plan(cfg)
-    built, first = plan.build(), mf.load(tmp_path / "first")
+    made, first = mf.plan(cfg).materialize(), mf.load(tmp_path / "first")
+    built = made.model
     assert torch.equal(built.backbone.conv2.weight, first.conv2.weight)
     assert torch.equal(built.backbone.norm1.running_mean, first.norm1.running_mean)
-    assert plan.ledger["backbone.conv1.weight"].scheme == "first/model.safetensors:conv1.weight"
+    assert made.ledger["backbone.conv1.weight"].scheme == "first/model.safetensors:conv1.weight"
     cfg["backbone"]["allow"] = {}
     with pytest.raises(ConfigError, match=r"unexpected \(2\): head.bias \[10\], head.weight \[10x16\]"):
         mf.plan(cfg)
@@ -296,8 +295,8 @@ def test_a_run_is_loaded_resumed_and_carried_on_from_without_its_weights_file(tm
     assert all(
         torch.equal(one, other) for one, other in zip(loaded.state_dict().values(), best.state_dict().values(), strict=True)
     )
-    further = mf.plan(config(str(tmp_path / "half"), shape=(1, 32, 32)))
-    assert torch.equal(further.build().backbone.features[0].weight, loaded.backbone.features[0].weight)
+    further = mf.plan(config(str(tmp_path / "half"), shape=(1, 32, 32))).materialize()
+    assert torch.equal(further.model.backbone.features[0].weight, loaded.backbone.features[0].weight)
     assert further.ledger["backbone.features.0.bias"].scheme == "half/model.safetensors:backbone.features.0.bias"
     with pytest.raises(ConfigError, match="backbone.weights: there is no file .*w.pth"):
         mf.plan(mf.compose(*overrides, *data))
@@ -322,7 +321,7 @@ def test_values_of_a_file_that_are_not_finite_are_told(tmp_path: Path):
     with torch.no_grad():
         model.features[3].squeeze.weight[0] = torch.nan
     with pytest.raises(ConfigError) as caught:
-        mf.plan(config(saved(tmp_path, model))).build()
+        mf.build(config(saved(tmp_path, model)))
     assert str(caught.value) == (
         "backbone.weights: 1 tensors hold values that are not finite: w.pth:features.3.squeeze.weight; take another file"
     )

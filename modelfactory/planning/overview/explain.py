@@ -77,7 +77,6 @@ class Explanation:
         shape = "scalar" if row.shape == "scalar" else f"[{row.shape.replace('x', ', ')}]"
         lines = [f"{row.name}  {shape} {row.dtype}, {row.numel:,} number{'s' * (row.numel != 1)}"]
         expected = f"mean {figure(row.expected_mean) or 'not known'}, std {figure(row.expected_std) or 'not known'}"
-        drawn = f"; drawn: mean {figure(row.mean)}, std {figure(row.std)}" if figure(row.std) else ""
         lines += _item("of", f"{self.module_name or 'the model'} ({row.module}); role {row.role}", width)
         lines += _item("rules", f"in order; {PRECEDENCE}", width)
         for contender in self.contenders:
@@ -86,7 +85,7 @@ class Explanation:
             told = f"{contender.rule}  {contender.scheme}" + (f"  ({parts})" if parts else "")
             lines += _item(f"  {mark}", told + (f": {contender.why}" if contender.why else ""), width)
         items = {"origin": self.origin, "scheme": self.scheme, "": self.formula, "fans": self.fans, "gain": self.gain}
-        items |= {"expect": expected + drawn, "draws": self.draws, "trains": self.training}
+        items |= {"expect": expected, "draws": self.draws, "trains": self.training}
         for head, words in items.items():
             lines += _item(head, words, width) if words else []
         return "\n".join(lines)

@@ -80,9 +80,8 @@ def predicted(model: nn.Module, rows: Sequence[Row], example: torch.Tensor | Non
 
 
 def _moments(row: Row) -> tuple[float, float]:
-    """What a parameter will be like: as drawn where it is built, else as expected."""
-    drawn, expected = (row.mean, row.std), (row.expected_mean, row.expected_std)
-    mean, std = drawn if None not in drawn and not any(map(math.isnan, drawn)) else expected  # pyright: ignore[reportArgumentType]
+    """What a parameter is expected to be like, NaN where no formula tells."""
+    mean, std = row.expected_mean, row.expected_std
     return math.nan if mean is None else mean, math.nan if std is None else std
 
 

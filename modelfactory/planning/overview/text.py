@@ -155,7 +155,6 @@ def columns_of(lines: Sequence[Line]) -> tuple[list[Column], list[Column]]:
         Column("fans", fans, right=True),
         Column("mean", mean if any(cell not in ("", "0") for cell in mean) else ("",) * len(mean), right=True),
         Column("std", std, right=True),
-        Column("drawn std", tuple("" if row is None else figure(row.std) for row in rows), right=True),
     ]
     return of_layers, of_values
 

@@ -55,8 +55,8 @@ def test_published_weights_give_what_torchvisions_own_loading_gives(name, enum, 
         plan = mf.plan(config(name))
         planned = [row.name for row in plan.ledger]
         assert server.asked == 0 and f"from {hashed(content, name)} (not fetched yet)" in str(plan.pretrained)
-        ours = plan.build().eval().backbone
-        loaded = [row.name for row in plan.ledger]
+        made = plan.materialize()
+        ours, loaded = made.model.eval().backbone, [row.name for row in made.ledger]
         assert server.asked == 1 and loaded == [name for name in planned if older is None or "num_batches" not in name]
         whole = getattr(models, name)(weights="DEFAULT").eval()  # finds the file that was fetched
         assert server.asked == 1
@@ -96,8 +96,7 @@ def test_a_url_with_a_declared_hash(tmp_path, monkeypatch):
     with serving() as server:
         url = server.url("weights/mine.pth", content)
         plan = mf.plan(config("squeezenet1_1", url))
-        plan.build()
-        assert plan.ledger["backbone.features.0.bias"].scheme == "mine.pth:features.0.bias"
+        assert plan.materialize().ledger["backbone.features.0.bias"].scheme == "mine.pth:features.0.bias"
         mf.build(config("squeezenet1_1", url, sha256=hashed(content).split("-")[1][:8]))
         with pytest.raises(ConfigError, match="is not what it should be"):
             mf.build(config("squeezenet1_1", url, sha256="0" * 8))
@@ -121,10 +120,11 @@ def test_timms_own_weights_are_loaded_by_timm(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     before = torch.get_rng_state()
     plan = mf.plan(config("timm/resnet10t", True))
-    built = plan.build().state_dict()
+    made = plan.materialize()
+    built = made.model.state_dict()
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(built[f"backbone.{name}"], value) for name, value in values.items() if not name.startswith("fc."))
-    row = plan.ledger["backbone.conv1.0.weight"]
+    row = made.ledger["backbone.conv1.0.weight"]
     assert (row.origin, row.scheme) == ("pretrained", "timm/resnet10t.c3_in1k:conv1.0.weight")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "nothing"))
     with pytest.raises(ConfigError, match="backbone.weights: timm's weights of resnet10t cannot be had: "):

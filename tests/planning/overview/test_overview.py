@@ -166,13 +166,6 @@ def test_the_json_has_what_is_documented_and_every_parameter():
     assert first["name"] == "conv1" and first["output_shape"] == ["N", 32, 8, 8] and first["flops"] == 2 * 9 * 32 * 64
 
 
-def test_after_a_build_what_was_drawn_is_shown():
-    plan = mf.plan(compose("model.width=8"))
-    assert "drawn std" not in str(plan)
-    plan.build()
-    assert "drawn std" in str(plan)
-
-
 SEVEN_BILLION = (
     "model=vit",
     "data=fake",
