@@ -165,7 +165,8 @@ def as_config(config: Mapping[Any, Any]) -> DictConfig:
         8
     """
     try:
-        return OmegaConf.create(plain_nodes(config), flags={"allow_objects": True})
+        made: Any = OmegaConf.create(plain_nodes(config), flags={"allow_objects": True})
+        return made
     except OmegaConfBaseException as error:
         raise ConfigError([complaint(error)]) from error
     except RecursionError as error:

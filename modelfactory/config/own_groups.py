@@ -229,8 +229,8 @@ class _Names:
         if not isinstance(value, str) or "${" not in value:
             return value
         found = _REFERENCE.match(value)
-        whole = found is not None and value[found.end() :].strip() == "}"
-        if whole and self._target(found, path) is None and found[2] == "seed" and not found[3]:
+        seed = found is not None and (found[2], found[3]) == ("seed", "") and value[found.end() :].strip() == "}"
+        if found is not None and seed and not self._target(found, path):
             return 0  # what the seed is where none is given
         return _REFERENCE.sub(lambda match: self._written(match, path), value)
 

@@ -148,14 +148,14 @@ def _decide(
         spec = replace(read, rules=tuple(rule for rule in read.rules if not _leaves(rule))) if read is not None else InitSpec(())
     else:
         spec = InitSpec(read_rules(_as_named(rules), "rules", problems))
-    fans = check_value(spec.fans if fans is None else fans, str, "fans", problems, {"choices": ("effective", "torch")})
+    counted: str = check_value(spec.fans if fans is None else fans, str, "fans", problems, {"choices": ("effective", "torch")})
     problems.raise_if_any()
     infos = describe(model, None if shape is None else torch.empty(shape, dtype=dtype, device="meta"))
     choices = Chooser(spec.rules, {}, problems).choose(infos, whole=False)
     looks = uses_auto_gain(choices) or needs_acting(choices) or any(wants_shape(choice.info, choice.call) for choice in choices)
     acting = acting_on(infos) if looks else {}
     choices = resolve_auto(choices, acting)
-    assignments = assign(choices, acting, fans, problems)
+    assignments = assign(choices, acting, counted, problems)
     return spec, choices, assignments
 
 

@@ -219,9 +219,9 @@ def test_a_calibration_without_data_is_told():
 
 def test_freeze_takes_the_node_of_a_config_or_a_config():
     cfg = mf.compose("+freeze.rules.first={match: '0.*'}", "+freeze.rules.bias={match: 0.bias, frozen: false}")
-    for what in (cfg.freeze, cfg, OmegaConf.to_container(cfg.freeze), {"net": cfg}):
+    for what, at in ((cfg.freeze, None), (cfg, None), (OmegaConf.to_container(cfg.freeze), None), ({"net": cfg}, "net")):
         model = net()
-        names = mf.freeze(model, what, at="net" if "net" in what else None)
+        names = mf.freeze(model, what, at=at)
         assert names == ["0.weight"] == [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     assert mf.freeze(net(), mf.compose().freeze) == []
     with pytest.raises(mf.ConfigError, match="freeze.rules.x.mach: not a key of a freeze rule"):
