@@ -1,4 +1,6 @@
-"""Runs the console script: python -m modelfactory train init=kaiming_normal"""
+"""The same as the console script: `python -m modelfactory plan model=cnn`."""
+
+from __future__ import annotations
 
 import sys
 

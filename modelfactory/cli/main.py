@@ -9,12 +9,14 @@ import argparse
 import json
 import logging
 import os
+import pkgutil
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,9 @@ commands
   explain  show which rule sets a parameter and why, its fans, its gain, and what draws it
   audit    look for what is wrong with the initial values of a model, or of one loaded from a checkpoint
   report   rank the schemes of a sweep and draw its page, also while it runs; of a run as well
+  eval     measure the model of a run on its data
+  predict  give what the model of a run makes of files
+  list     list the configs of a group, with a line on each
 
 examples
   modelfactory train init=kaiming_normal
@@ -41,9 +46,12 @@ examples
   modelfactory explain head.weight model=cnn
   modelfactory audit model=cnn init=xavier_normal
   modelfactory report multirun/DATE/TIME
+  modelfactory predict outputs/DATE/TIME photos/*.jpg
+  modelfactory list backbone 'resnet*'
 
 `modelfactory COMMAND --help` tells more of each; that of train lists the groups and keys that can be overridden.
 """
+_VIEWS = {"eval": "on_runs:evaluate", "predict": "on_runs:predict", "list": "listing:list_configs"}
 log = logging.getLogger(__name__)
 
 
@@ -61,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "explain": explain,
         "audit": audit,
         "report": report,
+        **{name: partial(_show, view) for name, view in _VIEWS.items()},
     }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE, end="")
@@ -82,6 +91,12 @@ def _complete(arguments: list[str], commands: Sequence[str] | dict[str, Any]) ->
     words = line.split(" ")
     if len(words) == 2:
         print(" ".join(command for command in commands if command.startswith(words[1])))
+        return DONE
+    if words[1] in _VIEWS:
+        if words[1] == "list" and len(words) == 3:
+            from modelfactory.cli.listing import group_names
+
+            print(" ".join(name for name in group_names() if name.startswith(words[2])))
         return DONE
     if len(words) > 2 and words[1] in ("plan", "explain", "audit"):
         from modelfactory.cli.plan_and_explain import AUDIT_FLAGS, FLAGS
@@ -114,7 +129,7 @@ def train(arguments: Sequence[str] | None = None) -> int:
     _open_streams()
     try:
         with _terminated_as_interrupted(), _launched_together() as world:
-            run_application(_train_job, sys.argv[1:] if arguments is None else arguments, _check, sweeps.append, world)
+            run_application(train_config, sys.argv[1:] if arguments is None else arguments, check_config, sweeps.append, world)
     except KeyboardInterrupt as error:
         with suppress(OSError):  # the terminal may be gone
             print(str(error) or "interrupted", file=sys.stderr)
@@ -222,7 +237,8 @@ def _conclude(folder: Path) -> int:
     return DONE
 
 
-def _check(cfg: Any) -> None:
+def check_config(cfg: Any) -> None:
+    """Check the config of a run, strictly: every key has to be known."""
     from modelfactory.config.compose import to_plain
 
     to_plain(cfg)
@@ -231,7 +247,7 @@ def _check(cfg: Any) -> None:
     check(cfg)
 
 
-def _train_job(cfg: Any) -> None:
+def train_config(cfg: Any) -> None:
     """A run: trains in the directory that Hydra made."""
     from modelfactory.cli.hydra_app import current_folder, started_in
     from modelfactory.sweeping.job import job_config
@@ -239,9 +255,9 @@ def _train_job(cfg: Any) -> None:
     folder = current_folder()
     try:
         plain = job_config(cfg, started_in())
-        from modelfactory.api.run import train as train_config
+        from modelfactory.api.run import train as train_run
 
-        result = train_config(plain, folder)
+        result = train_run(plain, folder)
     except Exception as error:
         if not isinstance(error, ConfigError) and _is_first():
             from modelfactory.training.status import end_record, status_of, told
@@ -319,6 +335,11 @@ def audit(arguments: Sequence[str]) -> int:
 
     status = _print(view, arguments)
     return FAILED if status == DONE and not clean else status
+
+
+def _show(view: str, arguments: Sequence[str]) -> int:
+    """Prints what a function of this room gives, which is imported when it is wanted."""
+    return _print(pkgutil.resolve_name(f"modelfactory.cli.{view}"), arguments)
 
 
 def _print(view: Callable[[Sequence[str]], str], arguments: Sequence[str]) -> int:

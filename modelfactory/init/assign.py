@@ -61,6 +61,12 @@ class Assignment:
     def call(self) -> SchemeCall:
         return self.choice.call
 
+    def calibrated(self, method: str, factor: float) -> Assignment:
+        """Give the assignment after a calibration multiplied its values: the method, the factor in the gain, no expectation."""
+        call = replace(self.call, name=f"{self.call.name}+{method}")
+        gain = None if "bias" in self.info.roles else factor if self.gain is None else self.gain * factor
+        return replace(self, choice=replace(self.choice, call=call), gain=gain, expected=(math.nan, math.nan))
+
 
 def assign(
     choices: Sequence[Choice],

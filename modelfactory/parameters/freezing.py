@@ -17,7 +17,9 @@ from typing import Any
 from torch import nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 
+from modelfactory.config.compose import plain_nodes
 from modelfactory.config.errors import Problems, did_you_mean
+from modelfactory.config.own_groups import read_groups
 from modelfactory.config.schema import check_value, join
 from modelfactory.parameters.info import ParamInfo
 from modelfactory.parameters.layer_rules import Definition
@@ -292,12 +294,15 @@ def _stay(module: nn.Module, mode: bool = True, picked: bool = False, until: int
     return module
 
 
-def freeze(model: nn.Module, what: Iterable[Any], dropout: bool = False) -> list[str]:
-    """Freezes parameters of any model, built here or not, and holds parts frozen whole in evaluation mode.
+def freeze(model: nn.Module, what: Any, dropout: bool | None = None, *, at: str | None = None) -> list[str]:
+    """Freeze parameters of any model, built here or not, and hold parts frozen whole in evaluation mode.
 
     Args:
-        what: globs over parameter names, or selectors (mappings of match, module, role, before, after).
-        dropout: whether dropout and drop path go on acting in parts frozen whole; what keeps statistics never moves.
+        what: globs over parameter names, or selectors (mappings of match, module, role, before, after); or the `freeze` node of a
+            config, `cfg.freeze`, or a config that has one. What its rules thaw at an epoch is frozen.
+        dropout: whether dropout and drop path go on acting in parts frozen whole; what keeps statistics never moves. None: what the
+            node says, or else no.
+        at: where in a config the groups are, as for `build`.
 
     Returns:
         The names of the parameters that the selectors picked, in the model's order.
@@ -312,10 +317,27 @@ def freeze(model: nn.Module, what: Iterable[Any], dropout: bool = False) -> list
         >>> model.train()[1].training
         False
     """
+    if at is not None or isinstance(what, Mapping) and "freeze" in what:
+        found = read_groups(what, ("freeze",), at)
+        with found.told():
+            return freeze(model, found.config.get("freeze"), dropout)
     problems = Problems()
     infos = describe(model)
-    if isinstance(what, (str, Mapping)):
-        what = [what]
+    what = what if isinstance(what, str) else plain_nodes(what, resolve=True)
+    if what is None or isinstance(what, Mapping) and "rules" in what:
+        spec = read_freeze(what, "freeze", problems)
+        problems.raise_if_any()
+        picked = set(choose_frozen(infos, spec or FreezeSpec(), {}, problems))
+        dropout = spec.dropout if dropout is None and spec is not None else dropout
+    else:
+        picked = _pick(infos, [what] if isinstance(what, (str, Mapping)) else what, problems)
+    problems.raise_if_any()
+    apply_frozen(model, picked, bool(dropout))
+    return [info.name for info in infos if id(info.parameter) in picked]
+
+
+def _pick(infos: Sequence[ParamInfo], what: Iterable[Any], problems: Problems) -> set[int]:
+    """The `id` of each parameter that a glob or selector picks."""
     picked = set()
     for index, item in enumerate(what):
         selector = read_selector(item, f"freeze[{index}]", problems)
@@ -325,6 +347,4 @@ def freeze(model: nn.Module, what: Iterable[Any], dropout: bool = False) -> list
             problems.add(f"freeze[{index}]", nothing_picked(selector, infos))
         picked.update(id(info.parameter) for info in found)
         picked.update(map(id, states))
-    problems.raise_if_any()
-    apply_frozen(model, picked, dropout)
-    return [info.name for info in infos if id(info.parameter) in picked]
+    return picked

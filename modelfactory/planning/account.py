@@ -51,17 +51,10 @@ class Account:
         """With what a calibration did to the parameters that it changed: the method, the factor in the gain, no expectation."""
         factors = calibration.factors
         items = [
-            _calibrated(item, calibration.method, factors[item.info.name]) if item.info.name in factors else item
+            item.calibrated(calibration.method, factors[item.info.name]) if item.info.name in factors else item
             for item in self.assignments
         ]
         return replace(self, assignments=items)
-
-
-def _calibrated(item: Assignment, method: str, factor: float) -> Assignment:
-    call = replace(item.call, name=f"{item.call.name}+{method}")
-    gain = factor if item.gain is None else item.gain * factor
-    gain = None if "bias" in item.info.roles else gain
-    return replace(item, choice=replace(item.choice, call=call), gain=gain, expected=(math.nan, math.nan))
 
 
 def account(

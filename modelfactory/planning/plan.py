@@ -230,6 +230,14 @@ class Plan:
     def __str__(self) -> str:
         return str(self.overview)
 
+    def __repr__(self) -> str:
+        rows = [row for row in self.ledger.rows if row.role != "buffer"]
+        return f"Plan of {len(rows)} parameters, {sum(row.numel for row in rows):,} numbers; print it for the table"
+
+    def _repr_html_(self) -> str:
+        """Give what a notebook shows."""
+        return self.overview._repr_html_()
+
 
 def _schemes(pretrained: Pretrained | None) -> Mapping[str, str]:
     return {} if pretrained is None else pretrained.schemes

@@ -48,12 +48,11 @@ def open_world() -> Iterator[World]:
         ...     world.size
         1
     """
-    exists = dist.is_available() and dist.is_initialized()
-    size = dist.get_world_size() if exists else started_processes()
+    size = num_processes()
     if size == 1:
         yield ALONE
         return
-    if not exists:
+    if not dist.is_initialized():
         _connect()
     world, level, failed = World(dist.get_rank(), size, training=next(calls)), _PACKAGE.level, True
     try:

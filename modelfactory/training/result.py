@@ -20,6 +20,7 @@ from torch import nn
 
 from modelfactory.config.errors import ConfigError, Problem
 from modelfactory.config.files import remove_leftovers, write_text
+from modelfactory.config.notebook import html_table, html_text
 from modelfactory.numerics.rng import INIT_VERSION
 from modelfactory.training.status import RESULT, Heartbeat, config_hash, read_result, status_of, told, who
 
@@ -80,6 +81,18 @@ class Result:
         accuracy = self.best["val_accuracy"]
         told = "" if accuracy is None else f", val_accuracy {accuracy:.4f}"
         return f"best epoch {self.best['epoch']}, val_loss {self.best['val_loss']:.4g}{told}"
+
+    def _repr_html_(self) -> str:
+        """Give what a notebook shows: how it ended, what was said, and a row an epoch."""
+        heads = [name for name in METRICS if any(row.get(name) is not None for row in self.history)]
+        rows = ([_shown(row.get(name)) for name in heads] for row in self.history)
+        above = f"{self.status}: {self.error or self.outcome}" + (f": {self.run_dir}" if self.run_dir is not None else "")
+        said = [*(f"warning: {words}" for words in self.warnings), *(f"hint: {words}" for words in self.hints)]
+        return html_text("\n".join([above, *said])) + (html_table(heads, rows) if heads else "")
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def write_metrics(path: Path, history: Iterable[Mapping[str, Any]]) -> None:
