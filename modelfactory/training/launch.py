@@ -34,6 +34,21 @@ def started_processes() -> int:
     return size
 
 
+def num_processes() -> int:
+    """How many processes there are of this program: those of a process group, or else of the launcher's variables.
+
+    Raises:
+        ConfigError: a launcher's variables are incomplete.
+
+    Example:
+        >>> num_processes()
+        1
+    """
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_world_size()
+    return started_processes()
+
+
 @contextlib.contextmanager
 def open_world() -> Iterator[World]:
     """The processes that this one trains with: those of a process group that there is, or else of the launcher's variables.
@@ -52,7 +67,8 @@ def open_world() -> Iterator[World]:
     if size == 1:
         yield ALONE
         return
-    if not dist.is_initialized():
+    exists = dist.is_initialized()
+    if not exists:
         _connect()
     world, level, failed = World(dist.get_rank(), size, training=next(calls)), _PACKAGE.level, True
     try:
