@@ -56,9 +56,16 @@ def train_module(
         else:
             keys = {key: value for key, value in (config.get("data") or {}).items() if key in _COMMON}
             data = data_of(train, val, keys, ignored=ignored_target(config.get("trainer")))
-        groups = {name: config.get(name) for name in ("optimizer", "scheduler", "trainer")}
-        folder = None if run_dir is None else Path(run_dir)
-        return train_model(model, data, **groups, seed=config.get("seed", 0), run_dir=folder, config=config)
+        return train_model(
+            model,
+            data,
+            optimizer=config.get("optimizer"),
+            scheduler=config.get("scheduler"),
+            trainer=config.get("trainer"),
+            seed=config.get("seed", 0),
+            run_dir=None if run_dir is None else Path(run_dir),
+            config=config,
+        )
 
 
 def load_data(config: Mapping[str, Any]) -> Data:

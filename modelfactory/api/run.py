@@ -199,7 +199,7 @@ def _check_figures(cfg: Any, problems: Problems) -> None:
 def _settled(config: dict[str, Any]) -> dict[str, Any]:
     """The config with the weights of its pretraining, which is done here, in one process, where it is not done yet."""
     problems = Problems()
-    settled = settle(config, problems, check, partial(_train, world=ALONE))
+    settled = settle(config, problems, check, partial(_train, world=ALONE, pictures=True))
     problems.raise_if_any()
     return settled
 

@@ -137,7 +137,7 @@ class Ledger:
             True
         """
         try:
-            import pandas
+            import pandas  # pyright: ignore[reportMissingImports] (an extra)
         except ImportError as error:
             raise ModelFactoryError("to_pandas needs pandas: pip install pandas; to_csv does without") from error
         return pandas.DataFrame([astuple(row) for row in self.rows], columns=list(COLUMNS)).set_index("name")
