@@ -27,7 +27,7 @@ def sweep(*overrides: str, folder: str | os.PathLike[str] | None = None, config_
     Example:
         >>> sweep("init=zeroes,ones")
         Traceback (most recent call last):
-        modelfactory.config.errors.ConfigError: init: 'zeroes' is not a config of init; did you mean 'zeros'?
+        modelfactory.config.errors.ConfigError: init: 'zeroes' is not a config of init; did you mean 'zeros'? (in 1 of 2 jobs, the first: init=zeroes)
     """
     words = ["-m", *(["--config-dir", str(config_dir)] if config_dir is not None else []), *overrides]
     if folder is not None:
