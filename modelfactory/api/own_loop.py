@@ -177,7 +177,7 @@ def config_of(run: str | os.PathLike[str]) -> dict[str, Any]:
         ConfigError: there is no such file, or no config in it.
 
     Example:
-        >>> config_of("no/such/run")
+        >>> config_of("no/such/run")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         modelfactory.config.errors.ConfigError: ...
     """

@@ -25,9 +25,9 @@ def sweep(*overrides: str, folder: str | os.PathLike[str] | None = None, config_
         ConfigError: the config of any job is wrong; none has been started then.
 
     Example:
-        >>> sweep("init=zeroes,ones")
+        >>> sweep("init=zeroes,ones")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        modelfactory.config.errors.ConfigError: init: 'zeroes' is not a config of init; did you mean 'zeros'?
+        modelfactory.config.errors.ConfigError: init: 'zeroes' is not a config of init; did you mean 'zeros'? (in 1 of 2 jobs, ...)
     """
     words = ["-m", *(["--config-dir", str(config_dir)] if config_dir is not None else []), *overrides]
     if folder is not None:
