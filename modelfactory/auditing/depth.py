@@ -71,7 +71,16 @@ def _odd(items: Sequence[Item]) -> list[tuple[Item, float]]:
         return []
     right = max(levels, key=lambda level: (len(level), -level[0] if items[0].has("residual_out") else level[0]))
     middle = statistics.median(right)
-    return [(item, math.exp(middle)) for item, log in zip(items, logs, strict=True) if abs(log - middle) > tolerance]
+    odd = [(item, math.exp(middle)) for item, log in zip(items, logs, strict=True) if abs(log - middle) > tolerance]
+    return [(item, std) for item, std in odd if abs(math.log(_without_outliers(item, std)) - middle) > tolerance]
+
+
+def _without_outliers(item: Item, std: float) -> float:
+    """The std of what lies within eight of another: trunc_normal_ gives one in 2**24 values its bound, which may be 100 away."""
+    if item.values is None:
+        return item.std
+    inside = item.values[item.values.abs() < 8 * std]
+    return inside.float().std(correction=0).item() if inside.numel() > 0.99 * item.values.numel() else item.std
 
 
 def _levels(logs: Sequence[float], tolerance: float) -> list[list[float]]:
