@@ -20,6 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from modelfactory.cli.completion import complete
+from modelfactory.cli.streams import open_streams, say, silence
 from modelfactory.config.errors import ConfigError, ModelFactoryError, did_you_mean
 from modelfactory.config.printable import printable
 
@@ -78,39 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"modelfactory {_version()}")
         return DONE
     if arguments[0] in ("-sc", "--shell-completion"):
-        return _complete(arguments, commands)
+        return DONE if complete(commands, _VIEWS) else train(arguments)
     if arguments[0] not in commands:
         print(f"error: {arguments[0]!r} is not a command{did_you_mean(arguments[0], commands)}", file=sys.stderr)
         return WRONG
     return commands[arguments[0]](arguments[1:])
-
-
-def _complete(arguments: list[str], commands: Sequence[str] | dict[str, Any]) -> int:
-    """Shell completion of `modelfactory COMMAND ...`: Hydra completes what comes after the command."""
-    line = os.environ.get("COMP_LINE", "")
-    words = line.split(" ")
-    if len(words) == 2:
-        print(" ".join(command for command in commands if command.startswith(words[1])))
-        return DONE
-    if words[1] in _VIEWS:
-        if words[1] == "list" and len(words) == 3:
-            from modelfactory.cli.listing import group_names
-
-            print(" ".join(name for name in group_names() if name.startswith(words[2])))
-        return DONE
-    if len(words) > 2 and words[1] in ("plan", "explain", "audit"):
-        from modelfactory.cli.plan_and_explain import AUDIT_FLAGS, FLAGS
-
-        if words[-1].startswith("-"):
-            flags = AUDIT_FLAGS if words[1] == "audit" else FLAGS
-            print(" ".join(flag for flag in flags if flag.startswith(words[-1])))
-            return DONE
-        if words[1] == "explain" and len(words) == 3:  # the name of a parameter, which only the model tells
-            return DONE
-        words = [word for word in words if word not in (*FLAGS, *AUDIT_FLAGS)]
-    if len(words) > 2:
-        os.environ["COMP_LINE"] = " ".join([words[0], *words[3 if words[1] == "explain" else 2 :]])
-    return train(arguments)
 
 
 def train(arguments: Sequence[str] | None = None) -> int:
@@ -126,7 +100,7 @@ def train(arguments: Sequence[str] | None = None) -> int:
 
     sweeps: list[Path] = []
     status = DONE
-    _open_streams()
+    open_streams()
     try:
         with _terminated_as_interrupted(), _launched_together() as world:
             run_application(train_config, sys.argv[1:] if arguments is None else arguments, check_config, sweeps.append, world)
@@ -265,32 +239,7 @@ def train_config(cfg: Any) -> None:
             end_record(folder, status_of(error), told(error))
         raise
     if _is_first():
-        _say(f"done: {result.outcome}: {folder}")
-
-
-def _say(text: str) -> None:
-    """Prints a line of a run that is done, which it is also where nobody reads it."""
-    try:
-        print(text, flush=True)
-    except (OSError, ValueError):
-        _silence()
-
-
-def _silence() -> None:
-    """Lets what is still to be printed go nowhere: what reads the output has read enough, such as `| head`, or is gone."""
-    with suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _open_streams() -> None:
-    """Opens standard streams that the process was started without (`>&-`), whose numbers files would be given otherwise."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:
-            try:
-                os.fstat(number)
-            except OSError:  # os.open gives the lowest free number
-                os.open(os.devnull, os.O_RDWR)
-            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))
+        say(f"done: {result.outcome}: {folder}")
 
 
 def _tell(error: Exception) -> int:
@@ -349,7 +298,7 @@ def _print(view: Callable[[Sequence[str]], str], arguments: Sequence[str]) -> in
     except SystemExit as stop:  # the parser's: of --help, or of a flag that there is not
         return int(stop.code or 0)
     except BrokenPipeError:
-        _silence()
+        silence()
         return DONE
     except ConfigError as error:
         return _tell(error)
