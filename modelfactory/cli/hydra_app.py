@@ -74,7 +74,9 @@ class _Session:
                 folder = Path(self.world.gather(str(folder))[0])  # the time is in its name, which is not the same in every process
                 with read_write(config.hydra), open_dict(config.hydra):
                     config.hydra.run.dir = str(folder)
-                    config.hydra.output_subdir = config.hydra.output_subdir if self.world.is_first else None
+                    if not self.world.is_first:  # it writes nothing, and its log file would be in the folder of its own time
+                        config.hydra.output_subdir = None
+                        config.hydra.job_logging = {"version": 1, "disable_existing_loggers": False, "root": {"level": "ERROR"}}
             if wrong := name_problem(folder):
                 raise ConfigError([Problem("hydra.run.dir", f"the run directory {wrong}; give a shorter one")])
             with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
