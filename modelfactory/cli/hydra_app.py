@@ -120,7 +120,7 @@ class _Session:
 
     def remove_unused(self) -> None:
         """Removes the directories made for a run that did not begin, if all that is in them is Hydra's own."""
-        folder = self.folders[0] if self.folders else None
+        folder = self.folders[0] if self.folders and (self.world is None or self.world.is_first) else None
         if folder is None or not folder.is_dir():
             return
         own = [path for path in folder.iterdir() if path.name in (".hydra", "multirun.yaml") or path.suffix == ".log"]
