@@ -68,7 +68,7 @@ def plan(cfg: Any, *overrides: str, at: str | None = None) -> Plan:
         >>> [(row.name, row.scheme) for row in made.ledger]
         [('fc.weight', 'xavier_normal'), ('fc.bias', 'zeros')]
         >>> plan("model=mlp", "model.width=8").ledger["head.weight"].shape
-        (10, 8)
+        '10x8'
     """
     with _own(as_given(cfg, overrides), (*OF_MODEL, "optimizer"), at) as own:
         problems = Problems()

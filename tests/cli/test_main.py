@@ -266,7 +266,8 @@ def test_what_trains_nothing_imports_no_torch(tmp_path: Path, arguments: list[st
     ("line", "expected"),
     [
         ("modelfactory pl", ["plan"]),
-        ("modelfactory ", ["train", "plan", "explain", "audit", "report"]),
+        ("modelfactory ", ["train", "plan", "explain", "audit", "report", "eval", "predict", "list"]),
+        ("modelfactory list back", ["backbone"]),
         ("modelfactory plan --j", ["--json"]),
         ("modelfactory audit --le", ["--level"]),
         ("modelfactory plan --json model=deep_m", ["model=deep_mlp"]),

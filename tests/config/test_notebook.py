@@ -52,7 +52,7 @@ def test_a_plan_is_a_table_of_its_layers_with_sums_and_warnings():
     plan = mf.plan("experiment=deep_relu", "init=xavier_normal")
     page = Cells(plan._repr_html_())
     assert page.rows[0][0] == "layer" and any("head" in row[0] for row in page.rows)
-    for words in ("parameters   ", "warning: predicted signal: the signal vanishes", "to mend it: init"):
+    for words in ("parameters   ", "warning: predicted signal: the signal vanishes", "to fix it: init"):
         assert words in page.text
     assert repr(plan).startswith("Plan of 62 parameters, ") and "object at" not in repr(plan)
 
