@@ -164,7 +164,7 @@ def refused_in_one_process(world: World, where: Path) -> dict[str, Any]:
 
 
 class Ends(nn.Module):
-    """Passes its input on, and ends the process of rank 1 in the third step, or gives NaN there."""
+    """Passes its input on, and ends the process of rank 1 in its third forward of a training, or gives NaN there."""
 
     def __init__(self, world: World, how: str):
         super().__init__()
