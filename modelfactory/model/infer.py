@@ -139,6 +139,9 @@ def why_no_part(returned: Any, index: int | str) -> str | None:
         if isinstance(returned, Unknown) or (index in returned if is_mapping else hasattr(returned, index)):
             return None
         names = list(returned) if is_mapping else [*getattr(returned, "_fields", ())]
+        if isinstance(returned, tuple) and not names:  # whose parts have places only
+            quoted = f" (leave the quotes out: {index})" if index.removeprefix("-").isdigit() else ""
+            return f"{index!r} is a text; give a whole number{quoted}"
         return f"the layer returns no {index!r}{did_you_mean(index, names)}"
     if isinstance(returned, (tuple, Mapping)) and not -len(returned) <= index < len(returned):
         return f"{index} is outside of the {len(returned)} parts that the layer returns"
