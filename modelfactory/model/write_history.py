@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from modelfactory.model.storages import address_of, covers_storage, tensors_in
 from modelfactory.parameters.written import Written
 
 _EMPTY = frozenset({"empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided"})
@@ -91,16 +92,16 @@ class WriteHistory:
 
     def carry(self, source: Tensor, target: Tensor) -> None:
         """Say of `target` what is known of `source`, which it stands for from here on."""
-        record = self._records.get(_key(source))
+        record = self._records.get(address_of(source))
         if record is not None:
             self._store(target, record)
 
     def of(self, parameters: Mapping[str, Tensor]) -> dict[str, Written]:
         """What was written to each of these tensors, by name; one that came ready from elsewhere is left out."""
-        by_key = {_key(tensor): name for name, tensor in reversed(list(parameters.items()))}
+        by_key = {address_of(tensor): name for name, tensor in reversed(list(parameters.items()))}
         found: dict[str, Written] = {}
         for name, tensor in parameters.items():
-            record = self._records.get(_key(tensor))
+            record = self._records.get(address_of(tensor))
             if record is not None:
                 written = record.written if not record.left else Written("nothing")
                 found[name] = replace(written, copy_of=self._copied(record, name, by_key))
@@ -115,7 +116,7 @@ class WriteHistory:
         return source if unchanged and not _are_stacked(name, source) else ""
 
     def _written_in_place(self, name: str, target: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        record = self._records.get(_key(target))
+        record = self._records.get(address_of(target))
         law = _law(name, args, kwargs, target)
         if law is not None:
             self._put(target, law)
@@ -130,25 +131,25 @@ class WriteHistory:
             self._put(target, Written("value", value), part=value, whole=None if everything else False)
         elif record is not None and name not in _SAME_VALUES:
             changed = replace(self._changed(record.written, name, args), by_layer=_by_layer())
-            if not _covers(target) and changed.how == "value":
+            if not covers_storage(target) and changed.how == "value":
                 changed = replace(changed, part=math.nan)
             self._store(target, record._replace(written=changed, count=record.count + 1, source=None))
 
     def _copy(self, target: Tensor, source: Any) -> None:
         """Values of another tensor: what is known of it is known of this one."""
-        known = self._records.get(_key(source)) if isinstance(source, Tensor) else None
-        if known is None or source.numel() != target.numel() or not (_covers(target) and _covers(source)):
+        known = self._records.get(address_of(source)) if isinstance(source, Tensor) else None
+        if known is None or source.numel() != target.numel() or not (covers_storage(target) and covers_storage(source)):
             self._put(target, Written("value", self._number(source)), part=math.nan)
             return
-        held = self._records.get(_key(target))
+        held = self._records.get(address_of(target))
         written = replace(known.written, by_layer=known.written.by_layer and known.written.how == "value")
-        self._store(target, _Record(written, 0 if held is None else held.count + 1, (_key(source), known.count), known.left))
+        self._store(target, _Record(written, 0 if held is None else held.count + 1, (address_of(source), known.count), known.left))
 
     def _made(self, name: str, made: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A tensor that a call gave, unless it is a view of one that the call was given."""
-        key = _key(made)
-        operands = list(_tensors((args, kwargs)))
-        if any(_key(tensor) == key for tensor in operands):
+        key = address_of(made)
+        operands = list(tensors_in((args, kwargs)))
+        if any(address_of(tensor) == key for tensor in operands):
             return
         if name in _EMPTY:
             self._store(made, _Record(_NOTHING, 0, None, made.numel()), key)
@@ -162,7 +163,7 @@ class WriteHistory:
         elif name in _COPIES and operands:
             self._copy(made, operands[0])
         else:
-            known = [record.written for tensor in operands if (record := self._records.get(_key(tensor))) is not None]
+            known = [record.written for tensor in operands if (record := self._records.get(address_of(tensor))) is not None]
             others = [item for item in args if not (operands and item is operands[0])]
             changed = self._changed(known[0], name, others) if len(operands) == 1 and known else None
             self._put(made, changed or Written("draw" if any(written.how == "draw" for written in known) else "value"))
@@ -174,12 +175,12 @@ class WriteHistory:
             part: where a value was written, that value; None for a draw.
             whole: False where some entries of the tensor were written, and it is not known how many.
         """
-        key = _key(tensor)
+        key = address_of(tensor)
         record = self._records.get(key)
         if _by_layer():
             written = replace(written, by_layer=True)
         count = 0 if record is None else record.count + 1
-        if record is None or whole is not False and _covers(tensor):
+        if record is None or whole is not False and covers_storage(tensor):
             self._store(tensor, _Record(written, count), key)
             return
         held = record.written
@@ -205,13 +206,13 @@ class WriteHistory:
     def _number(self, value: Any) -> float:
         """A number, or the one that all entries of a tensor have; NaN where that is not known."""
         if isinstance(value, Tensor):
-            record = self._records.get(_key(value))
+            record = self._records.get(address_of(value))
             known = record is not None and record.written.how == "value" and record.written.part is None
             return record.written.value if known else math.nan  # pyright: ignore[reportOptionalMemberAccess]
         return float(value) if isinstance(value, (bool, int, float)) else math.nan
 
     def _store(self, tensor: Tensor, record: _Record, key: int | None = None) -> None:
-        key = _key(tensor) if key is None else key
+        key = address_of(tensor) if key is None else key
         if key not in self._alive:
             self._alive[key] = StorageWeakRef(tensor.untyped_storage())
         self._records[key] = record
@@ -273,22 +274,3 @@ def _are_stacked(one: str, other: str) -> bool:
     """Whether two names differ in one number alone: copies in a stack of layers, which are to differ, and no twins."""
     pairs = [(a, b) for a, b in zip(one.split("."), other.split("."), strict=False) if a != b]
     return len(one.split(".")) == len(other.split(".")) and len(pairs) == 1 and all(word.isdigit() for word in pairs[0])
-
-
-def _key(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
-
-
-def _covers(tensor: Tensor) -> bool:
-    return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _tensors(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item)
