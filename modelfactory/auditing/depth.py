@@ -49,10 +49,26 @@ def _chance(item: Item) -> float:
 
 
 def _odd(items: Sequence[Item]) -> list[tuple[Item, float]]:
-    """Those of a group that break its rule, with the std that the rule would give: one for all, or one that goes on with depth."""
+    """Those of a group that break its rule, with the std that the rule would give.
+
+    The rule is of the std or of the std times the root of fans, whichever leaves fewest different scales: repeats of one shape whose
+    strides differ have other fans.
+    """
     if len(items) < 2 or math.prod(items[0].shape) < 64:
         return []
-    logs = [math.log(item.std) for item in items]
+    counted = [[1.0] * len(items)]
+    fans = [item.fans for item in items if item.fans is not None and item.fans.fan_in > 0 and item.fans.fan_out > 0]
+    if len(fans) == len(items):
+        counted += [[fan.fan_in for fan in fans], [fan.fan_out for fan in fans], [fan.fan_in + fan.fan_out for fan in fans]]
+    laws = [[math.log(item.std) + math.log(fan) / 2 for item, fan in zip(items, each, strict=True)] for each in counted]
+    of_law = [len(_levels(logs, _tolerance(items[0]))) for logs in laws]
+    best = of_law.index(min(of_law))
+    odd = [(items[place], scale / math.sqrt(counted[best][place])) for place, scale in _breaking(items, laws[best])]
+    return [(item, std) for item, std in odd if abs(math.log(_without_outliers(item, std) / std)) > _tolerance(item)]
+
+
+def _breaking(items: Sequence[Item], logs: Sequence[float]) -> list[tuple[int, float]]:
+    """The places of those whose scale, given by its log, breaks the rule of all, and the scale that fits: one, or one that goes on."""
     tolerance = _tolerance(items[0])
     spread = max(logs) - min(logs)
     if spread <= max(tolerance, _LEAST_RANGE):
@@ -60,8 +76,8 @@ def _odd(items: Sequence[Item]) -> list[tuple[Item, float]]:
     if len(items) == 2:
         if spread < math.log(_OF_TWO):
             return []
-        large = max(items, key=lambda item: item.std)
-        return [(large, min(item.std for item in items))] if large.has("residual_out") else []
+        large = logs.index(max(logs))
+        return [(large, math.exp(min(logs)))] if items[large].has("residual_out") else []
     jumps = [later - earlier for earlier, later in zip(logs, logs[1:], strict=False)]
     goes_one_way = all(jump <= tolerance for jump in jumps) or all(jump >= -tolerance for jump in jumps)
     if goes_one_way and max(abs(jump) for jump in jumps) < _STEP * spread:
@@ -71,8 +87,7 @@ def _odd(items: Sequence[Item]) -> list[tuple[Item, float]]:
         return []
     right = max(levels, key=lambda level: (len(level), -level[0] if items[0].has("residual_out") else level[0]))
     middle = statistics.median(right)
-    odd = [(item, math.exp(middle)) for item, log in zip(items, logs, strict=True) if abs(log - middle) > tolerance]
-    return [(item, std) for item, std in odd if abs(math.log(_without_outliers(item, std)) - middle) > tolerance]
+    return [(place, math.exp(middle)) for place, log in enumerate(logs) if abs(log - middle) > tolerance]
 
 
 def _without_outliers(item: Item, std: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from modelfactory.auditing.finding import Finding
 from modelfactory.auditing.subject import Item, Subject
@@ -26,13 +26,14 @@ def find_scales(subject: Subject) -> Iterator[Finding]:
     """Matrices drawn by fans that are not theirs, and those far from every scale that keeps a signal."""
     if subject.reading is None:
         return
+    repeats = {item.name: items for items in subject.groups() for item in items}
     for item in subject.items:
         fans = item.fans
         if fans is None or not item.trains or not item.is_matrix or item.is_constant or item.roles[0] != "weight":
             continue
         if fans.fan_in <= 0 or not subject.is_plain(item, fans.node) or subject.is_normalised(fans.node):
             continue
-        found = None if fits_a_law(item, fans) else _wrong_fans(item, fans) or _far(subject, item, fans)
+        found = None if fits_a_law(item, fans) else _wrong_fans(item, fans, repeats.get(item.name, [item])) or _far(subject, item, fans)
         if found is not None:
             yield found
 
@@ -57,18 +58,19 @@ def _error(item: Item) -> float:
     return 4 * math.sqrt(2 / math.prod(item.shape)) + 0.004
 
 
-def _wrong_fans(item: Item, fans: TracedFans) -> Finding | None:
-    """One whose variance is that of a law with the fans of its shape in place of its operator's."""
+def _wrong_fans(item: Item, fans: TracedFans, repeats: Sequence[Item]) -> Finding | None:
+    """One whose variance, as that of all repeats of its layer, is that of a law with the fans of its shape in place of its operator's."""
     error = _error(item)
     if fans.node.op in TRANSPOSED or error > (_LOOSE if _groups(item) > 1 else _TIGHT):
         return None
     if any(abs(item.std / fixed - 1) < error / 2 for fixed in _FIXED):
         return None
-    of_shape, variance = torch_fans(item.shape), item.std**2
+    of_shape = torch_fans(item.shape)
     for fan in (of_shape.fan_in, of_shape.fan_out, (of_shape.fan_in + of_shape.fan_out) / 2):
         for law, name in _LAWS.items():
             ratio = math.sqrt(fans.fan_in / fan)
-            if abs(variance * fan / law - 1) < error and max(ratio, 1 / ratio) > _WIDE and not _is_own(item, fan, law):
+            is_law = all(abs(each.std**2 * fan / law - 1) < error for each in repeats)  # of one alone it may be by chance
+            if is_law and max(ratio, 1 / ratio) > _WIDE and not _is_own(item, fan, law):
                 return _told_fans(item, fans, fan, law, name)
     return None
 

@@ -256,3 +256,41 @@ def test_a_check_that_fails_is_a_note_and_the_others_go_on(monkeypatch: pytest.M
 def test_a_module_without_parameters_is_clean():
     assert mf.audit(nn.ReLU())
     assert mf.audit(nn.Sequential(), torch.zeros(1, 2))
+
+
+class Strided(nn.Module):
+    """Six repeats of a grouped convolution of one shape, of which each third halves the picture and one looks further apart."""
+
+    def __init__(self, groups: int = 1):
+        super().__init__()
+        strides = (2, 1, 1, 2, 1, 1)
+        self.stem = nn.Conv2d(3, 32, 3, padding=1)
+        self.blocks = nn.ModuleList(nn.Conv2d(32, 32, 3, stride, 1 + (stride == 1), 1 + (stride == 1), groups) for stride in strides)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        for block in self.blocks:
+            x = block(x).relu()
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("groups", [1, 8])
+@pytest.mark.parametrize("scheme", ["xavier_normal", "kaiming_normal", "xavier_uniform", "orthogonal", "auto"])
+def test_repeats_with_other_strides_have_other_scales_by_right(scheme: str, groups: int):
+    images, model = torch.zeros(2, 3, 32, 32), Strided(groups)
+    mf.initialize(model, scheme, example=images)
+    assert mf.audit(model), mf.audit(model)
+    model.blocks[4].weight.data.mul_(0.4)
+    assert [(finding.name, finding.kind) for finding in mf.audit(model)] == [("blocks.4.weight", "depth_scale")]
+
+
+def test_a_law_that_one_repeat_fits_by_chance_is_no_finding():
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Sequential(nn.Conv2d(48, 48, 3, padding=1, groups=48), nn.ReLU()) for _ in range(6)))
+    for place, block in enumerate(model):  # scales of their own, of which one is that of kaiming's fan_out of the shape
+        nn.init.normal_(block[0].weight, std=(2 / 432) ** 0.5 * 1.3 ** (place - 2))
+    assert not [finding for finding in mf.audit(model) if finding.kind == "wrong_fans"]
+    for block in model:
+        nn.init.kaiming_normal_(block[0].weight, mode="fan_out")
+    assert {finding.kind for finding in mf.audit(model)} >= {"wrong_fans"}
