@@ -51,8 +51,8 @@ def _chance(item: Item) -> float:
 def _odd(items: Sequence[Item]) -> list[tuple[Item, float]]:
     """Those of a group that break its rule, with the std that the rule would give.
 
-    The rule is of the std or of the std times the root of fans, whichever leaves fewest different scales: repeats of one shape whose
-    strides differ have other fans.
+    The rule is of the std or of the std times the root of fans, whichever leaves the fewest scales, and then the closest: repeats of one
+    shape whose strides differ have other fans.
     """
     if len(items) < 2 or math.prod(items[0].shape) < 64:
         return []
@@ -61,7 +61,7 @@ def _odd(items: Sequence[Item]) -> list[tuple[Item, float]]:
     if len(fans) == len(items):
         counted += [[fan.fan_in for fan in fans], [fan.fan_out for fan in fans], [fan.fan_in + fan.fan_out for fan in fans]]
     laws = [[math.log(item.std) + math.log(fan) / 2 for item, fan in zip(items, each, strict=True)] for each in counted]
-    of_law = [len(_levels(logs, _tolerance(items[0]))) for logs in laws]
+    of_law = [(len(_levels(logs, _tolerance(items[0]))), max(logs) - min(logs)) for logs in laws]
     best = of_law.index(min(of_law))
     odd = [(items[place], scale / math.sqrt(counted[best][place])) for place, scale in _breaking(items, laws[best])]
     return [(item, std) for item, std in odd if abs(math.log(_without_outliers(item, std) / std)) > _tolerance(item)]
