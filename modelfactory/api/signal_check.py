@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from modelfactory.config.errors import ConfigError, Problems, contained
 from modelfactory.config.schema import check_value
 from modelfactory.data.dataset import Data
+from modelfactory.model.modes import kept_modes
 from modelfactory.parameters.roles import describe
 from modelfactory.planning.plan import make_plan
 from modelfactory.signal_propagation.probe import Probe, probe, told_failures
@@ -61,13 +62,9 @@ def _measured(
     if wanted == "none" or parameter is None:
         return [], []
     x, y = (tensor.to(parameter.device) for tensor in data.train.sample(min(data.batch_size, _MOST_INPUTS)))
-    modes = [(module, module.training) for module in model.modules()]
-    try:
+    with kept_modes(model):
         model.train()
         found = probe(model, x, seed=config.get("seed", 0), histograms=wanted == "histograms")
-    finally:
-        for module, training in modes:
-            module.training = training
     warnings, hints = _said_of_signal(found, config)
     first_loss = _first_loss(model, found.found.output, y, data, trainer)
     if first_loss is not None:

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from modelfactory.auditing.finding import Finding
 from modelfactory.auditing.subject import Subject
+from modelfactory.model.modes import kept_modes
+from modelfactory.signal_propagation.graph import call_of
 from modelfactory.signal_propagation.probe import probe
 from modelfactory.signal_propagation.verdict import FATAL, summary
 from modelfactory.tracing.graph import tensors_of
@@ -77,13 +79,9 @@ def _takes_two(model: nn.Module) -> bool:
 
 def find_signal(subject: Subject, targets: Tensor | None) -> Iterator[Finding]:
     """What one batch shows: a signal or a gradient that vanishes or explodes, dead units, a first loss far above a guess."""
-    modes = [(module, module.training) for module in subject.model.modules()]
-    try:
+    with kept_modes(subject.model):
         subject.model.train()
         table = probe(subject.model, subject.example).table
-    finally:
-        for module, training in modes:
-            module.training = training
     subject.notes += table.failures
     said = summary(table)
     fatal = next((row for verdict in FATAL for row in table if row.verdict == verdict), None)
@@ -123,17 +121,13 @@ def _first_loss(subject: Subject, targets: Tensor | None) -> Finding | None:
 
 
 def _output(subject: Subject) -> Tensor | None:
-    """The first output of floating point of the model in evaluation, for a part of the batch."""
-    example = subject.example
-    args, kwargs = ((), example) if isinstance(example, Mapping) else (example if isinstance(example, tuple) else (example,), {})
-    modes = [(module, module.training) for module in subject.model.modules()]
+    """The first output of floating point of the model in training, for the batch; its buffers stay as they are."""
+    args, kwargs = call_of(subject.example)
     statistics = {name: buffer.clone() for name, buffer in subject.model.named_buffers()}
     try:
-        with torch.no_grad(), torch.random.fork_rng():
+        with kept_modes(subject.model), torch.no_grad(), torch.random.fork_rng():
             output = subject.model.train()(*args, **kwargs)
     finally:
-        for module, training in modes:
-            module.training = training
         for name, buffer in subject.model.named_buffers():
             if name in statistics and buffer.shape == statistics[name].shape:
                 buffer.copy_(statistics[name])

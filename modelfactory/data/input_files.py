@@ -15,9 +15,9 @@ from modelfactory.config.errors import ConfigError, Problem, Problems
 from modelfactory.data.backbone_transforms import put_preprocessing
 from modelfactory.data.image_file import EXTENSIONS
 from modelfactory.data.image_folder import image_reader, read_transforms
+from modelfactory.data.vision import IMAGENET_MEAN, IMAGENET_STD
 
 _FOLDER = "modelfactory.data.image_folder"
-_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 def read_files(files: Sequence[Path], data: Mapping[str, Any], backbone: Any = None) -> Tensor:
@@ -42,11 +42,11 @@ def read_files(files: Sequence[Path], data: Mapping[str, Any], backbone: Any = N
     problems = Problems()
     if not files:
         problems.add("", "there is no file to read; give images or CSV files")
-    kinds = {"csv" if file.suffix.lower() == ".csv" else "image" if file.name.lower().endswith(EXTENSIONS) else "" for file in files}
+    kinds = set(map(_kind, files))
     for file in files:
         if not file.is_file():
             problems.add(str(file), "there is no such file")
-        elif file.suffix.lower() != ".csv" and not file.name.lower().endswith(EXTENSIONS):
+        elif not _kind(file):
             problems.add(str(file), f"is neither a CSV file nor an image ({', '.join(EXTENSIONS)})")
     if len(kinds) > 1 and not problems:
         problems.add("", "images and CSV files cannot be read together; give files of one kind")
@@ -59,8 +59,12 @@ def read_files(files: Sequence[Path], data: Mapping[str, Any], backbone: Any = N
     prepared = put_preprocessing(data, backbone, problems)
     declared = read_transforms(prepared.get("transforms") or {}, "data.transforms", problems)
     problems.raise_if_any()
-    read, transform = image_reader(declared["val"], *(prepared.get(key) or _IMAGENET[key] for key in ("mean", "std")))
+    read, transform = image_reader(declared["val"], prepared.get("mean") or IMAGENET_MEAN, prepared.get("std") or IMAGENET_STD)
     return torch.stack([transform(read(str(file))) for file in files])
+
+
+def _kind(file: Path) -> str:
+    return "csv" if file.suffix.lower() == ".csv" else "image" if file.name.lower().endswith(EXTENSIONS) else ""
 
 
 def _read_rows(file: Path, shape: Sequence[int] | None) -> Tensor:

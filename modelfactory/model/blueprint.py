@@ -69,20 +69,13 @@ class Draft:
         module: the plain nn.Module.
         recordings: by module name, what the constructors of its parts would have drawn.
         definitions: by module name, what the config says beside it.
-        node: the blueprint.
         written: by the name of a parameter or buffer, what the constructor of a module of one's own, or of a library, wrote to it.
     """
 
     module: nn.Module
     recordings: dict[str, Recording]
     definitions: dict[str, Definition]
-    node: Node
     written: Mapping[str, Written] = field(default_factory=dict)
-
-    @property
-    def incoming(self) -> dict[str, torch.Size]:
-        """By module name, the batched shape that a layer of the grammar is given."""
-        return {name: part.incoming for name, part in walk(self.node) if isinstance(part, Leaf) and part.incoming is not None}
 
 
 def assemble(node: Node, seed: int) -> Draft:
@@ -100,7 +93,7 @@ def assemble(node: Node, seed: int) -> Draft:
     definitions = (
         {name: part.definition for name, part in walk(node) if part.definition.says_something} if _says_something(node) else {}
     )
-    return Draft(module, recordings, definitions, node, written)
+    return Draft(module, recordings, definitions, written)
 
 
 def _says_something(node: Node) -> bool:

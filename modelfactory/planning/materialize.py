@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
@@ -131,15 +131,7 @@ def _calibrate(model: nn.Module, plans: Account, spec: ModelSpec, evidence: Evid
     if evidence is None:
         raise ConfigError([Problem(where, f"{asked.method!r} needs data, for a first batch; give data, or null")])
     try:
-        return calibrate(
-            model,
-            evidence.batch(),
-            asked.method,  # pyright: ignore[reportArgumentType]
-            target=asked.target,
-            tol=asked.tol,
-            max_iterations=asked.max_iterations,
-            only=_names_of_drawn(plans),
-        )
+        return calibrate(model, evidence.batch(), **asdict(asked), only=_names_of_drawn(plans))
     except SchemeError as error:
         raise ConfigError([Problem(where, str(error))]) from error
 

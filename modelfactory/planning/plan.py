@@ -23,6 +23,7 @@ from modelfactory.init.rules import InitSpec
 from modelfactory.init.structural_arguments import Evidence
 from modelfactory.model.blueprint import Draft, Leaf, assemble
 from modelfactory.model.infer import Inference
+from modelfactory.model.modes import kept_modes
 from modelfactory.model.samples import check_samples
 from modelfactory.parameters.freezing import apply_frozen
 from modelfactory.planning.account import Account, account, frozen_untrained, ledger_rows
@@ -75,10 +76,8 @@ class Plan:
         with torch.device("meta"):
             draft = assemble(spec.node, spec.seed)
         if isinstance(spec.node, Leaf) and spec.incoming is not None:
-            modes = [(module, module.training) for module in draft.module.modules()]
-            Inference(problems).forward(draft.module, "model", spec.incoming)
-            for module, training in modes:
-                module.training = training
+            with kept_modes(draft.module):
+                Inference(problems).forward(draft.module, "model", spec.incoming)
         mixing = self._mixing(problems)
         pretrained = find_pretrained(draft.module, spec.backbone, problems, fetch=False)
         problems.raise_if_any()

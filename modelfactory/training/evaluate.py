@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from modelfactory.config.errors import ConfigError, Problems
 from modelfactory.data.batches import make_batches
 from modelfactory.data.dataset import Data
+from modelfactory.model.modes import kept_modes
 from modelfactory.training.loss import Correct, LossSum, build_loss, check_fit
 from modelfactory.training.loss_mean import known_mean
 
@@ -97,10 +98,6 @@ def in_evaluation(model: nn.Module):
         >>> model.training
         True
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with kept_modes(model):
+        model.eval()
         yield
-    finally:
-        for module, training in modes:
-            module.training = training

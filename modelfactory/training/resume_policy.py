@@ -79,6 +79,10 @@ class Change(NamedTuple):
     def __str__(self) -> str:
         return f"{self.path}: {_shown(self.before)} -> {_shown(self.after)}"
 
+    @property
+    def values(self) -> str:
+        return f"{_shown(self.after)} here, {_shown(self.before)} in the run that is resumed"
+
 
 class _Order(tuple):
     """The keys of a mapping, where their order differs."""

@@ -20,9 +20,9 @@ from modelfactory.config.files import read_text, write_text
 
 RESULT = "result.json"
 CHECKPOINT = Path("checkpoint", "last.safetensors")
-# what a run writes beside its result.json, and clears where it begins anew in a folder that was used
+# what a run writes beside its result.json, and clears in this order where it begins anew in a folder that was used
 RUN_FILES = (
-    *("config.yaml", "ledger.csv", "metrics.csv", "model.safetensors", "error.txt", CHECKPOINT),
+    *(CHECKPOINT, "config.yaml", "ledger.csv", "metrics.csv", "model.safetensors", "error.txt"),
     *("signal.csv", "signal.png", "signal_histograms.png"),
 )
 # mappings whose order means something: layers run in it, and a later rule or group wins
@@ -218,7 +218,7 @@ def clear_run(folder: Path) -> None:
         ...     os.listdir(folder)
         ['notes.txt']
     """
-    for name in (CHECKPOINT, *RUN_FILES):
+    for name in RUN_FILES:
         (folder / name).unlink(missing_ok=True)
     if (folder / CHECKPOINT.parent).is_dir() and not any((folder / CHECKPOINT.parent).iterdir()):
         (folder / CHECKPOINT.parent).rmdir()
