@@ -105,8 +105,9 @@ def build_scheduler(
     found = read_groups(as_given(cfg, overrides), GROUPS, at)
     with found.told():
         config, problems = found.config, Problems()
-        given = config.get("trainer") if isinstance(config.get("trainer"), Mapping) else {}
-        trainer = read(TrainerSpec, {key: given[key] for key in _OF_SCHEDULE if key in given}, "trainer", problems)
+        given = config.get("trainer")
+        known = {key: given[key] for key in _OF_SCHEDULE if key in given} if isinstance(given, Mapping) else {}
+        trainer = read(TrainerSpec, known, "trainer", problems)
         epochs = max_epochs if max_epochs is not None or trainer is None else trainer.max_epochs
         monitor = None if trainer is None else trainer.monitor
         spec = read_scheduler(config.get("scheduler"), problems, max_epochs=epochs, monitor=monitor)

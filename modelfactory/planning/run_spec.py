@@ -54,7 +54,7 @@ def read_run(config: Mapping[str, Any], problems: Problems) -> RunSpec | None:
         >>> problems = Problems()
         >>> read_run({"model": {"layers": {}}, "optimizer": {"_target_": "torch.optim.SGD", "lr": -1}, "seed": "x"}, problems)
         >>> print(*problems, sep="\\n")
-        seed: 'x' is a text; give a whole number
+        seed: 'x' is a text; give a whole number >= 0
         model.layers: is empty; give at least one name: {_target_: ...}
         optimizer.lr: -1 is too small; give a number >= 0
     """
