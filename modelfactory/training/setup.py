@@ -57,21 +57,21 @@ class Run:
         return -(-self.train_batches // self.spec.accumulate)
 
 
-def set_up(model: nn.Module, data: Data, training: TrainingSpec, thawed_later: Mapping[str, int] | None, world: World) -> Run:
+def set_up(model: nn.Module, data: Data, settings: TrainingSpec, thawed_later: Mapping[str, int] | None, world: World) -> Run:
     """Choose what the loop works with.
 
     Raises:
         ConfigError: settings that do not go with the model, the data or the processes.
     """
-    spec, device, problems = training.trainer, training.device, Problems()
+    spec, device, problems = settings.trainer, settings.device, Problems()
     shares = data.task == "regression" and are_class_shares(data.train.sample(_FEW)[1])
     task = None if shares else data.task  # which the loss decides
-    loss = make_loss(training.loss, task, problems)
+    loss = make_loss(settings.loss, task, problems)
     if spec.monitor == "val_accuracy" and task == "regression":
         problems.add("trainer.monitor", "'val_accuracy' is of classes, and the data has values; give val_loss")
     problems.raise_if_any()
     if shares:
-        task = _task_of_shares(training, loss, problems)
+        task = _task_of_shares(settings, loss, problems)
     check_parallel(spec, device, model, data, world, problems)
     if loss is None or problems:
         raise ConfigError(problems)
@@ -88,7 +88,7 @@ def set_up(model: nn.Module, data: Data, training: TrainingSpec, thawed_later: M
         train_batches, val_batches = min(train_batches, spec.limit_batches), min(val_batches, spec.limit_batches)
     steps_per_epoch = -(-train_batches // spec.accumulate)
     max_steps = min(spec.max_epochs * steps_per_epoch, spec.max_steps or spec.max_epochs * steps_per_epoch)
-    optimizer = build_optimizer(training.optimizer, model, thawed_later=thawed_later)
+    optimizer = build_optimizer(settings.optimizer, model, thawed_later=thawed_later)
     return Run(
         spec=spec,
         device=device,
@@ -96,11 +96,11 @@ def set_up(model: nn.Module, data: Data, training: TrainingSpec, thawed_later: M
         trained=model,
         loss=loss,
         mean=known_mean(loss, data),
-        warnings=_squares_of_labels(training, data),
+        warnings=_squares_of_labels(settings, data),
         task=task or data.task,
         optimizer=optimizer,
         parameters=[parameter for group in optimizer.param_groups for parameter in group["params"]],
-        schedule=build_schedule(training.scheduler, optimizer, steps_per_epoch, max_steps),
+        schedule=build_schedule(settings.scheduler, optimizer, steps_per_epoch, max_steps),
         scaler=make_scaler(device, spec.precision),
         autocast=autocast(device, spec.precision),
         train=train,
@@ -113,24 +113,24 @@ def set_up(model: nn.Module, data: Data, training: TrainingSpec, thawed_later: M
     )
 
 
-def _task_of_shares(training: TrainingSpec, loss: nn.Module | None, problems: Problems) -> str:
+def _task_of_shares(settings: TrainingSpec, loss: nn.Module | None, problems: Problems) -> str:
     """The task where targets are class shares, such as one-hot vectors: what the loss that is named makes of them."""
-    if isinstance(loss, nn.CrossEntropyLoss) and training.loss is not None:
+    if isinstance(loss, nn.CrossEntropyLoss) and settings.loss is not None:
         return "classification"
-    if training.loss is None:
+    if settings.loss is None:
         problems.add(
             "trainer.loss",
             "null, and the targets are one-hot vectors or class shares; give torch.nn.CrossEntropyLoss, which takes them (or return "
             "classes from the data set, their argmax(1)), or torch.nn.MSELoss if squares are meant",
         )
-    elif training.trainer.monitor == "val_accuracy":
+    elif settings.trainer.monitor == "val_accuracy":
         problems.add("trainer.monitor", f"'val_accuracy' needs torch.nn.CrossEntropyLoss, not {type(loss).__name__}; give val_loss")
     return "regression"
 
 
-def _squares_of_labels(training: TrainingSpec, data: Data) -> tuple[str, ...]:
+def _squares_of_labels(settings: TrainingSpec, data: Data) -> tuple[str, ...]:
     """Whether squares are trained on targets that are 0 or 1, as labels are."""
-    y = data.train.sample(_FEW)[1] if training.loss is None and data.task == "regression" else None
+    y = data.train.sample(_FEW)[1] if settings.loss is None and data.task == "regression" else None
     if y is None or not bool(((y == 0) | (y == 1)).all()) or bool((y == y.flatten()[0]).all()):
         return ()
     return (

@@ -40,7 +40,7 @@ __all__ = ["Result", "train_model"]
 def train_model(
     model: nn.Module,
     data: Data,
-    training: TrainingSpec,
+    settings: TrainingSpec,
     *,
     seed: int = 0,
     run_dir: str | Path | None = None,
@@ -56,7 +56,7 @@ def train_model(
     Global random state is left as it was: dropout and the like draw from generators seeded by (seed, epoch).
 
     Args:
-        training: the groups `optimizer`, `scheduler` and `trainer` of a config, read.
+        settings: the groups `optimizer`, `scheduler` and `trainer` of a config, read.
         run_dir: where metrics.csv, result.json, model.safetensors (the best epoch's) and checkpoint/ (the last
             epoch's) go; None: nothing is written.
         config: plain data that model.safetensors carries, and whose hash result.json carries.
@@ -75,20 +75,20 @@ def train_model(
 
     Example:
         >>> from modelfactory.data import build_data
-        >>> from modelfactory.training.training_spec import training_of
+        >>> from modelfactory.training.training_spec import training_spec
         >>> data = build_data({"_target_": "modelfactory.data.digits"})
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-        >>> result = train_model(model, data, training_of(trainer={"max_epochs": 3, "device": "cpu", "progress": "none"}))
+        >>> result = train_model(model, data, training_spec(trainer={"max_epochs": 3, "device": "cpu", "progress": "none"}))
         >>> result.status, result.final["step"], result.best["val_accuracy"] > 0.5
         ('completed', 69, True)
     """
     with world.agreed():
-        run = set_up(model, data, training, thawed_later, world)
+        run = set_up(model, data, settings, thawed_later, world)
     spec, device, schedule, scaler, loss_fn = run.spec, run.device, run.schedule, run.scaler, run.loss
     step, zero_grad = eager_step(run.optimizer), eager_zero_grad(run.optimizer)
     folder = Path(run_dir) if run_dir is not None and world.is_first else None
     result = Result(run_dir=folder, model=model, init_hash=init_hash, processes=world.size)
-    files = RunFiles(result.run_dir, config, {"seed": seed, **training.given})
+    files = RunFiles(result.run_dir, config, {"seed": seed, **settings.given})
     steps = done = stale = 0  # optimizer steps, whole epochs, epochs since the best one
     with kept_random_state(device):
         with world.agreed():

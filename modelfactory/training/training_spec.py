@@ -82,14 +82,14 @@ def read_training(config: Mapping[str, Any], problems: Problems) -> TrainingPart
     return TrainingParts(optimizer, scheduler, None if of_trainer else spec, device, loss, given)
 
 
-def training_of(optimizer: Any = None, scheduler: Any = None, trainer: Any = None) -> TrainingSpec:
+def training_spec(optimizer: Any = None, scheduler: Any = None, trainer: Any = None) -> TrainingSpec:
     """How a training goes by groups that are given one by one.
 
     Raises:
         ConfigError: everything that is wrong with them.
 
     Example:
-        >>> training_of(trainer={"max_epochs": 3}).trainer.max_epochs
+        >>> training_spec(trainer={"max_epochs": 3}).trainer.max_epochs
         3
     """
     problems = Problems()

@@ -20,7 +20,7 @@ from modelfactory.config.errors import ConfigError, Problems
 from modelfactory.training.distributed import World
 from modelfactory.training.setup import check_model, set_up
 from modelfactory.training.status import read_result
-from modelfactory.training.training_spec import read_training, training_of
+from modelfactory.training.training_spec import read_training, training_spec
 from tests.training.rank_runs import QUIET, SGD, blobs, config, net, numbers, run_cases
 
 ROOT = Path(__file__).parents[2]
@@ -148,7 +148,7 @@ def refused(model: nn.Module, data: Any = None, size: int = 2, **trainer: Any) -
     """What a training by several processes is refused with, before any of them waits for another."""
     data = blobs() if data is None else data
     with pytest.raises(ConfigError) as caught:
-        run = set_up(model, data, training_of(SGD, trainer={**QUIET, **trainer}), None, World(0, size))
+        run = set_up(model, data, training_spec(SGD, trainer={**QUIET, **trainer}), None, World(0, size))
         check_model(run, model, data)
     return str(caught.value)
 

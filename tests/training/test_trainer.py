@@ -17,7 +17,7 @@ from modelfactory.data import Data, Split, build_data, make_batches
 from modelfactory.training.checkpoint import read_weights
 from modelfactory.training.result import METRICS
 from modelfactory.training.trainer import train_model
-from modelfactory.training.training_spec import read_training, training_of
+from modelfactory.training.training_spec import read_training, training_spec
 
 ROOT = Path(modelfactory.training.trainer.__file__).parents[2]
 QUIET = {"device": "cpu", "progress": "none"}
@@ -44,7 +44,7 @@ def linear(inputs=64, outputs=10):
 
 def train(model, data, **keys):
     groups = {group: keys.pop(group) for group in ("optimizer", "scheduler") if group in keys}
-    training = training_of(**groups, trainer={**QUIET, **keys.pop("trainer", {})})
+    training = training_spec(**groups, trainer={**QUIET, **keys.pop("trainer", {})})
     return train_model(model, data, training, **keys)
 
 
@@ -367,7 +367,8 @@ def test_a_dataset_on_disk_trains_as_one_in_memory(digits):
 )
 def test_a_wrong_trainer_config_is_said_and_leaves_nothing(digits, tmp_path, keys, message):
     with pytest.raises(ConfigError, match=message):
-        train_model(linear(), digits, training_of(trainer={**QUIET, **keys} if isinstance(keys, dict) else keys), run_dir=tmp_path / "run")
+        settings = training_spec(trainer={**QUIET, **keys} if isinstance(keys, dict) else keys)
+        train_model(linear(), digits, settings, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -509,7 +510,7 @@ import torch
 from torch import nn
 from modelfactory.data import build_data
 from modelfactory.training.trainer import train_model
-from modelfactory.training.training_spec import training_of
+from modelfactory.training.training_spec import training_spec
 torch.manual_seed(0)
 model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 10))
 data = build_data({"_target_": "modelfactory.data.digits"})
@@ -517,7 +518,7 @@ kill_at, run_dir, resume = int(sys.argv[1]), sys.argv[2], sys.argv[3] or None
 def before_epoch(epoch):
     if epoch == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
-training = training_of(
+training = training_spec(
     optimizer={"_target_": "torch.optim.SGD", "lr": 0.05, "momentum": 0.9},
     scheduler={"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR", "warmup_epochs": 0.5},
     trainer={"max_epochs": 4, "device": "cpu", "resume": resume, "clip_norm": 1.0},
