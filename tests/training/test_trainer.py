@@ -375,7 +375,7 @@ def test_a_wrong_trainer_config_is_said_and_leaves_nothing(digits, tmp_path, key
 def test_all_settings_are_checked_at_once(digits):
     with pytest.raises(ConfigError) as caught:
         train(linear(), digits, trainer={"accumulate": 0}, optimizer={**SGD, "lr": -1}, scheduler={"_target_": None, "gama": 1})
-    assert [problem.path for problem in caught.value.problems] == ["trainer.accumulate", "optimizer.lr", "scheduler.gama"]
+    assert [problem.path for problem in caught.value.problems] == ["optimizer.lr", "scheduler.gama", "trainer.accumulate"]
 
 
 @pytest.mark.parametrize(
