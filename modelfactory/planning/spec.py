@@ -68,7 +68,7 @@ class Around:
     """What groups beside `model`, `init` and `freeze` say of a model.
 
     Attributes:
-        incoming: an example input, as far as the config tells it.
+        incoming: an example input, as far as the config tells it; BROKEN where it is wrong.
         optimizer: None where there is none, or it is not known.
     """
 
@@ -128,7 +128,8 @@ def read_model_groups(config: Mapping[str, Any], around: Around, problems: Probl
         node = put_in_front(front, node, config["model"], problems)
     init = read_init(config.get("init"), "init", problems)
     freeze = read_freeze(config.get("freeze"), "freeze", problems)
-    if node is None or init is None or freeze is None or isinstance(around.backbone, Unknown) or len(problems) > found:
+    is_known = incoming is not BROKEN and not isinstance(around.backbone, Unknown)
+    if node is None or init is None or freeze is None or not is_known or len(problems) > found:
         return None
     example = incoming if isinstance(incoming, torch.Tensor) else None
     return ModelSpec(node, init, freeze, around.grouping, example, around.seed, around.backbone, around.optimizer, parts)
