@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -192,11 +193,8 @@ def _pooled(moments: Sequence[tuple[float, float]], sizes: Sequence[int]) -> tup
 
 def _assign_parts(choice: Choice, acting: Acting | None, fans: str, problems: Problems, shares: Shares) -> Assignment:
     """Each block by its own choice; expected are the moments of an entry of the whole."""
-    blocks, parts = [], []
-    for own in choice.info.blocks():
-        rows = block_rows(own)
-        fans_of = blocks_of(own)[0].fans if own.parameter.ndim >= 2 else Fans(1.0, 1.0)
-        blocks.append(Block(rows, own.packed[own.block or 0], fans_of))
+    blocks = [_block(own) for own in choice.info.blocks()]
+    parts = []
     for block, part in zip(blocks, choice.parts, strict=True):
         own = _assign(part, acting, fans, problems, shares)
         parts.append(replace(own, blocks=own.blocks or (block,)))
@@ -204,6 +202,15 @@ def _assign_parts(choice: Choice, acting: Acting | None, fans: str, problems: Pr
     expected = _pooled([part.expected for part in parts], sizes)
     first = next(part for part in parts if not part.call.kept)
     return Assignment(choice, tuple(blocks), first.fans, None, acting, expected, {}, tuple(parts))
+
+
+def _block(info: ParamInfo) -> Block:
+    """One block of a packed parameter, without fans where nothing tells them: a scheme that uses them says so where it is assigned."""
+    found = Fans(1.0, 1.0) if info.parameter.ndim < 2 else None
+    if found is None:
+        with suppress(SchemeError):
+            found = blocks_of(info)[0].fans
+    return Block(block_rows(info), info.packed[info.block or 0], found)
 
 
 def _gain(choice: Choice, acting: Acting | None, problems: Problems) -> float | None:

@@ -40,14 +40,14 @@ class Block:
     Attributes:
         rows: the block's part of the first axis, or of another, or None for the whole parameter.
         name: `query`, `forget`, ..., or "" for the whole parameter.
-        fans: the fans of this block.
+        fans: the fans of this block; None where nothing tells them.
         copied: the axes along which independent copies of it lie.
         order: the axes of a copy, those that come out first; None where they lie so.
     """
 
     rows: slice | Part | None
     name: str
-    fans: Fans
+    fans: Fans | None
     copied: tuple[int, ...] = ()
     order: tuple[int, ...] | None = None
 

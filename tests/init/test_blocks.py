@@ -138,3 +138,28 @@ def test_auto_for_a_block_of_attention_draws_it():
     assert max(query.abs().max(), key.abs().max()) < 1 and query.std() > 0.05 and not torch.equal(query, key) and not value.any()
     row = ledger["self_attn.in_proj_weight"]
     assert row.std == pytest.approx(row.expected_std, rel=0.05)
+
+
+class Untraceable(nn.Module):
+    modelfactory_blocks = {"qkv": ["query", "key", "value"]}
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Parameter(torch.randn(12, 4))
+
+    def forward(self, x):
+        return x @ self.qkv.T if float(x.sum()) > 0 else x
+
+
+@pytest.mark.parametrize("scheme", [{"scheme": "zeros"}, {"scheme": "constant", "val": 0.0}])
+def test_a_block_needs_no_fans_for_a_scheme_that_uses_none(scheme):
+    model = nn.Sequential(Untraceable())
+    before = model[0].qkv.detach().clone()
+    with pytest.warns(UserWarning, match="0.qkv is there for is not known"):
+        row = mf.initialize(model, {"rules": {"query": {"role": "query", **scheme}}})["0.qkv"]
+    assert row.fan_in is None and not model[0].qkv[:4].any() and torch.equal(model[0].qkv[4:], before[4:])
+
+
+def test_a_block_whose_scheme_needs_fans_that_nothing_tells_is_told_with_its_rule():
+    with pytest.raises(ConfigError, match="init.rules.query: 0.qkv of shape .*declare it beside the layer by fans"):
+        mf.initialize(nn.Sequential(Untraceable()), {"rules": {"query": {"role": "query", "scheme": "kaiming_normal"}}})
