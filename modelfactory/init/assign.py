@@ -19,7 +19,7 @@ from modelfactory.init.choose import Choice
 from modelfactory.init.default_moments import authored_moments
 from modelfactory.init.fans import Block, Fans, torch_fans
 from modelfactory.init.input_activation import Acting
-from modelfactory.init.rules import SchemeCall
+from modelfactory.init.scheme_call import Default, FromFile, FromScheme, Keep, SchemeCall, given_arguments
 from modelfactory.init.schemes.table import Scheme
 from modelfactory.init.schemes.table import arguments as arguments_of
 from modelfactory.init.schemes.variance import nonlinearity_gain
@@ -103,7 +103,7 @@ def assign(
 def _kind(choice: Choice) -> Any:
     """What decides all of an assignment, where neither the model around it nor a module's settings do; else None."""
     call, info = choice.call, choice.info
-    if call.scheme is None or call.scheme.structural or call.gain == "auto" or info.packed or info.computed is not None or choice.parts:
+    if not isinstance(call, FromScheme) or call.scheme.structural or call.gain == "auto" or info.packed or info.computed is not None:
         return None
     traced = info.facts.fans[:1]
     if info.parameter.ndim >= 2 and (type(info.module) is not nn.Linear or info.facts.axes is not None):
@@ -118,19 +118,19 @@ def _assign(choice: Choice, acting: Acting | None, fans: str, problems: Problems
     call, parameter = choice.call, choice.info.parameter
     if choice.follows:
         return Assignment(choice)
-    if not call.is_default and not call.pretrained and any(stride == 0 and size > 1 for stride, size in _layout(parameter)):
+    if not isinstance(call, (Default, FromFile)) and any(stride == 0 and size > 1 for stride, size in _layout(parameter)):
         shape = f"{choice.info.name} of shape {tuple(parameter.shape)} is expanded"
         problems.add(choice.path, f"{shape}: several of its entries are one number in memory; make it of its own by .clone()")
         return Assignment(choice)
-    if call.is_default:
+    if isinstance(call, Default):
         written = choice.info.written
         if written is not None and written.how == "nothing":
             problems.add(choice.path, _never_written(choice))
         if written is not None and not written.by_layer:
             return Assignment(choice, acting=acting, expected=written.moments)
         return Assignment(choice, acting=acting, expected=authored_moments(choice.info.module, choice.info.attr))
-    if call.scheme is None:  # a function of one's own, or a block that is kept: what it has is no promise of a rule
-        return Assignment(choice, acting=acting, args=call.args)
+    if not isinstance(call, FromScheme):  # a function of one's own, or a block that is kept: what it has is no promise of a rule
+        return Assignment(choice, acting=acting, args=given_arguments(call))
     if not call.scheme.min_dims <= parameter.ndim <= call.scheme.max_dims:
         least, most = call.scheme.min_dims, call.scheme.max_dims
         needed = f"{least} dimension{'s' if least > 1 else ''}" if math.isinf(most) or least == most else f"{least} to {most} dimensions"
@@ -143,7 +143,7 @@ def _assign(choice: Choice, acting: Acting | None, fans: str, problems: Problems
     try:
         blocks = _blocks(choice, acting.shape if acting is not None else None) if fans == "effective" else ()
         own_fans = blocks[0].fans if blocks else _torch_fans(parameter) if parameter.ndim >= 2 and fans == "torch" else None
-        gain = _gain(choice, acting, problems)
+        gain = _gain(choice, call, acting, problems)
         args = {**call.args, **({"gain": gain} if call.gain is not None and gain is not None else {})}
         for name in call.scheme.structural:
             if args.get(name) == "auto":
@@ -200,7 +200,7 @@ def _assign_parts(choice: Choice, acting: Acting | None, fans: str, problems: Pr
         parts.append(replace(own, blocks=own.blocks or (block,)))
     sizes = [part.size for part in choice.info.parts]
     expected = _pooled([part.expected for part in parts], sizes)
-    first = next(part for part in parts if not part.call.kept)
+    first = next(part for part in parts if not isinstance(part.call, Keep))
     return Assignment(choice, tuple(blocks), first.fans, None, acting, expected, {}, tuple(parts))
 
 
@@ -213,9 +213,8 @@ def _block(info: ParamInfo) -> Block:
     return Block(block_rows(info), info.packed[info.block or 0], found)
 
 
-def _gain(choice: Choice, acting: Acting | None, problems: Problems) -> float | None:
+def _gain(choice: Choice, call: FromScheme, acting: Acting | None, problems: Problems) -> float | None:
     """The gain as a number: given, computed from the activation that acts on the layer, or the scheme's own."""
-    call = choice.call
     if call.gain == "auto":
         if acting is None or not acting.known:
             why = acting.source if acting is not None else "the model was not looked into"
@@ -227,10 +226,9 @@ def _gain(choice: Choice, acting: Acting | None, problems: Problems) -> float | 
         return 1.0 if acting.activation is None else gain_of(acting.activation)
     if call.gain is not None:
         return float(call.gain)
-    scheme = call.scheme
-    if scheme is None or not scheme.uses_gain:
+    if not call.scheme.uses_gain:
         return None
-    arguments = {**arguments_of(scheme.name), **call.args}
+    arguments = {**arguments_of(call.scheme.name), **call.args}
     if "nonlinearity" in arguments:
         return nonlinearity_gain(arguments["nonlinearity"], arguments["a"])
     return arguments["gain"] if isinstance(arguments.get("gain"), float) else 1.0
@@ -256,7 +254,7 @@ def _blocks(choice: Choice, shape: torch.Size | None) -> tuple[Block, ...]:
     try:
         return blocks_of(info, shape if needs_shape(info) else None)
     except SchemeError:
-        if choice.call.scheme is not None and choice.call.scheme.uses_fans:
+        if isinstance(choice.call, FromScheme) and choice.call.scheme.uses_fans:
             raise
         return ()
 
@@ -265,5 +263,5 @@ def _torch_fans(parameter: Tensor) -> Fans:
     return torch_fans(parameter.shape)
 
 
-def wants_shape(info: ParamInfo, call: Any) -> bool:
-    return call.scheme is not None and call.scheme.uses_fans and needs_shape(info)
+def wants_shape(info: ParamInfo, call: SchemeCall) -> bool:
+    return isinstance(call, FromScheme) and call.scheme.uses_fans and needs_shape(info)

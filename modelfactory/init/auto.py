@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from modelfactory.config.errors import SchemeError
 from modelfactory.init.choose import Choice, in_blocks
 from modelfactory.init.input_activation import Acting
-from modelfactory.init.rules import SchemeCall
+from modelfactory.init.scheme_call import Auto, Default, FromScheme
 from modelfactory.init.schemes.table import SCHEMES
 from modelfactory.numerics.activation import Activation, moments
 from modelfactory.parameters.residual import NORMS
@@ -92,9 +92,9 @@ def _grown(level: float, ends: Sequence[Acting | None]) -> float:
 
 def _resolved_whole(choice: Choice, acting: Acting | None, signal: _Signal) -> Choice:
     """A choice with what `auto` stands for, in its blocks where they have one each."""
-    if not any(part.call.automatic for part in choice.parts):
-        return _resolved(choice, acting, signal) if choice.call.automatic else choice
-    parts = [_resolved(part, acting, signal, block=True) if part.call.automatic else part for part in choice.parts]
+    if not any(isinstance(part.call, Auto) for part in choice.parts):
+        return _resolved(choice, acting, signal) if isinstance(choice.call, Auto) else choice
+    parts = [_resolved(part, acting, signal, block=True) if isinstance(part.call, Auto) else part for part in choice.parts]
     return in_blocks(choice.info, parts)
 
 
@@ -109,12 +109,12 @@ def _resolved(choice: Choice, acting: Acting | None, signal: _Signal, block: boo
     if "tied" in info.roles and "embedding" in info.roles:
         return _with(choice, "tied_embedding", None, "tied to another layer: std 1/sqrt(width)")
     if "embedding" in info.roles or info.parameter.ndim < 2:
-        return replace(choice, call=SchemeCall("default"), reason="as its author wrote it")
+        return replace(choice, call=Default(), reason="as its author wrote it")
     if "recurrent" in info.roles:
         return _with(choice, "orthogonal", 1.0, "recurrent: orthogonal, so that no direction grows or shrinks with the steps")
     if acting is None or not acting.known:
         why = "what acts on its input was not looked for" if acting is None else acting.source
-        return replace(choice, call=SchemeCall("default"), reason=f"as its author wrote it: {why}")
+        return replace(choice, call=Default(), reason=f"as its author wrote it: {why}")
     if "head" in info.roles:
         return _with(choice, "lecun_normal", *_head_gain(choice, acting, signal))
     gain, reason = _gain(acting, level)
@@ -219,22 +219,21 @@ def _opened_gate(z: Tensor) -> Tensor:
 
 def _bias(choice: Choice, acting: Acting | None, level: float) -> Choice:
     if isinstance(choice.info.module, (nn.LSTM, nn.LSTMCell)):
-        made = _with(choice, "forget_bias", None, "the forget gate begins open: 1 in the sum of its two biases, all else 0")
-        return replace(made, call=replace(made.call, args={**made.call.args, "val": 1.0}))
+        return _with(choice, "forget_bias", None, "the forget gate begins open: 1 in the sum of its two biases, all else 0", val=1.0)
     found = None
     if level != 1 and acting is not None and acting.activation is not None and "head" not in choice.info.roles:
         found = _critical(acting.activation, level)
     if found is None or found[1] <= 0:
         return _with(choice, "zeros", None, "biases begin at 0")
     count = len(choice.info.branch.all) if choice.info.branch is not None and _ends_a_branch(choice) else 1
-    call = SchemeCall("normal", SCHEMES["normal"], None, {"mean": 0.0, "std": math.sqrt(found[1] / count)})
+    call = FromScheme("normal", SCHEMES["normal"], {"mean": 0.0, "std": math.sqrt(found[1] / count)})
     return replace(choice, call=call, reason=f"the bias that belongs to the edge of chaos of {acting.source if acting else ''}")
 
 
-def _with(choice: Choice, scheme: str, gain: float | None, reason: str) -> Choice:
+def _with(choice: Choice, scheme: str, gain: float | None, reason: str, **given: float) -> Choice:
     row = SCHEMES[scheme]
-    args: dict[str, Any] = dict.fromkeys(row.structural, "auto")
-    return replace(choice, call=SchemeCall(scheme, row, None, args, gain if row.uses_gain else None), reason=reason)
+    args: dict[str, Any] = {**dict.fromkeys(row.structural, "auto"), **given}
+    return replace(choice, call=FromScheme(scheme, row, args, gain if row.uses_gain else None), reason=reason)
 
 
 def _common_level(activations: Sequence[Activation]) -> float:
@@ -282,4 +281,4 @@ def _growth(activation: Activation, q: float) -> float:
 
 def needs_acting(choices: Sequence[Choice]) -> bool:
     """Whether any choice is left to `auto`."""
-    return any(part.call.automatic for choice in choices for part in choice.parts or (choice,))
+    return any(isinstance(part.call, Auto) for choice in choices for part in choice.parts or (choice,))

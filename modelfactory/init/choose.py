@@ -17,7 +17,8 @@ from typing import Any, Protocol
 from modelfactory.config.errors import Problems, did_you_mean
 from modelfactory.config.schema import join
 from modelfactory.init.copied import find_sources
-from modelfactory.init.rules import Rule, SchemeCall, read_scheme
+from modelfactory.init.rules import Rule, read_scheme
+from modelfactory.init.scheme_call import Copy, Default, FromFile, FromScheme, InBlocks, Keep, SchemeCall, scheme_of
 from modelfactory.init.schemes.table import SCHEMES
 from modelfactory.parameters.info import ParamInfo
 from modelfactory.parameters.layer_rules import Definition
@@ -46,9 +47,8 @@ class Choice:
     source: ParamInfo | None = None
 
 
-_KEPT = SchemeCall("as it was", kept=True)
-_AUTHORED = Rule("authored", "init.rules.authored", Selector(role=("authored",)), SchemeCall("default"))
-_BIASES = Rule("biases", "init.rules.biases", Selector(role=("bias",)), SchemeCall("zeros", SCHEMES["zeros"]))
+_AUTHORED = Rule("authored", "init.rules.authored", Selector(role=("authored",)), Default())
+_BIASES = Rule("biases", "init.rules.biases", Selector(role=("bias",)), FromScheme("zeros", SCHEMES["zeros"]))
 
 
 def _is_meant_for_authored(rule: Rule) -> bool:
@@ -61,7 +61,7 @@ def _holds_numbers(info: ParamInfo) -> bool:
 
 
 def _fits(rule: Rule, info: ParamInfo) -> bool:
-    scheme = rule.call.scheme
+    scheme = scheme_of(rule.call)
     return scheme is None or scheme.min_dims <= info.parameter.ndim <= scheme.max_dims
 
 
@@ -106,11 +106,11 @@ class Chooser:
         for info in infos:
             if info.name in pretrained and not any(rule.reinit and rule.selector.picks(info) for rule in self._rules):
                 kept[info.name] = info
-                choices.append(Choice(info, PRETRAINED, PRETRAINED, SchemeCall(pretrained[info.name], pretrained=True)))
+                choices.append(Choice(info, PRETRAINED, PRETRAINED, FromFile(pretrained[info.name])))
                 continue
             if info.follows and not self._is_named_alone(info, leading[info.key]):
                 lead = self._choose(leading[info.key])
-                choice = None if lead is None else replace(lead, info=info, follows=not lead.call.source)
+                choice = None if lead is None else replace(lead, info=info, follows=not isinstance(lead.call, Copy))
             else:
                 choice = self._choose(info) if not (self._by_block and info.packed) else self._choose_blocks(info, whole)
             if choice is not None:
@@ -131,19 +131,19 @@ class Chooser:
         beside = self._definition(info) if self.beside else None
         if beside is not None and not (rule is not None and rule.selector.names_parameters):
             rule = beside
-        if rule is not None and not rule.call.source and not _holds_numbers(info):
+        if rule is not None and not isinstance(rule.call, Copy) and not _holds_numbers(info):
             rule = self._of_codes(rule, info)
-        elif rule is not None and "authored" in info.roles and not rule.call.is_default:
+        elif rule is not None and "authored" in info.roles and not isinstance(rule.call, Default):
             rule = self._of_authored(rule, info)
         return None if rule is None else Choice(info, rule.name, rule.path, rule.call)
 
     def _of_authored(self, rule: Rule, info: ParamInfo) -> Rule | None:
         """The rule for what the model's author set by hand: one that names it, or has the role, sets it; a broad one leaves it, to the
         last rule before it that does not, and to its author; None in a model that exists, where it is left as it is."""
-        able = [each for each in self._rules if each.call.is_default or _is_meant_for_authored(each) and _fits(each, info)]
+        able = [each for each in self._rules if isinstance(each.call, Default) or _is_meant_for_authored(each) and _fits(each, info)]
         picking = [each for each in able if each.selector.picks(info)]
         chosen = rule if _is_meant_for_authored(rule) else picking[-1] if picking else _AUTHORED if self._whole else None
-        if chosen is None or chosen.call.is_default:
+        if chosen is None or isinstance(chosen.call, Default):
             self.left.setdefault(rule.path, []).append(info)
         elif any(character in glob for glob in chosen.selector.match for character in "*?["):
             self.overwritten.setdefault(chosen.path, []).append(info)
@@ -151,10 +151,10 @@ class Chooser:
 
     def _of_codes(self, rule: Rule, info: ParamInfo) -> Rule | None:
         """The rule for integers, such as the codes of a quantised layer, which no scheme can fill: they stay as they are."""
-        if info.name in rule.selector.match and not rule.call.is_default:
+        if info.name in rule.selector.match and not isinstance(rule.call, Default):
             kind = str(info.parameter.dtype).removeprefix("torch.")
             self._problems.add(rule.path, f"{info.name} holds {kind}, and {rule.call.name} fills floating-point numbers; leave it out")
-        elif not rule.call.is_default or not self._whole:
+        elif not isinstance(rule.call, Default) or not self._whole:
             self.codes.setdefault(rule.path, []).append(info)
         return _AUTHORED if self._whole else None
 
@@ -167,7 +167,7 @@ class Chooser:
             return None
         if len(chosen) == len(found) and all(part.path == chosen[0].path for part in chosen):
             return Choice(info, chosen[0].rule, chosen[0].path, chosen[0].call)
-        copying = next((part for part in chosen if part.call.source), None)
+        copying = next((part for part in chosen if isinstance(part.call, Copy)), None)
         if copying is not None:
             self._problems.add(copying.path, f"copy is for whole parameters, and {info.name} packs {', '.join(info.packed)}")
             return None
@@ -175,7 +175,7 @@ class Chooser:
             what = f"{info.computed.name} is computed from other parameters, so that some of its blocks cannot be set and the rest kept"
             self._problems.add(chosen[0].path, f"{what}; add a rule for all of it before this one")
             return None
-        parts = [Choice(block, "", "", _KEPT) if part is None else part for block, part in zip(blocks, found, strict=True)]
+        parts = [Choice(block, "", "", Keep()) if part is None else part for block, part in zip(blocks, found, strict=True)]
         return in_blocks(info, parts)
 
     def _last(self, info: ParamInfo) -> Rule | None:
@@ -242,15 +242,15 @@ def _uncovered(info: ParamInfo) -> str:
 
 def uses_auto_gain(choices: Iterable[Choice]) -> bool:
     """Whether any choice asks for the gain of the activation that acts on its layer."""
-    return any(part.call.gain == "auto" for choice in choices for part in choice.parts or (choice,))
+    return any(isinstance(part.call, FromScheme) and part.call.gain == "auto" for choice in choices for part in choice.parts or (choice,))
 
 
 def in_blocks(info: ParamInfo, parts: Sequence[Choice]) -> Choice:
     """The choice of a packed parameter whose blocks have one each, named by all of them."""
     scheme = _by_blocks(info.packed, [part.call.name for part in parts])
-    set_here = [(block, part) for block, part in zip(info.packed, parts, strict=True) if not part.call.kept]
+    set_here = [(block, part) for block, part in zip(info.packed, parts, strict=True) if not isinstance(part.call, Keep)]
     rule = _by_blocks([block for block, _ in set_here], [part.rule for _, part in set_here])
-    return Choice(info, rule, set_here[0][1].path, SchemeCall(scheme, None, _filled_by_parts), tuple(parts))
+    return Choice(info, rule, set_here[0][1].path, InBlocks(scheme), tuple(parts))
 
 
 def _by_blocks(blocks: Sequence[str], names: Sequence[str]) -> str:
@@ -258,11 +258,6 @@ def _by_blocks(blocks: Sequence[str], names: Sequence[str]) -> str:
     return "; ".join(
         f"{', '.join(block for block, name in zip(blocks, names, strict=True) if name == each)}: {each}" for each in dict.fromkeys(names)
     )
-
-
-def _filled_by_parts(tensor: Any) -> None:
-    """Stands where a parameter's blocks have schemes of their own."""
-    raise TypeError("the blocks of this parameter are filled one by one")
 
 
 PRETRAINED = "backbone.weights"  # what the ledger calls the rule of a parameter whose values come from a file

@@ -11,6 +11,7 @@ import torch
 from modelfactory.config.advice import Advice
 from modelfactory.config.errors import Problems, did_you_mean
 from modelfactory.config.schema import join
+from modelfactory.init.scheme_call import Copy, Default, FromFile, FromScheme
 from modelfactory.parameters.info import ParamInfo
 
 if TYPE_CHECKING:
@@ -24,16 +25,16 @@ def find_sources(choices: Sequence[Choice], infos: Sequence[ParamInfo], problems
     The parameter is the one inside of `of` whose name goes on in the same way: with `of: student`, `teacher.0.weight` is a copy
     of `student.0.weight`.
     """
-    copying = {choice.info.index: choice for choice in choices if choice.call.source}
+    copying = {choice.info.index: (choice, choice.call.of) for choice in choices if isinstance(choice.call, Copy)}
     if not copying:
         return list(choices)
     by_name = {name: info for info in infos for name in info.names}
-    found: dict[int, ParamInfo | None] = {index: _source(choice, by_name, problems) for index, choice in copying.items()}
-    return [replace(choice, source=_first(choice, found, copying, problems)) if choice.call.source else choice for choice in choices]
+    found: dict[int, ParamInfo | None] = {index: _source(choice, of, by_name, problems) for index, (choice, of) in copying.items()}
+    return [replace(choice, source=_first(choice, found, problems)) if choice.info.index in copying else choice for choice in choices]
 
 
-def _source(choice: Choice, by_name: Mapping[str, ParamInfo], problems: Problems) -> ParamInfo | None:
-    of, path = choice.call.source, join(choice.path, "of")
+def _source(choice: Choice, of: str, by_name: Mapping[str, ParamInfo], problems: Problems) -> ParamInfo | None:
+    path = join(choice.path, "of")
     for name in choice.info.names:
         parts = name.split(".")
         for begin in range(len(parts)):
@@ -56,10 +57,10 @@ def _of_same_shape(info: ParamInfo, source: ParamInfo, path: str, problems: Prob
     return None
 
 
-def _first(choice: Choice, found: Mapping[int, ParamInfo | None], copying: Mapping[int, Choice], problems: Problems) -> ParamInfo | None:
+def _first(choice: Choice, found: Mapping[int, ParamInfo | None], problems: Problems) -> ParamInfo | None:
     """The parameter at the end of a chain of copies."""
     source, seen = found[choice.info.index], {choice.info.index}
-    while source is not None and source.index in copying:
+    while source is not None and source.index in found:
         if source.index in seen:
             problems.add(join(choice.path, "of"), f"{choice.info.name} and {source.name} are copies of each other; leave out one rule")
             return None
@@ -102,12 +103,13 @@ def twins_apart(assignments: Sequence[Assignment]) -> Iterable[Advice]:
 def _differ(item: Assignment, source: Assignment) -> bool:
     """Whether two parameters that their author made equal will have values of their own."""
     call, other = item.call, source.call
-    if call.source or call.pretrained and other.pretrained:
+    if isinstance(call, Copy) or isinstance(call, FromFile) and isinstance(other, FromFile):
         return False
-    if call.is_default and other.is_default:
+    if isinstance(call, Default) and isinstance(other, Default):
         return any(info.written is not None and info.written.put_off for info in (item.info, source.info))
-    same = call.name == other.name and call.args == other.args
-    return not (same and call.scheme is not None and not call.scheme.random)
+    if not isinstance(call, FromScheme) or not isinstance(other, FromScheme):
+        return True
+    return (call.name, call.args) != (other.name, other.args) or call.scheme.random
 
 
 def _without_common_end(one: str, other: str) -> tuple[str, str]:

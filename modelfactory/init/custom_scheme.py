@@ -6,32 +6,32 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from modelfactory.config.errors import ConfigError, Problem, first_line
 from modelfactory.init.assign import Assignment
+from modelfactory.init.scheme_call import Custom
 from modelfactory.numerics.fingerprint import digest
 
 
 def is_own(item: Assignment) -> bool:
     """Whether a function of the user's own fills a parameter, or a block of it."""
-    return any(part.call.function is not None for part in item.parts or (item,)) and not item.call.pretrained
+    return any(isinstance(part.call, Custom) for part in item.parts or (item,))
 
 
-def call_own(item: Assignment, function: Callable[..., Any], part: Tensor, drawing: torch.Generator | None) -> None:
+def call_own(item: Assignment, call: Custom, part: Tensor, drawing: torch.Generator | None) -> None:
     """Lets a function fill a tensor, or a block of one.
 
     Raises:
         ConfigError: it raised something, or left numbers unset: what it returns is not looked at.
     """
-    path, what = item.choice.path, f"{item.call.name} on {item.info.name}"
+    path, what = item.choice.path, f"{call.name} on {item.info.name}"
     part.fill_(math.nan)
-    takes = inspect.signature(function).parameters
+    takes = inspect.signature(call.function).parameters
     try:
-        function(part, **item.call.args, **({"generator": drawing} if "generator" in takes else {}))
+        call.function(part, **call.args, **({"generator": drawing} if "generator" in takes else {}))
     except Exception as error:  # whatever a function of the user's own raises is told with the rule that named it
         raise ConfigError([Problem(path, f"{what}: {type(error).__name__}: {first_line(error)}")]) from error
     left = int(part.isnan().sum())

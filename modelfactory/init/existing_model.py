@@ -26,6 +26,7 @@ from modelfactory.init.input_activation import acting_on
 from modelfactory.init.ledger import Ledger, ledger_row
 from modelfactory.init.rule_warnings import plan_warnings
 from modelfactory.init.rules import InitSpec, Rule, read_init, read_rules
+from modelfactory.init.scheme_call import Default
 from modelfactory.numerics.fingerprint import digest
 from modelfactory.parameters.roles import describe
 
@@ -79,7 +80,7 @@ def initialize(
         problems.add("init.calibrate", f"{method!r} needs data; give a batch of inputs as example=, or calibrate: null")
     for choice in choices:
         what = f"default: {type(choice.info.module).__name__}, which owns {choice.info.name}, "
-        default = next((part for part in choice.parts or (choice,) if part.call.is_default), None)
+        default = next((part for part in choice.parts or (choice,) if isinstance(part.call, Default)), None)
         if default is not None and choice.info.computed is not None:
             problems.add(default.path, f"{what}computes {choice.info.computed.name}, which reset_parameters cannot set; give a scheme")
         elif default is not None and reset_of(choice.info.module) is None:
@@ -89,7 +90,7 @@ def initialize(
         warnings.warn(warning, UserWarning, stacklevel=2)
     digests: dict[str, str] = {}
     single = [part for item in assignments for part in item.parts or (item,)]
-    risky = any(part.call.is_default or is_own(part) for part in single)  # code that is not of this package is called
+    risky = any(isinstance(part.call, Default) or is_own(part) for part in single)  # code that is not of this package is called
     with as_it_was((*model.parameters(), *model.buffers()) if risky else ()):
         stats = fill(assignments, seed, {}, fresh=False, digests=digests, model=model)
     if spec.calibrate is not None and example is not None:
@@ -181,7 +182,7 @@ def _is_config(rules: Any) -> bool:
 
 def _leaves(rule: Rule) -> bool:
     """Whether a rule is there to leave something as its author wrote it, which in a model that exists is as it is."""
-    return rule.call.is_default and rule.selector.optional
+    return isinstance(rule.call, Default) and rule.selector.optional
 
 
 def _seed(config: Mapping[str, Any]) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ from modelfactory.init.copied import copy_values
 from modelfactory.init.custom_scheme import call_own, is_own, nothing_else_changes
 from modelfactory.init.default import Author
 from modelfactory.init.fans import Block, Fans
+from modelfactory.init.scheme_call import Copy, Custom, Default, FromFile, FromScheme, Keep, scheme_of
+from modelfactory.init.schemes.table import Scheme
 from modelfactory.model.deferred_init import Recording
 from modelfactory.numerics import rng
 from modelfactory.numerics.fingerprint import digest
@@ -60,7 +63,7 @@ def fill(
     """
     stats: list[tuple[float, float]] = [(math.nan, math.nan)] * len(assignments)
     by_author, following, by_own, work = _sorted_by_filler(assignments)
-    copies = [(index, item) for index, item in enumerate(assignments) if item.call.source]
+    copies = [(index, item) for index, item in enumerate(assignments) if isinstance(item.call, Copy)]
     kept = [(item, block.rows, take(item.info.parameter.detach(), block.rows).clone()) for _, item in by_author for block in _kept(item)]
     Author(seed, recordings, fresh).fill([item for _, item in by_author])
     for item, rows, values in kept:  # an author fills a parameter whole
@@ -102,10 +105,9 @@ def _sorted_by_filler(
     by_author, following, by_own, work = [], [], [], []
     for numbered in enumerate(assignments):
         item = numbered[1]
-        call = item.call
         if _has_default(item):
             by_author.append(numbered)
-        if not (call.is_default or call.pretrained or call.source):
+        if not isinstance(item.call, (Default, FromFile, Copy)):
             (following if item.choice.follows else by_own if is_own(item) else work).append(numbered)
     return by_author, following, by_own, work
 
@@ -132,16 +134,16 @@ def _fill_one(item: Assignment, seed: int) -> Tensor | None:
     computed = item.info.computed if item.info.computed is not None and item.info.computed.leads else None
     direct = computed is None and parameter.device.type == "cpu" and parameter.dtype is torch.float32 and parameter.is_contiguous()
     draft = parameter.detach() if direct else torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
-    keeps = any(part.call.is_default or part.call.kept for part in item.parts)
+    keeps = any(isinstance(part.call, (Default, Keep)) for part in item.parts)
     if not direct and keeps:  # its other blocks keep what their author wrote, or what they had
         draft.copy_(parameter)
     drawing: torch.Generator | None = None
     for part in item.parts or (item,):
         call = part.call
-        if call.is_default or call.kept:
+        if isinstance(call, (Default, Keep)):
             continue
         name = item.info.key if computed is not None else item.info.name
-        if drawing is None and (call.scheme is None or call.scheme.random):
+        if drawing is None and (not isinstance(call, FromScheme) or call.scheme.random):
             drawing = rng.generator(seed, name)
         _fill_part(part, draft, drawing, partial(rng.generator, seed, name))
     if item.info.padding is not None:
@@ -150,7 +152,7 @@ def _fill_one(item: Assignment, seed: int) -> Tensor | None:
         computed.put(draft)
     elif not direct and keeps:  # bit for bit: a draft is float32
         for block, part in zip(item.blocks, item.parts, strict=True):
-            if not (part.call.is_default or part.call.kept):
+            if not isinstance(part.call, (Default, Keep)):
                 put(parameter, block.rows, take(draft, block.rows))
     elif not direct:
         parameter.copy_(draft)
@@ -160,7 +162,7 @@ def _fill_one(item: Assignment, seed: int) -> Tensor | None:
 def _fill_complex(item: Assignment, seed: int) -> Tensor:
     """Fills a complex parameter, m + (x - m + i (y - m))/sqrt(2) with x and y drawn alike around m, so that E |w - m|^2 is the variance
     of the scheme, as torch.nn.init.normal_ has it; what draws nothing is real. Returns both parts, in float32 on the CPU."""
-    parameter, scheme = item.info.parameter, item.call.scheme
+    parameter, scheme = item.info.parameter, scheme_of(item.call)
     if scheme is None:
         draft = torch.empty(parameter.shape, dtype=torch.complex64)
         _fill_part(item, draft, rng.generator(seed, item.info.name), partial(rng.generator, seed, item.info.name))
@@ -177,11 +179,11 @@ def _fill_complex(item: Assignment, seed: int) -> Tensor:
 def _kept(item: Assignment) -> list[Block]:
     """The blocks that no rule sets."""
     pairs = zip(item.blocks, item.parts, strict=True) if item.parts else ()
-    return [block for block, part in pairs if part.call.kept]
+    return [block for block, part in pairs if isinstance(part.call, Keep)]
 
 
 def _has_default(item: Assignment) -> bool:
-    return item.call.is_default or any(part.call.is_default for part in item.parts)
+    return any(isinstance(part.call, Default) for part in (item, *item.parts))
 
 
 def _fill_part(item: Assignment, draft: Tensor, drawing: torch.Generator | None, stream: Callable[[int], torch.Generator]) -> None:
@@ -193,13 +195,13 @@ def _fill_part(item: Assignment, draft: Tensor, drawing: torch.Generator | None,
     call, streams = item.call, count(1)
     for block in item.blocks or (None,):
         part = draft if block is None else take(draft, block.rows)
-        if call.function is not None:
-            call_own(item, call.function, part, drawing)
-        elif call.scheme is not None:
+        if isinstance(call, Custom):
+            call_own(item, call, part, drawing)
+        elif isinstance(call, FromScheme):
             together = block is None or call.scheme.elementwise or not block.copied and block.order is None
             for matrix in (part,) if together else matrices(part, block):  # pyright: ignore[reportArgumentType]
                 own = matrix if together else matrix.contiguous()
-                _fill_matrix(item, None if block is None else block.fans, own, drawing, lambda: stream(next(streams)))
+                _fill_matrix(call.scheme, item.args, None if block is None else block.fans, own, drawing, lambda: stream(next(streams)))
                 if own is not matrix:
                     matrix.copy_(own)
         if block is not None:
@@ -207,17 +209,19 @@ def _fill_part(item: Assignment, draft: Tensor, drawing: torch.Generator | None,
 
 
 def _fill_matrix(
-    item: Assignment, fans: Fans | None, matrix: Tensor, drawing: torch.Generator | None, stream: Callable[[], torch.Generator]
+    scheme: Scheme,
+    args: Mapping[str, Any],
+    fans: Fans | None,
+    matrix: Tensor,
+    drawing: torch.Generator | None,
+    stream: Callable[[], torch.Generator],
 ) -> None:
-    scheme = item.call.scheme
-    if scheme is None:
-        return
     extra = {"fans": fans} if scheme.uses_fans and fans is not None else {}
     separable = scheme.random and scheme.elementwise and (fans is not None or not scheme.uses_fans)
     whole = not separable or matrix.numel() <= _PIECE
     for index, piece in enumerate((matrix,) if whole else matrix.split(max(1, _PIECE * len(matrix) // matrix.numel()))):
         source = {"generator": stream() if index else drawing} if scheme.random else {}
-        scheme.fill(piece, **item.args, **extra, **source)
+        scheme.fill(piece, **args, **extra, **source)
 
 
 def measure(parameter: Tensor) -> tuple[float, float]:

@@ -14,6 +14,7 @@ from modelfactory.config.errors import ModelFactoryError
 from modelfactory.config.files import write_text
 from modelfactory.config.notebook import html_table
 from modelfactory.init.assign import Assignment
+from modelfactory.init.scheme_call import Default, FromFile
 from modelfactory.numerics.fingerprint import combined
 from modelfactory.numerics.rng import INIT_VERSION
 
@@ -183,7 +184,7 @@ def ledger_row(item: Assignment, numbers: tuple[float, float], group: str, train
         dtype=str(info.parameter.dtype).removeprefix("torch."),
         module=type(info.module).__name__,
         role=" ".join(info.roles),
-        origin="pretrained" if call.pretrained else "default" if call.is_default else "rule",
+        origin="pretrained" if isinstance(call, FromFile) else "default" if isinstance(call, Default) else "rule",
         rule=item.choice.rule,
         scheme=call.name,
         fan_in=item.fans.fan_in if item.fans is not None else None,

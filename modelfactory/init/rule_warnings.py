@@ -9,6 +9,7 @@ from modelfactory.init.assign import Assignment
 from modelfactory.init.choose import Choice, Chooser
 from modelfactory.init.copied import twins_apart
 from modelfactory.init.rules import Rule
+from modelfactory.init.scheme_call import FromFile
 from modelfactory.parameters.selector import some_names
 
 
@@ -83,7 +84,8 @@ def overridden(rules: Sequence[Rule], choices: Sequence[Choice], left: Collectio
         if rule.path in winners or rule.selector.optional:
             continue
         picked = [choice for choice in choices if rule.selector.picks(choice.info)]
-        if not picked or rule.path in left or any(choice.call.pretrained for choice in picked):  # of what is loaded, `report_kept` tells
+        is_loaded = any(isinstance(choice.call, FromFile) for choice in picked)  # of which `report_kept` tells
+        if not picked or rule.path in left or is_loaded:
             continue
         earlier = {before.path for before in rules[:index]}
         others = [path for path in dict.fromkeys(choice.path for choice in picked) if path not in earlier]

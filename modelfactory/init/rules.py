@@ -9,7 +9,7 @@ is for matrices may pick a layer whole: its bias goes to the rule before, or is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from inspect import Parameter, signature
 from typing import Any
 
@@ -18,44 +18,13 @@ from modelfactory.config.schema import check_value, join
 from modelfactory.config.target import check_arguments, resolve
 from modelfactory.init.calibrate import CalibrateSpec, read_calibrate
 from modelfactory.init.recipes import recipe, recipe_names
+from modelfactory.init.scheme_call import Auto, Copy, Custom, Default, FromScheme, SchemeCall
 from modelfactory.init.schemes.table import REQUIRED, SCHEMES, Scheme, arguments, check_scheme_arguments
 from modelfactory.numerics.activation import gain as computed_gain
 from modelfactory.parameters.selector import SELECTOR_KEYS, Selector
 
 _GROUP_KEYS = ("rules", "calibrate", "fans")
 _RULE_KEYS = (*SELECTOR_KEYS, "scheme", "reinit")
-
-
-@dataclass(frozen=True)
-class SchemeCall:
-    """A scheme with its arguments.
-
-    Attributes:
-        name: its name in the catalogue, `default`, or the dotted name of a function of the user's own.
-        scheme: the row of the catalogue; None for `default` and for a function of one's own.
-        function: a function of one's own, called as function(tensor, generator=..., **args) when it takes a generator.
-        args: keyword arguments, without the gain.
-        gain: a number, "auto", or None when the scheme has none or it is left at the scheme's own.
-        automatic: `auto`, which the model is still to be asked about.
-        pretrained: nothing is drawn; `name` is the file and the tensor in it that the values come from.
-        source: of `copy`, the module or the parameter whose values it takes over.
-        kept: nothing is drawn: no rule picks this block of a packed parameter, whose numbers stay as they are.
-    """
-
-    name: str
-    scheme: Scheme | None = None
-    function: Callable[..., Any] | None = None
-    args: Mapping[str, Any] = field(default_factory=dict)
-    gain: float | str | None = None
-    pretrained: bool = False
-    automatic: bool = False
-    kept: bool = False
-    source: str = ""
-
-    @property
-    def is_default(self) -> bool:
-        elsewhere = self.pretrained or self.automatic or self.kept or self.source
-        return self.scheme is None and self.function is None and not elsewhere
 
 
 @dataclass(frozen=True)
@@ -169,11 +138,11 @@ def read_scheme(value: Any, given: Mapping[str, Any], path: str, problems: Probl
     if value == "default":
         for name in given:
             problems.add(join(path, name), "not an argument of default, which takes none")
-        return SchemeCall("default")
+        return Default()
     if value == "auto":
         for name in given:
             problems.add(join(path, name), "not an argument of auto, which takes none")
-        return SchemeCall("auto", automatic=True)
+        return Auto()
     if value == "copy":
         return _copying(given, path, problems)
     if not isinstance(value, str) or value not in SCHEMES:
@@ -188,7 +157,7 @@ def read_scheme(value: Any, given: Mapping[str, Any], path: str, problems: Probl
         gain = check_value(gain, float, join(path, "gain"), problems, {"above": 0})
     check_scheme_arguments(value, args, path, problems)
     args |= dict.fromkeys(_left_to_the_model(scheme, args), "auto")
-    return SchemeCall(value, scheme, None, args, gain) if len(problems) == found else None
+    return FromScheme(value, scheme, args, gain) if len(problems) == found else None
 
 
 def _copying(given: Mapping[str, Any], path: str, problems: Problems) -> SchemeCall | None:
@@ -201,7 +170,7 @@ def _copying(given: Mapping[str, Any], path: str, problems: Problems) -> SchemeC
     if not isinstance(source, str) or not source:
         what = "missing" if source is None else f"{source!r} is not a name"
         problems.add(join(path, "of"), f"{what}; give the module, or the parameter, whose values it takes over")
-    return SchemeCall("copy", args={"of": source}, source=str(source)) if len(problems) == found else None
+    return Copy(str(source)) if len(problems) == found else None
 
 
 def _left_to_the_model(scheme: Scheme, given: Mapping[str, Any]) -> list[str]:
@@ -236,7 +205,7 @@ def _own_scheme(
         problems.add(join(path, name), f"given by the factory, and not by a rule; {target} is called with what it is to fill")
         return None
     checked = check_arguments(function, args, path, problems, inferred=(first, "generator"))
-    return None if checked is None else SchemeCall(str(target), None, function, checked)
+    return None if checked is None else Custom(str(target), function, checked)
 
 
 def _tensor_of(function: Callable[..., Any]) -> str | None:

@@ -15,6 +15,7 @@ from modelfactory.init.calibrate import Calibration
 from modelfactory.init.choose import Chooser, uses_auto_gain
 from modelfactory.init.input_activation import Acting, acting_on
 from modelfactory.init.ledger import Row, ledger_row
+from modelfactory.init.scheme_call import FromFile
 from modelfactory.init.structural_arguments import Shares, unknown_shares
 from modelfactory.model.backbone_front import BACKBONE
 from modelfactory.model.blueprint import Draft
@@ -107,7 +108,7 @@ def _check_random(assignments: Sequence[Assignment], frozen: Collection[int], pr
     drawn = [
         item.info.name
         for item in assignments
-        if id(item.info.parameter) in frozen and not item.call.pretrained and item.info.name.startswith(f"{BACKBONE}.")
+        if id(item.info.parameter) in frozen and not isinstance(item.call, FromFile) and item.info.name.startswith(f"{BACKBONE}.")
     ]
     if drawn:
         problems.add(
@@ -135,7 +136,7 @@ def frozen_untrained(plans: Account, spec: ModelSpec) -> Iterable[Advice]:
     drawn = [
         item.info.name
         for item in plans.assignments
-        if plans.frozen.get(id(item.info.parameter), 0) is None and not item.call.pretrained and "weight" in item.info.roles
+        if plans.frozen.get(id(item.info.parameter), 0) is None and not isinstance(item.call, FromFile) and "weight" in item.info.roles
     ]
     if drawn and (spec.backbone is None or not spec.backbone.allow_random):
         yield Advice(

@@ -15,6 +15,7 @@ from modelfactory.init.calibrate import Calibration, calibrate
 from modelfactory.init.copied import copy_values
 from modelfactory.init.fill import fill, measure
 from modelfactory.init.ledger import Ledger, Row
+from modelfactory.init.scheme_call import Copy, FromFile
 from modelfactory.init.structural_arguments import Evidence
 from modelfactory.model.blueprint import Draft, assemble
 from modelfactory.numerics.fingerprint import digest
@@ -107,7 +108,7 @@ def account_for(drawn: Drawn, spec: ModelSpec, warnings: tuple[str, ...], device
     stats, digests = list(drawn.stats), dict(drawn.digests or {})
     changed = set() if drawn.calibration is None else set(drawn.calibration.factors)
     for index, item in enumerate(plans.assignments):
-        if item.call.pretrained or item.call.source or item.info.name in changed:
+        if isinstance(item.call, (FromFile, Copy)) or item.info.name in changed:
             stats[index] = measure(item.info.parameter)
             digests[item.info.name] = digest(item.info.parameter)
     buffers = listed_buffers(model, plans, pretrained, measured=True)
@@ -144,7 +145,7 @@ def listed_buffers(model: nn.Module, plans: Account, pretrained: Pretrained | No
 
 
 def _names_of_drawn(plans: Account) -> set[str]:
-    return {item.info.name for item in plans.assignments if not item.call.pretrained}
+    return {item.info.name for item in plans.assignments if not isinstance(item.call, FromFile)}
 
 
 @contextmanager

@@ -126,12 +126,12 @@ def test_the_reason_is_told():
     from modelfactory.init.auto import resolve_auto
     from modelfactory.init.choose import Choice
     from modelfactory.init.input_activation import Acting, find_acting
-    from modelfactory.init.rules import SchemeCall
+    from modelfactory.init.scheme_call import Auto
     from modelfactory.parameters.roles import describe
 
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), Residual({"fc": nn.Linear(4, 4)}), nn.Linear(4, 2))
     infos = describe(model)
-    choices = [Choice(info, "r", "p", SchemeCall("auto", automatic=True)) for info in infos]
+    choices = [Choice(info, "r", "p", Auto()) for info in infos]
     reasons = [choice.reason for choice in resolve_auto(choices, find_acting(model))]
     assert reasons[0] == "its input is the data" and reasons[2] == "1 (ReLU) acts on its input: 1/sqrt(E f^2)"
     unknown = {id(infos[0].parameter): Acting(None, "not known: hidden", None, False)}

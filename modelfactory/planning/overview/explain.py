@@ -13,7 +13,8 @@ from modelfactory.config.schema import join
 from modelfactory.init.assign import Assignment
 from modelfactory.init.ledger import Row
 from modelfactory.init.rules import InitSpec, Rule
-from modelfactory.init.schemes.table import SCHEMES, arguments
+from modelfactory.init.scheme_call import Default, FromFile, FromScheme, given_arguments, scheme_of
+from modelfactory.init.schemes.table import arguments
 from modelfactory.parameters.freezing import FreezeSpec
 from modelfactory.parameters.info import ParamInfo
 from modelfactory.parameters.layer_rules import Definition
@@ -169,22 +170,23 @@ def _explain(
     drawn = False
     if loaded:
         draws = "nothing: its values are loaded"
-    elif call.is_default:
+    elif isinstance(call, Default):
         scheme, drawn = "default: what its author wrote", True
         draws = f"what {row.module} draws in its constructor or reset_parameters, by {_generator(seed, info.name)}"
     else:
-        takes = arguments(call.name) if call.scheme is not None else {}
-        given = {**takes, **call.args, **item.args, **({"gain": item.gain} if item.gain is not None else {})}
+        filler = scheme_of(call)
+        takes = arguments(filler.name) if filler is not None else {}
+        given = {**takes, **given_arguments(call), **item.args, **({"gain": item.gain} if item.gain is not None else {})}
         shown = ", ".join(f"{name}={_value(value)}" for name, value in given.items())
         scheme = f"{call.name}({shown})" if shown else call.name
-        formula = f"{SCHEMES[call.name].formula} Source: {SCHEMES[call.name].source}" if call.scheme is not None else ""
-        drawn = call.scheme is None or call.scheme.random
+        formula = f"{filler.formula} Source: {filler.source}" if filler is not None else ""
+        drawn = filler is None or filler.random
         draws = _generator(seed, info.key) if drawn else "nothing: it is not random"
         if info.computed is not None:
             draws += f"; {_through(info)}"
-        if call.scheme is not None:
-            fans = fans_reason(item, init.fans) if call.scheme.uses_fans else "not used by this scheme"
-        if call.scheme is not None and call.scheme.uses_gain:
+        if filler is not None:
+            fans = fans_reason(item, init.fans) if filler.uses_fans else "not used by this scheme"
+        if filler is not None and filler.uses_gain:
             gain = gain_reason(item)
     origin = {
         "pretrained": f"loaded: {row.scheme}, by {row.rule}",
@@ -227,7 +229,8 @@ def _contenders(item: Assignment, rules: Sequence[Rule], beside: Mapping[str, Se
         yield Contender(rule.path, rule.path, call_text(rule.call), held, parts, won, _why(item, rule, held, won, True, named))
     if winner not in shown:
         why = "no rule that picks it can fill it: a bias is 0 then"
-        why = "its values are loaded; a rule that picks it takes it only if it says reinit: true" if item.call.pretrained else why
+        if isinstance(item.call, FromFile):
+            why = "its values are loaded; a rule that picks it takes it only if it says reinit: true"
         yield Contender(item.choice.rule, winner, call_text(item.call), True, (), True, why)
 
 
@@ -254,13 +257,13 @@ def _beside(info: ParamInfo, beside: Mapping[str, Sequence[tuple[str, Rule]]]) -
 def _why(item: Assignment, rule: Rule, matched: bool, won: bool, is_beside: bool, named: bool) -> str:
     if not matched:
         return ""
-    if item.call.pretrained:
+    if isinstance(item.call, FromFile):
         return "it is loaded, and this rule does not say reinit: true"
     if won:
         if is_beside:
             return "beside the layer: it wins over rules that pick by role or module alone"
         return "the last that picks it" + (", by its name" if named else "")
-    needs = rule.call.scheme.min_dims if rule.call.scheme is not None else 0
+    needs = rule.call.scheme.min_dims if isinstance(rule.call, FromScheme) else 0
     if needs > item.info.parameter.ndim:
         return f"it needs {needs} dimensions"
     if is_beside and named:

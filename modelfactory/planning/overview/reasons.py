@@ -10,7 +10,7 @@ from torch import nn
 from modelfactory.init.assign import Assignment, needs_shape
 from modelfactory.init.fans import Fans, torch_fans
 from modelfactory.init.input_activation import Acting
-from modelfactory.init.rules import SchemeCall
+from modelfactory.init.scheme_call import FromScheme, SchemeCall, given_arguments
 from modelfactory.planning.overview.units import figure
 
 
@@ -18,10 +18,11 @@ def call_text(call: SchemeCall) -> str:
     """A scheme with its arguments, as the config gives them.
 
     Example:
-        >>> call_text(SchemeCall("normal", args={"std": 0.02}))
+        >>> from modelfactory.init.schemes.table import SCHEMES
+        >>> call_text(FromScheme("normal", SCHEMES["normal"], {"std": 0.02}))
         'normal(std=0.02)'
     """
-    given = {**call.args, **({"gain": call.gain} if call.gain is not None else {})}
+    given = {**given_arguments(call), **({"gain": call.gain} if isinstance(call, FromScheme) and call.gain is not None else {})}
     shown = ", ".join(f"{name}={value:.5g}" if isinstance(value, float) else f"{name}={value}" for name, value in given.items())
     return f"{call.name}({shown})" if shown else call.name
 
@@ -35,9 +36,10 @@ def fans_reason(item: Assignment, mode: str) -> str:
     Example:
         >>> from modelfactory.init.choose import Choice
         >>> from modelfactory.init.fans import operator_fans
+        >>> from modelfactory.init.scheme_call import Default
         >>> from modelfactory.parameters.roles import describe
         >>> info = describe(nn.Sequential(nn.Conv2d(8, 8, 3, groups=8)))[0]
-        >>> item = Assignment(Choice(info, "w", "init.rules.w", SchemeCall("ones")), fans=operator_fans(info.module, "weight")[0].fans)
+        >>> item = Assignment(Choice(info, "w", "init.rules.w", Default()), fans=operator_fans(info.module, "weight")[0].fans)
         >>> print(fans_reason(item, "effective"))
         fan_in 9 = 1 channel in (8 in 8 groups) x 9 taps (3 x 3); fan_out 9 = 1 channel out (8 in 8 groups) x 9 taps
     """
@@ -131,7 +133,7 @@ def _of(values: Sequence[int]) -> str:
 def gain_reason(item: Assignment) -> str:
     """Where the gain of an assignment comes from."""
     call, acting = item.call, item.acting
-    if item.gain is None:
+    if item.gain is None or not isinstance(call, FromScheme):
         return "none: the scheme has no gain"
     value = f"{item.gain:.5g}"
     if item.choice.reason:

@@ -16,6 +16,7 @@ from modelfactory.config.errors import Problems, first_line
 from modelfactory.init.ledger import Row
 from modelfactory.init.recipes import recipe_names
 from modelfactory.init.rules import InitSpec, read_init
+from modelfactory.init.scheme_call import FromScheme
 from modelfactory.planning.overview.table import Column, table
 from modelfactory.signal_propagation.predict import predict
 from modelfactory.signal_propagation.row import Row as SignalRow
@@ -112,7 +113,7 @@ def init_overrides(init: InitSpec) -> Iterator[tuple[str, InitSpec]]:
         ['init=auto', 'init=kaiming_normal']
     """
     for index, rule in enumerate(init.rules):
-        if isinstance(rule.call.gain, float) and rule.path.startswith("init.rules."):
+        if isinstance(rule.call, FromScheme) and isinstance(rule.call.gain, float) and rule.path.startswith("init.rules."):
             changed = replace(rule, call=replace(rule.call, gain="auto"))
             yield f"{rule.path}.gain=auto", replace(init, rules=(*init.rules[:index], changed, *init.rules[index + 1 :]))
     for name in INITS:
