@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from modelfactory.api.existing_model import GROUPS, load_data
-from modelfactory.api.saved_model import load
+from modelfactory.api.saved_model import read_run, rebuild
 from modelfactory.config.compose import as_given
 from modelfactory.config.errors import ConfigError, Problem, Problems
 from modelfactory.config.own_groups import read_groups
@@ -20,9 +20,7 @@ from modelfactory.config.schema import read
 from modelfactory.data.dataset import Data
 from modelfactory.data.input_files import read_files
 from modelfactory.data.spec import data_of
-from modelfactory.model.weights.files import WEIGHTS
 from modelfactory.training import optimizer as optimizers
-from modelfactory.training.checkpoint import read_weights
 from modelfactory.training.evaluate import compute_outputs, measure_split
 from modelfactory.training.loss import read_loss
 from modelfactory.training.optimizer import read_optimizer
@@ -141,8 +139,8 @@ def evaluate(model: Any, data: Any = None, split: str = "val", *, at: str | None
         ['accuracy', 'loss', 'samples']
     """
     if isinstance(model, (str, os.PathLike)):
-        config = config_of(model)
-        return evaluate(load(model), config if data is None else data, split)
+        run = read_run(model)
+        return evaluate(rebuild(run), run.config if data is None else data, split)
     if isinstance(data, Data):
         return measure_split(model, data, split)
     if data is None:
@@ -174,27 +172,10 @@ def predict(model: Any, inputs: Any, batch_size: int = 256) -> Tensor:
     if not isinstance(model, (str, os.PathLike)):
         return compute_outputs(model, torch.as_tensor(inputs), batch_size)
     files = [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs
+    run = read_run(model)
     if isinstance(files, Sequence) and all(isinstance(file, (str, os.PathLike)) for file in files):
-        inputs = read_inputs(files, config_of(model))
-    return compute_outputs(load(model), torch.as_tensor(inputs), batch_size)
-
-
-def config_of(run: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read the config that a run left in its model's file.
-
-    Raises:
-        ConfigError: there is no such file, or no config in it.
-
-    Example:
-        >>> config_of("no/such/run")  # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-        modelfactory.config.errors.ConfigError: ...
-    """
-    file = Path(run) / WEIGHTS if Path(run).is_dir() else Path(run)
-    config = read_weights(file).config
-    if not isinstance(config, Mapping):
-        raise ConfigError([Problem("", f"{file} carries no config")])
-    return dict(config)
+        inputs = read_inputs(files, run.config)
+    return compute_outputs(rebuild(run), torch.as_tensor(inputs), batch_size)
 
 
 def read_inputs(files: Sequence[str | os.PathLike[str]], config: Mapping[str, Any]) -> Tensor:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -12,11 +14,11 @@ from modelfactory.config.errors import ConfigError, Problem, Problems
 from modelfactory.config.nesting import check_depth
 from modelfactory.model.backbone.spec import without_files
 from modelfactory.model.blueprint import assemble
-from modelfactory.model.weights.files import WEIGHTS
+from modelfactory.model.weights.files import weights_file
 from modelfactory.parameters.freezing import apply_frozen, choose_frozen
 from modelfactory.parameters.roles import describe
 from modelfactory.planning.spec import read_spec
-from modelfactory.training.checkpoint import load_into, read_weights
+from modelfactory.training.checkpoint import Weights, load_into, read_weights
 
 
 def load(path: str | os.PathLike[str]) -> nn.Module:
@@ -40,16 +42,46 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
         >>> model.head
         Linear(in_features=512, out_features=10, bias=True)
     """
-    file = Path(path)
-    if file.is_dir():
-        file = file / WEIGHTS
+    return rebuild(read_run(path))
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """What a run left in its model's file: tensors, and the config that they were trained under."""
+
+    file: Path
+    weights: Weights
+    config: Mapping[str, Any]
+
+
+def read_run(path: str | os.PathLike[str]) -> SavedRun:
+    """Read a model.safetensors, or that of a run's directory.
+
+    Raises:
+        ConfigError: no such file, or no config in it.
+
+    Example:
+        >>> read_run("no/such/run")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        modelfactory.config.errors.ConfigError: ...
+    """
+    file = weights_file(path)
     weights = read_weights(file)
     if not isinstance(weights.config, Mapping):
         raise ConfigError([Problem("", f"{file} carries no config, so its model cannot be built again")])
     check_depth(weights.config)
-    problems = Problems()
+    return SavedRun(file, weights, weights.config)
+
+
+def rebuild(run: SavedRun) -> nn.Module:
+    """Build the model of a run again, with the weights that it left, in evaluation mode.
+
+    Raises:
+        ConfigError: a class that is not trusted, weights of another model.
+    """
+    weights, problems = run.weights, Problems()
     of_model = ("seed", "data", "backbone", "model", "init", "freeze", "optimizer")
-    config = {name: value for name, value in weights.config.items() if name in of_model}
+    config = {name: value for name, value in run.config.items() if name in of_model}
     spec = read_spec({**config, "backbone": without_files(config.get("backbone"))}, problems)
     if spec is None:
         raise ConfigError(problems)
@@ -61,5 +93,5 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
     frozen = {key: until for key, until in frozen.items() if until is None or until > epoch}
     # first, since what is loaded may come in new parameters, which take over requires_grad
     apply_frozen(draft.module, frozen, spec.freeze.dropout)
-    load_into(draft.module, weights.tensors, "", str(file), assign=all(len(info.names) == 1 for info in infos))
+    load_into(draft.module, weights.tensors, "", str(run.file), assign=all(len(info.names) == 1 for info in infos))
     return draft.module.eval()

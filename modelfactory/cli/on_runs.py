@@ -46,13 +46,16 @@ def predict(arguments: Sequence[str]) -> str:
     parser.add_argument("files", metavar="FILES", nargs="+", help="images, or CSV files")
     parser.add_argument("--json", action="store_true", help="the outputs of every sample as JSON")
     given = parser.parse_args(list(arguments))
-    from modelfactory.api.own_loop import config_of
     from modelfactory.api.own_loop import predict as compute
+    from modelfactory.api.own_loop import read_inputs
+    from modelfactory.api.saved_model import read_run, rebuild
 
-    outputs = compute(given.run, given.files)
+    run = read_run(given.run)
+    inputs = read_inputs(given.files, run.config)
+    outputs = compute(rebuild(run), inputs)
     if given.json:
         return json.dumps(outputs.tolist())
-    return _table(outputs, _is_classes(config_of(given.run), outputs))
+    return _table(outputs, _is_classes(run.config, outputs))
 
 
 def _is_classes(config: Any, outputs: Any) -> bool:

@@ -34,7 +34,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, ListConfig
 
-from modelfactory.config.yaml_files import yaml_checked
+from modelfactory.config.yaml_files import replaced, yaml_checked
 
 OF_1_4 = "execution_whitelist" in inspect.signature(hydra.main).parameters
 VERSION_BASE: dict[str, Any] = {} if OF_1_4 else {"version_base": "1.3"}  # 1.4 has but one, and warns of the argument
@@ -49,26 +49,6 @@ Launching = Callable[[Callable[[Any], Launcher], HydraContext, Any, DictConfig],
 def main_arguments(whitelist: Sequence[str]) -> dict[str, Any]:
     """Arguments of `hydra.main` that depend on its version; the whitelist is of what a config may name for Hydra to call."""
     return {"execution_whitelist": whitelist} if OF_1_4 else VERSION_BASE
-
-
-@contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Puts `value` in the place of an attribute of a class or a module while the block runs.
-
-    Raises:
-        KeyError: there is no such attribute: this Hydra is another than the patch is for.
-
-    Example:
-        >>> with replaced(Plugins, "check_usage", None):
-        ...     print(Plugins.check_usage)
-        None
-    """
-    kept = vars(owner)[name]
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, kept)
 
 
 def loading_by(loader: type[ConfigLoaderImpl]) -> AbstractContextManager[None]:

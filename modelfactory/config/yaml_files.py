@@ -45,12 +45,12 @@ def yaml_checked() -> Iterator[None]:
     files = _Files()
     with ExitStack() as stack:
         for module in (file_config_source, importlib_resources_config_source):
-            stack.enter_context(_replaced(module, "OmegaConf", files.reader))
+            stack.enter_context(replaced(module, "OmegaConf", files.reader))
         for source in map(SourcesRegistry.instance().resolve, ("file", "pkg")):  # Hydra executes their modules twice: not those imported
-            stack.enter_context(_replaced(source, "load_config", _naming_the_file(source.load_config)))
-        stack.enter_context(_replaced(CachingConfigRepository, "load_config", files.looked_up(CachingConfigRepository.load_config)))
+            stack.enter_context(replaced(source, "load_config", _naming_the_file(source.load_config)))
+        stack.enter_context(replaced(CachingConfigRepository, "load_config", files.looked_up(CachingConfigRepository.load_config)))
         for read in (ConfigRepository._extract_defaults_list, ConfigRepository._create_defaults_list):
-            stack.enter_context(_replaced(ConfigRepository, read.__name__, _naming_the_config(read)))
+            stack.enter_context(replaced(ConfigRepository, read.__name__, _naming_the_config(read)))
         try:
             yield
         except RecursionError as error:
@@ -58,13 +58,23 @@ def yaml_checked() -> Iterator[None]:
 
 
 @contextmanager
-def _replaced(holder: Any, name: str, value: Any) -> Iterator[None]:
-    kept = getattr(holder, name)
-    setattr(holder, name, value)
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Puts `value` in the place of an attribute of a class or a module while the block runs.
+
+    Raises:
+        KeyError: there is no such attribute: this Hydra is another than the patch is for.
+
+    Example:
+        >>> with replaced(yaml, "YAMLError", None):
+        ...     print(yaml.YAMLError)
+        None
+    """
+    kept = vars(owner)[name]
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        setattr(holder, name, kept)
+        setattr(owner, name, kept)
 
 
 class _Files:

@@ -10,7 +10,7 @@ from modelfactory.config.errors import Problems, first_line
 from modelfactory.model.backbone.spec import TIMM, BackboneSpec
 from modelfactory.model.deferred_construction import construction
 from modelfactory.model.weights.download import check_hash, fetch, place_of
-from modelfactory.model.weights.files import WEIGHTS, Source, label_of, open_weights
+from modelfactory.model.weights.files import Source, label_of, open_weights, weights_file
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def open_place(spec: BackboneSpec, place: Place, path: str, problems: Problems) 
     file = fetch(place.url, path, problems) if place.url is not None else place.file
     if file is None:
         return None
-    weights = file / WEIGHTS if file.is_dir() else file
+    weights = weights_file(file)
     if weights.is_file() and not check_hash(weights, spec.sha256, path, problems):
         return None
     return open_weights(file, path, problems, place.label)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import warnings
@@ -42,6 +43,17 @@ class Source:
     config: Any = None
 
 
+def weights_file(place: str | os.PathLike[str]) -> Path:
+    """The file of weights that a place means: of a run's directory the one in it.
+
+    Example:
+        >>> weights_file("weights/a.pt").name
+        'a.pt'
+    """
+    path = Path(place)
+    return path / WEIGHTS if path.is_dir() else path
+
+
 def label_of(file: Path) -> str:
     """What the ledger calls a file: its name, of a run's weights with that of its directory.
 
@@ -49,8 +61,7 @@ def label_of(file: Path) -> str:
         >>> label_of(Path("weights/a.pt")), label_of(Path("runs/b/model.safetensors"))
         ('a.pt', 'b/model.safetensors')
     """
-    if file.is_dir():
-        file = file / WEIGHTS
+    file = weights_file(file)
     return f"{file.resolve().parent.name}/{WEIGHTS}" if file.name == WEIGHTS else file.name
 
 
