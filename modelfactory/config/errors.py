@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -119,6 +119,16 @@ def did_you_mean(word: str, choices: Iterable[str], limit: int = 12) -> str:
         return ""
     shown = ", ".join(choices[:limit])
     return f"; choose one of {shown}" + (", ..." if len(choices) > limit else "")
+
+
+def some_names(names: Sequence[str], limit: int = 8) -> str:
+    """The first of many names, in a row.
+
+    Example:
+        >>> some_names(["a", "b", "c"], 2)
+        'a, b, ...'
+    """
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
 
 
 def first_line(error: BaseException) -> str:

@@ -1,8 +1,10 @@
-"""Text of files that others wrote, made fit for a terminal and a spreadsheet."""
+"""Text and numbers made fit for a terminal, a spreadsheet and JSON."""
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
 
 # control characters, which a terminal obeys; marks that turn the direction of what follows; halves of UTF-16 pairs, which cannot be printed
 _UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -38,6 +40,30 @@ def spreadsheet_cell(text: str) -> str:
     """
     line = one_line(text)
     return f"'{line}" if line.startswith(_FORMULA) and not _is_number(line) else line
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table of text, each column as wide as its widest cell.
+
+    Example:
+        >>> aligned([("name", "std"), ("fc.weight", "0.1")])
+        ['name       std', 'fc.weight  0.1']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def finite(value: float) -> float | None:
+    """A number, or None for what JSON and a table have no number for: NaN, infinity, a whole number beyond all floats.
+
+    Example:
+        >>> finite(0.5), finite(float("nan"))
+        (0.5, None)
+    """
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:
+        return None
 
 
 def _is_number(text: str) -> bool:

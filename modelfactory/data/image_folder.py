@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from modelfactory.config import target
-from modelfactory.config.errors import ConfigError, Problem, Problems, did_you_mean
+from modelfactory.config.errors import ConfigError, Problem, Problems, did_you_mean, some_names
 from modelfactory.config.schema import join
 from modelfactory.data.dataset import Data, Split, split_indices
 from modelfactory.data.image_file import EXTENSIONS, read_rgb, read_tensor
@@ -222,6 +222,6 @@ def _told(left_out: Sequence[str], root: Path) -> tuple[str, ...]:
     left_out = list(dict.fromkeys(left_out))  # both parts may be of one folder
     if not left_out:
         return ()
-    shown = ", ".join(os.path.relpath(path, root) for path in left_out[:3]) + (", ..." if len(left_out) > 3 else "")
+    shown = some_names([os.path.relpath(path, root) for path in left_out], 3)
     files = "1 file is" if len(left_out) == 1 else f"{len(left_out)} files are"
     return (f"data.root: {files} left out, no visible images of a class: {shown}",)

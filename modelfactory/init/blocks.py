@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from modelfactory.config.errors import SchemeError
-from modelfactory.init.fans import Block, Fans, operator_fans, torch_fans
+from modelfactory.init.fans import Block, Fans, layer_fans, torch_fans
 from modelfactory.parameters.info import ParamInfo
 from modelfactory.parameters.known_layers import decides
 from modelfactory.parameters.residual import NORMS
@@ -69,21 +69,21 @@ def _whole(info: ParamInfo, input_shape: Sequence[int] | None) -> tuple[Fans, tu
         copied = tuple(axis for axis in range(len(shape)) if axis not in (*summed, *out))
         return Fans(_size(shape, summed), _size(shape, out)), copied, out
     if isinstance(module, NORMS) or isinstance(module, _EMBEDDINGS):
-        return operator_fans(module, info.attr, None, shape)[0].fans, (), (0,)
+        return layer_fans(module, info.attr, None, shape), (), (0,)
     if decides(type(module)):
         appended = isinstance(module, nn.MultiheadAttention) and info.attr in ("bias_k", "bias_v")
         return Fans(1.0, float(shape[-1])) if appended else torch_fans(shape), (), (0,)
     plain = isinstance(module, _CONVOLUTIONS) and info.attr == "weight" and type(module).forward in _FORWARDS
     if plain:
         out = (1,) if module.transposed else (0,)
-        return operator_fans(module, info.attr, input_shape, shape)[0].fans, (), out  # pyright: ignore
+        return layer_fans(module, info.attr, input_shape, shape), (), out  # pyright: ignore
     if facts.fans:
         traced = facts.fans[0]
         return _traced(traced, info), traced.copied, traced.coming_out
     if facts.met:
         return Fans(1.0, float(shape[-1]) if "embedding" in facts.roles else 1.0), (), ()
     if info.attr == "weight" and isinstance(module, (nn.Linear, nn.Bilinear, *_CONVOLUTIONS)):
-        return operator_fans(module, info.attr, input_shape, shape)[0].fans, (), (0,)
+        return layer_fans(module, info.attr, input_shape, shape), (), (0,)
     reason = info.model.reading.graph.reason
     why = f"the model could not be run: {reason}" if reason is not None else "the run of the model does not use it"
     raise SchemeError(f"which of its axes are summed over is not known ({why}); declare it beside the layer by fans: {{in: [1], out: [0]}}")

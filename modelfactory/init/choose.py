@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from modelfactory.config.errors import Problems, did_you_mean
+from modelfactory.config.errors import Problems, did_you_mean, some_names
 from modelfactory.config.schema import join
 from modelfactory.init.copied import find_sources
 from modelfactory.init.rules import Rule, read_scheme
@@ -23,7 +23,7 @@ from modelfactory.init.schemes.table import SCHEMES
 from modelfactory.parameters.info import ParamInfo
 from modelfactory.parameters.layer_rules import Definition
 from modelfactory.parameters.roles import BLOCK_ROLES
-from modelfactory.parameters.selector import Selector, nothing_picked, some_names
+from modelfactory.parameters.selector import Selector, nothing_picked
 
 
 @dataclass(frozen=True)

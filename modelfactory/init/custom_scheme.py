@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from modelfactory.config.errors import ConfigError, Problem, first_line
+from modelfactory.config.errors import ConfigError, Problem, first_line, some_names
 from modelfactory.init.assign import Assignment
 from modelfactory.init.scheme_call import Custom
 from modelfactory.numerics.fingerprint import digest
@@ -62,8 +62,7 @@ def nothing_else_changes(own: Sequence[Assignment], model: nn.Module | None) -> 
     changed = [name for name, tensor in watched.items() if not tensor.is_meta and digest(tensor) != before[name]]
     if changed:
         names = ", ".join(dict.fromkeys(item.call.name for item in own))
-        shown = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
-        what = f"{names} writes to {shown} too; it may fill the tensor it is given and nothing else"
+        what = f"{names} writes to {some_names(changed, 3)} too; it may fill the tensor it is given and nothing else"
         raise ConfigError([Problem(own[0].choice.path, what)])
 
 

@@ -103,10 +103,7 @@ def operator_fans(
         update slice(5, 10, None) 3.0
         new slice(10, 15, None) 3.0
     """
-    shape = tuple(getattr(module, attr).shape if shape is None else shape)
-    if len(shape) < 2:
-        raise SchemeError(f"{type(module).__name__}.{attr} of shape {shape} has no fans: they need at least 2 dimensions")
-    fans = _fans(module, attr, shape, input_shape)
+    fans = layer_fans(module, attr, input_shape, shape)
     return [Block(rows, name, fans) for rows, name in blocks(module, attr)]
 
 
@@ -127,8 +124,18 @@ def blocks(module: nn.Module, attr: str) -> list[tuple[slice | None, str]]:
     return [(slice(i * rows, (i + 1) * rows), name) for i, name in enumerate(names)]
 
 
-def _fans(module: nn.Module, attr: str, shape: tuple[int, ...], input_shape: Sequence[int] | None) -> Fans:
-    """Fans of one block of the parameter."""
+def layer_fans(
+    module: nn.Module, attr: str, input_shape: Sequence[int] | None = None, shape: Sequence[int] | None = None
+) -> Fans:
+    """Fans of one block of a parameter, as `operator_fans` gives them.
+
+    Example:
+        >>> layer_fans(nn.GRU(3, 5), "weight_ih_l0")
+        Fans(fan_in=3.0, fan_out=5.0)
+    """
+    shape = tuple(getattr(module, attr).shape if shape is None else shape)
+    if len(shape) < 2:
+        raise SchemeError(f"{type(module).__name__}.{attr} of shape {shape} has no fans: they need at least 2 dimensions")
     if isinstance(module, _CONVOLUTIONS + _TRANSPOSED) and attr == "weight":
         return _convolution_fans(module, input_shape)
     if isinstance(module, nn.Bilinear) and attr == "weight":

@@ -13,6 +13,7 @@ from typing import Any, overload
 from modelfactory.config.errors import ModelFactoryError
 from modelfactory.config.files import write_text
 from modelfactory.config.notebook import html_table
+from modelfactory.config.printable import aligned
 from modelfactory.init.assign import Assignment
 from modelfactory.init.scheme_call import Default, FromFile
 from modelfactory.numerics.fingerprint import combined
@@ -155,11 +156,7 @@ class Ledger:
 
     def __str__(self) -> str:
         shown, rows = self._table()
-        table = [tuple(shown), *rows]
-        widths = [max(len(line[column]) for line in table) for column in range(len(shown))]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table
-        )
+        return "\n".join(aligned([tuple(shown), *rows]))
 
     def __repr__(self) -> str:
         return f"Ledger of {len(self)} parameters, {sum(row.numel for row in self):,} numbers"

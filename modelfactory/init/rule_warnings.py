@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from modelfactory.config.advice import Advice
+from modelfactory.config.errors import some_names
 from modelfactory.init.assign import Assignment
 from modelfactory.init.choose import Choice, Chooser
 from modelfactory.init.copied import twins_apart
 from modelfactory.init.rules import Rule
 from modelfactory.init.scheme_call import FromFile
-from modelfactory.parameters.selector import some_names
 
 
 def plan_warnings(assignments: Sequence[Assignment], rules: Sequence[Rule], chooser: Chooser) -> Iterable[Advice]:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from modelfactory.config.errors import some_names
 from modelfactory.config.schema import join
 from modelfactory.parameters.declared import BLOCKS, FANS, ROLES_OF, declared_axes, declared_blocks, globs_of, is_called
 from modelfactory.parameters.info import ParamFacts, block_role
@@ -195,7 +196,7 @@ class Facts:
 
     def _note_unknown(self, names: Sequence[str]) -> None:
         if names:
-            some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            some = some_names(names, 3)
             why = "the run of the model does not use them" if self.is_read else f"the model could not be run ({self.reading.graph.reason})"
             self.notes.append(f"what {some} {'is' if len(names) == 1 else 'are'} there for is not known: {why}; declare it by roles")
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import nn
 
-from modelfactory.config.errors import Problems, did_you_mean, nearest
+from modelfactory.config.errors import Problems, did_you_mean, nearest, some_names
 from modelfactory.config.schema import check_value, join
 from modelfactory.parameters.info import ParamInfo
 from modelfactory.parameters.residual import NORMS, Outline
@@ -171,16 +171,6 @@ def _no_layer(selector: Selector, infos: Sequence[ParamInfo]) -> str:
         if len(found) > 1:
             return f"; several layers are named {layer!r}: {some_names(found)}; give the whole name of one"
     return ""
-
-
-def some_names(names: Sequence[str], limit: int = 8) -> str:
-    """The first of many names, in a row.
-
-    Example:
-        >>> some_names(["a", "b", "c"], 2)
-        'a, b, ...'
-    """
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
 
 
 def _words(value: Any, path: str, problems: Problems) -> tuple[str, ...]:

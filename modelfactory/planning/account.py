@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from modelfactory.config.advice import Advice
-from modelfactory.config.errors import Problems, did_you_mean
+from modelfactory.config.errors import Problems, did_you_mean, some_names
 from modelfactory.init.assign import Assignment, assign, wants_shape
 from modelfactory.init.auto import needs_acting, resolve_auto
 from modelfactory.init.calibrate import Calibration
@@ -23,7 +23,6 @@ from modelfactory.parameters.freezing import choose_frozen
 from modelfactory.parameters.groups import place_parameters
 from modelfactory.parameters.info import ParamInfo
 from modelfactory.parameters.roles import describe, unused_roles
-from modelfactory.parameters.selector import some_names
 from modelfactory.planning.spec import ModelSpec
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from modelfactory.config.errors import Problems
+from modelfactory.config.errors import Problems, some_names
 from modelfactory.config.schema import join
 from modelfactory.init.choose import PRETRAINED
 from modelfactory.init.fill import measure
@@ -20,7 +20,6 @@ from modelfactory.model.backbone.weights_source import find_place, open_place
 from modelfactory.model.backbone_front import BACKBONE
 from modelfactory.model.weights.files import Source
 from modelfactory.model.weights.match import match_names, stem_for
-from modelfactory.parameters.selector import some_names
 from modelfactory.tracing.standing_in import hollow
 
 

@@ -128,8 +128,9 @@ def read_model_groups(config: Mapping[str, Any], around: Around, problems: Probl
         node = put_in_front(front, node, config["model"], problems)
     init = read_init(config.get("init"), "init", problems)
     freeze = read_freeze(config.get("freeze"), "freeze", problems)
-    is_known = incoming is not BROKEN and not isinstance(around.backbone, Unknown)
-    if node is None or init is None or freeze is None or not is_known or len(problems) > found:
+    if node is None or init is None or freeze is None or incoming is BROKEN or isinstance(around.backbone, Unknown):
+        return None
+    if len(problems) > found:
         return None
     example = incoming if isinstance(incoming, torch.Tensor) else None
     return ModelSpec(node, init, freeze, around.grouping, example, around.seed, around.backbone, around.optimizer, parts)

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from modelfactory.config.files import read_text
+from modelfactory.config.printable import finite
 from modelfactory.reporting.schemes import Scheme
 
 COLUMNS = ("train_loss", "val_loss", "val_accuracy")
@@ -41,7 +42,7 @@ def read_history(folder: Path) -> dict[str, dict[int, float]]:
             raise ValueError("it has no column epoch")
         for row in rows:
             for column in COLUMNS:
-                value = _finite(row.get(column))
+                value = finite(float(row.get(column) or math.nan))
                 if value is not None:
                     found[column][int(row["epoch"])] = value
     except (TypeError, KeyError, csv.Error) as error:
@@ -49,9 +50,6 @@ def read_history(folder: Path) -> dict[str, dict[int, float]]:
     return found
 
 
-def _finite(cell: str | None) -> float | None:
-    value = float(cell) if cell else math.nan
-    return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)

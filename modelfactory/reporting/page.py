@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 
-from modelfactory.config.printable import one_line
+from modelfactory.config.printable import finite, one_line
 from modelfactory.reporting.config_diff import config_table
 from modelfactory.reporting.curves import Band
 from modelfactory.reporting.html_tables import configs_section, failures_section, jobs_section, ranking_section
@@ -162,4 +161,4 @@ def _curves_of(curves: Mapping[str, Band]) -> dict[str, object]:
 
 def _short(value: float) -> float | None:
     """Six digits are enough to draw; what is not finite is nothing."""
-    return float(f"{value:.6g}") if math.isfinite(value) else None
+    return finite(float(f"{value:.6g}"))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import os
 from typing import Any
 
-from modelfactory.config.printable import spreadsheet_cell
+from modelfactory.config.printable import finite, spreadsheet_cell
 from modelfactory.sweeping.records import Job, Sweep
 
 FIXED = ("job", "folder", "status")
@@ -60,5 +59,5 @@ def summary_csv(sweep: Sweep) -> str:
 
 def _cell(value: Any) -> Any:
     if isinstance(value, float):
-        return f"{value:.8g}" if math.isfinite(value) else None
+        return None if finite(value) is None else f"{value:.8g}"
     return spreadsheet_cell(value) if isinstance(value, str) else value

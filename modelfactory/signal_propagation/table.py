@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from modelfactory.config.files import write_text
+from modelfactory.config.printable import aligned
 from modelfactory.signal_propagation.row import Row
 
 _SHOWN = ("forward", "gradient", "cosine", "saturated", "dead")
@@ -131,9 +132,8 @@ class SignalTable:
     def __str__(self) -> str:
         measured = any(not math.isnan(row.measured.forward) for row in self.rows)
         lines = [_head(measured), *(_line(row, measured) for row in self.rows)]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
         kept = [column for column in range(len(lines[0])) if any(line[column] for line in lines[1:])]
-        table = ["  ".join(line[column].ljust(widths[column]) for column in kept).rstrip() for line in lines]
+        table = aligned([[line[column] for column in kept] for line in lines])
         return "\n".join([*table, *(f"warning: {warning}" for warning in self.warnings), *(f"hint: {hint}" for hint in self.hints)])
 
     def __repr__(self) -> str:

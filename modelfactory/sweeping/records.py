@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ import yaml
 
 from modelfactory.config.errors import ConfigError, Problem
 from modelfactory.config.files import read_text, write_text
-from modelfactory.config.printable import one_line, printable
+from modelfactory.config.printable import finite, one_line, printable
 from modelfactory.training.status import RESULT, config_hash, read_result, recorded
 
 SWEEP = "sweep.json"
@@ -259,12 +258,7 @@ def _scores(found: Any) -> dict[str, Any]:
 
 
 def _number(value: Any) -> float | int | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    try:
-        return value if math.isfinite(value) else None
-    except OverflowError:  # a whole number beyond all floats
-        return None
+    return finite(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def objective(best: Mapping[str, Any], config: Mapping[str, Any]) -> float | None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modelfactory.config.printable import finite
 from modelfactory.data.dataset import IGNORED, Data, Split
 from modelfactory.data.first_batch import known_targets
 
@@ -258,7 +259,7 @@ def _value(loss: nn.Module, output: Tensor, y: Tensor) -> float | None:
             value = float(loss(output, y))
     except (RuntimeError, ValueError, IndexError, TypeError):
         return None
-    return value if math.isfinite(value) else None
+    return finite(value)
 
 
 def _targets(y: Tensor, num_classes: int, ignored: int | None) -> Iterator[Tensor]:

@@ -13,6 +13,7 @@ from torch import nn
 
 from modelfactory.config.advice import Advice
 from modelfactory.config.errors import Problems, first_line
+from modelfactory.config.printable import finite
 from modelfactory.init.ledger import Row
 from modelfactory.init.recipes import recipe_names
 from modelfactory.init.rules import InitSpec, read_init
@@ -150,5 +151,5 @@ def _clipped(note: str, limit: int = 60) -> str:
 def _plain(row: SignalRow) -> dict[str, Any]:
     numbers = {name: getattr(row.predicted, name) for name in ("forward", "gradient", "mean", "cosine", "saturated", "dead")}
     numbers |= {name: getattr(row, name) for name in ("chi_1", "xi_q", "xi_c")}
-    finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+    finite = {name: finite(value) for name, value in numbers.items()}
     return {"layer": row.layer, "call": row.label, "kind": row.kind, **finite, "verdict": row.verdict, "note": row.note}

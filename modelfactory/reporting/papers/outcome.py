@@ -12,6 +12,7 @@ from typing import Any
 
 from modelfactory.config.errors import TrainingError
 from modelfactory.config.files import write_atomic, write_text
+from modelfactory.config.printable import aligned
 from modelfactory.reporting.palette import LIGHT
 from modelfactory.sweeping.records import Job, Sweep
 
@@ -54,9 +55,7 @@ class Outcome:
 
     def __str__(self) -> str:
         rows = [("", "reference", "found"), *((row.what, row.reference, row.cell) for row in self.findings)]
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([self.title, "", *lines])
+        return "\n".join([self.title, "", *aligned(rows)])
 
     def write(self, folder: Path) -> None:
         """Writes paper.png and paper.csv, each whole or not at all."""
