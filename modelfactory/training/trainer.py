@@ -155,7 +155,7 @@ def train_model(
                         with run.autocast:
                             loss = loss_fn(run.forward(x), y)
                         if not losses.add(loss, weight):
-                            raise not_finite(run.trained, x, loss, step=steps + 1, epoch=epoch, y=y)
+                            raise not_finite(run.trained, x, loss, step=steps + 1, epoch=epoch, y=y, autocast=run.autocast)
                         if total is not None:
                             loss = loss * (weight / total)  # the mean over all samples of the step, the last one too
                         (loss if scaler is None else scaler.scale(loss)).backward()
@@ -246,7 +246,7 @@ def _check_kept(losses: LossSum, run: Run, batch: tuple[Tensor | None, Tensor | 
     if bad is not None and x is not None:
         batches_ago, value = bad
         step = steps - batches_ago // run.spec.accumulate
-        raise not_finite(run.trained, x, value, step=step, epoch=epoch, y=_all_targets(run.train, y))
+        raise not_finite(run.trained, x, value, step=step, epoch=epoch, y=_all_targets(run.train, y), autocast=run.autocast)
 
 
 def _all_targets(batches: Any, y: Tensor | None) -> Tensor | None:
@@ -271,7 +271,7 @@ def _validate(run: Run, model: nn.Module, steps: int, epoch: int) -> tuple[float
             if loss is None:
                 kept.append((output, y))
             elif not losses.add(loss, run.mean.weight(y)):
-                raise not_finite(run.trained, x, loss, step=steps, epoch=epoch, what="validation loss", y=y)
+                raise not_finite(run.trained, x, loss, step=steps, epoch=epoch, what="validation loss", y=y, autocast=run.autocast)
             if run.task == "classification":
                 correct.add(output, y)
         if kept:
@@ -279,11 +279,11 @@ def _validate(run: Run, model: nn.Module, steps: int, epoch: int) -> tuple[float
             with run.autocast:
                 loss = run.loss(outputs, y)
             if not losses.add(loss, len(y)):
-                raise not_finite(run.trained, x, loss, step=steps, epoch=epoch, what="validation loss", y=y)
+                raise not_finite(run.trained, x, loss, step=steps, epoch=epoch, what="validation loss", y=y, autocast=run.autocast)
         bad = losses.read()
         if bad is not None and x is not None:
             targets = _all_targets(run.val, y)
-            raise not_finite(run.trained, x, bad[1], step=steps, epoch=epoch, what="validation loss", y=targets)
+            raise not_finite(run.trained, x, bad[1], step=steps, epoch=epoch, what="validation loss", y=targets, autocast=run.autocast)
     return losses.mean(run.world), correct.share(run.world) if run.task == "classification" else None
 
 
