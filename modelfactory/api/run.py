@@ -292,7 +292,7 @@ def _train(config: dict[str, Any], run_dir: _Folder | None, world: World, pictur
             if result.init_hash == built.ledger.fingerprint:  # else the ledger of the run that is resumed stays
                 built.ledger.to_csv(folder / "ledger.csv")
         said, hints = [], []
-        if not result.history:  # trained weights are nothing to warn of
+        if (config.get("trainer") or {}).get("resume") is None:  # trained weights are nothing to warn of
             said, hints = check_signal(built.model, data, config, folder, pictures)
         result.hints.extend(hints)
         for hint in hints:

@@ -10,9 +10,7 @@ import json
 import logging
 import os
 import pkgutil
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -24,6 +22,7 @@ from modelfactory.cli.completion import complete
 from modelfactory.cli.streams import open_streams, say, silence
 from modelfactory.config.errors import ConfigError, ModelFactoryError, did_you_mean
 from modelfactory.config.printable import printable
+from modelfactory.training.stopping import Terminated, signals_handled
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
@@ -102,43 +101,17 @@ def train(arguments: Sequence[str] | None = None) -> int:
     status = DONE
     open_streams()
     try:
-        with _terminated_as_interrupted(), _launched_together() as world:
+        with signals_handled(), _launched_together() as world:
             run_application(train_config, sys.argv[1:] if arguments is None else arguments, check_config, sweeps.append, world)
     except KeyboardInterrupt as error:
         with suppress(OSError):  # the terminal may be gone
             print(str(error) or "interrupted", file=sys.stderr)
-        status = error.status if isinstance(error, Terminated) else INTERRUPTED
+        status = error.code if isinstance(error, Terminated) else INTERRUPTED
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
         status = _tell(error)
     return _end_sweep(sweeps[0], status) if sweeps else status
-
-
-class Terminated(KeyboardInterrupt):
-    """A signal that ends a run as Ctrl-C does: SIGTERM, or SIGHUP when the terminal is closed."""
-
-    def __init__(self, number: int):
-        self.status = 128 + number
-        super().__init__(f"interrupted by {signal.Signals(number).name}")
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    def terminate(number: int, _frame: Any) -> None:
-        raise Terminated(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
-    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]  # as `nohup` sets
-    kept = {number: signal.signal(number, terminate) for number in heard}
-    try:
-        yield
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -125,6 +125,32 @@ def seed_device(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)
+
+
+def random_state(device: torch.device) -> dict[str, str]:
+    """The default generators of the CPU and of `device`, as texts.
+
+    Example:
+        >>> state = random_state(torch.device("cpu"))
+        >>> drawn = torch.rand(1)
+        >>> set_random_state(state, torch.device("cpu")), torch.equal(drawn, torch.rand(1))
+        (True, True)
+    """
+    state = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        state[device.type] = torch.get_device_module(device).get_rng_state(device)
+    return {name: bytes(generator.tolist()).hex() for name, generator in state.items()}
+
+
+def set_random_state(state: Mapping[str, str], device: torch.device) -> bool:
+    """Put generators where `random_state` found them; False where it found none of this kind of device."""
+    if device.type not in state:
+        return False
+    found = {name: torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8) for name, text in state.items()}
+    torch.set_rng_state(found["cpu"])
+    if device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(found[device.type], device)
+    return True
 
 
 _one_at_a_time = threading.RLock()

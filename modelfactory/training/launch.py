@@ -84,7 +84,7 @@ def open_world() -> Iterator[World]:
         if not exists:
             if not failed or not _with_gpus():  # NCCL would wait for what never comes; it ends with the process
                 world.leave()
-            release_signals()
+        release_signals()
 
 
 def _connect() -> None:

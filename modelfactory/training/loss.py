@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -193,6 +193,15 @@ class LossSum:
         self._weights.clear()
         bad = ((len(values) - 1 - index, values[index]) for index, is_finite in enumerate(finite) if not is_finite)
         return next(bad, None)
+
+    @property
+    def sums(self) -> list[float]:
+        """Numerator and denominator of what was read."""
+        return [self._total, self._weight]
+
+    @sums.setter
+    def sums(self, sums: Sequence[float]) -> None:
+        self._total, self._weight = sums
 
     def mean(self, world: World = ALONE) -> float:
         """The mean over all that was added, in all processes.

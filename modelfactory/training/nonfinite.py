@@ -26,9 +26,9 @@ def not_finite(
 ) -> TrainingError:
     """The error of a loss that was not finite at `step`: names the input, the target, or the first layer whose output was not finite.
 
-    `y` are the targets of `x`, or all that there are. Runs `x` through the model once more, within `autocast`, and puts its buffers back. Where
-    the parameters were changed by the faulty step already, as on a device that is not waited for, the first such layer is the
-    first of the model.
+    `y` are the targets of `x`, or all that there are. Runs `x` through the model once more, within `autocast`, and puts its buffers
+    back. Where the parameters were changed by the faulty step already, as on a device that is not waited for, the first such layer
+    is the first of the model.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())

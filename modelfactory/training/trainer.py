@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from modelfactory.config.errors import TrainingError
 from modelfactory.data.dataset import Data
-from modelfactory.numerics.rng import key
-from modelfactory.training.device import kept_random_state, scaled_step, seed_device, training_context
+from modelfactory.training.device import kept_random_state, scaled_step, training_context
 from modelfactory.training.distributed import ALONE, World
 from modelfactory.training.feature_cache import check_features, with_features
 from modelfactory.training.loss import Correct, LossSum
@@ -27,9 +26,11 @@ from modelfactory.training.result import SCORES, SKIPPED, Recorded, Result
 from modelfactory.training.resume import RunFiles
 from modelfactory.training.setup import Run, check_model, set_up
 from modelfactory.training.spec import MONITORS, TrainerSpec, check_trainer
+from modelfactory.training.stopping import Stop, Terminated, stoppable
 from modelfactory.training.sync_batchnorm import synchronized
 from modelfactory.training.trackers import open_tracker
 from modelfactory.training.update_ratio import UpdateWatch
+from modelfactory.training.within_epoch import Place, resume_within, seed_epoch, state_within
 
 log = logging.getLogger(__name__)
 __all__ = ["Result", "TrainerSpec", "check_trainer", "train_model"]
@@ -74,6 +75,7 @@ def train_model(
         ConfigError: settings that are wrong, or do not go with the model or the data; nothing is written then.
         TrainingError: a loss that is not finite, with the first layer whose output was not.
         RankFailed: another process failed.
+        Terminated: a signal asked it to end, and the step that it was at is saved.
 
     Example:
         >>> from modelfactory.data import build_data
@@ -92,6 +94,7 @@ def train_model(
     settings = {"seed": seed, "optimizer": optimizer, "scheduler": scheduler, "trainer": trainer}
     files = RunFiles(result.run_dir, config, settings)
     steps = done = stale = 0  # optimizer steps, whole epochs, epochs since the best one
+    within: Any = None  # of an epoch that is done in part
     with kept_random_state(device):
         with world.agreed():
             run = check_model(run, model, data)
@@ -102,19 +105,21 @@ def train_model(
             parts = check_features(run, model, data, thawed_later, result.run_dir) if spec.cached is not None else None
             if spec.resume is not None:
                 run, stale = files.resume(Path(spec.resume), run, model, result)
-                steps, done = result.final["step"], result.final["epoch"]
+                steps, done, within = result.final.get("step", 0), result.final.get("epoch", 0), files.within
         # steps that were not skipped, as the schedule counts them: earlier epochs may have had other batches
         updates = schedule.steps or steps - sum(row.get(SKIPPED, 0) for row in result.history)
         watch = UpdateWatch(model, run.optimizer, steps)
         step = watch.around(step)
         began = time.perf_counter() - result.seconds
-        tracker = open_tracker(spec.tracker, result.run_dir, files.config, steps)
+        begun = within["step"] if within else steps
+        tracker = open_tracker(spec.tracker, result.run_dir, files.config, begun)
         style, together = spec.progress if world.is_first else "none", contextlib.ExitStack()
         with (
+            stoppable(world, every=1 if device.type == "cpu" else spec.check_every) as stop,
             Recorded(result, files.config),
             world.guarded(),
             tracker as track,
-            Progress(style, spec.max_epochs, run.max_steps, steps) as progress,
+            Progress(style, spec.max_epochs, run.max_steps, begun) as progress,
             together,
         ):
             files.open(result)
@@ -129,17 +134,20 @@ def train_model(
                 if steps >= run.max_steps or (spec.patience is not None and stale >= spec.patience):
                     break
                 if before_epoch is not None:
-                    result.warnings.extend(before_epoch(epoch) or ())
-                own = f".rank.{world.rank}" if world.rank else ""
-                seed_device(key(seed, f"trainer.epoch.{epoch}{own}"), device)
+                    result.warnings.extend(warning for warning in before_epoch(epoch) or () if warning not in result.warnings)
+                seed_epoch(seed, epoch, run)
                 model.train()
                 losses = LossSum(device, is_sum=run.mean.is_sum)
                 seen = {"batches": 0, "samples": 0, "of": run.train_batches}
                 lr, x, y, skipped, updates_before = schedule.lr, None, None, 0, updates
                 may_be_empty = run.mean.may_be_empty or losses.reads_each  # on the CPU a look costs nothing
                 zero_grad()  # what the caller, or a step of before, left there
+                if within is not None:
+                    place = resume_within(within, run, seed, seen, losses, watch)
+                    steps, updates, skipped, lr, within = place.step, updates + place.updates, place.skipped, place.lr, None
 
-                for batches in _grouped(run.train.epoch(epoch), run.train_batches, spec.accumulate):
+                left = run.train_batches - seen["batches"] if steps < run.max_steps else 0
+                for batches in _grouped(run.train.epoch(epoch, seen["batches"]), left, spec.accumulate):
                     weights = [run.mean.weight(y) for _, y in batches]
                     whole = world.totals(weights, device)  # of each batch, of which this process has a part
                     total = None if run.mean.is_sum or len(batches) == world.size == 1 else sum(whole)
@@ -183,13 +191,20 @@ def train_model(
                     last = steps == run.max_steps
                     if not losses.reads_each and (last or steps % spec.check_every == 0):
                         _check_kept(losses, run, (x, y), steps, epoch)
-                    if last:
+                    if last or stop.asked(steps):
                         break
 
                 _check_kept(losses, run, (x, y), steps, epoch)
+                scores = None
+                if not stop.agreed:
+                    world.copy_from_first(model.buffers())  # each process has the statistics of its parts of the batches
+                    scores = _validate(run, model, steps, epoch, stop)
+                if scores is None:
+                    place = Place(epoch, steps, updates - updates_before, skipped, lr)
+                    files.save_within(state_within(place, run, seen, losses, watch), run, model, result, stale)
+                    raise Terminated(stop.agreed, files.told(place))
+                val_loss, val_accuracy = scores
                 seen["samples"] = int(world.sum_numbers(seen["samples"])[0])
-                world.copy_from_first(model.buffers())  # each process has the statistics of its parts of the batches
-                val_loss, val_accuracy = _validate(run, model, steps, epoch)
                 result.warnings.extend(watch.tell())
                 row = {"epoch": epoch, "step": steps, "train_loss": losses.mean(world), "val_loss": val_loss}
                 row |= {"val_accuracy": val_accuracy, "lr": lr, "seconds": round(time.perf_counter() - began, 3)}
@@ -254,15 +269,17 @@ def _all_targets(batches: Any, y: Tensor | None) -> Tensor | None:
     return getattr(batches, "y", y)
 
 
-def _validate(run: Run, model: nn.Module, steps: int, epoch: int) -> tuple[float, float | None]:
-    """Mean loss and, for classes, accuracy over the validation batches; leaves the model in eval mode."""
+def _validate(run: Run, model: nn.Module, steps: int, epoch: int, stop: Stop) -> tuple[float, float | None] | None:
+    """Mean loss and, for classes, accuracy over the validation batches; leaves the model in eval mode. None where it was asked to end."""
     model.eval()
     losses, correct = LossSum(run.device, is_sum=run.mean.is_sum), Correct(run.mean.ignored)
     x: Any = None
     y: Any = None
     kept: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad():
-        for x, y in islice(run.val.epoch(epoch), run.val_batches):
+        for index, (x, y) in enumerate(islice(run.val.epoch(epoch), run.val_batches)):
+            if stop.asked(index):
+                return None
             if not len(y):
                 continue
             with run.autocast:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,6 +49,18 @@ class UpdateWatch:
         self._count = done
         self._found: list[tuple[Tensor, Tensor]] = []
         self._warming, self._told = False, done >= LOOKED_AT[0]  # what was found before was told then
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data: the steps made, and what was found of them."""
+        found = [part.tolist() for part in self._found[-1]] if self._found else None
+        return {"count": self._count, "found": found, "warming": self._warming}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What `state_dict` gave."""
+        self._count, self._warming = state["count"], state["warming"]
+        if state["found"] is not None:
+            weights, moved = (torch.tensor(part) for part in state["found"])
+            self._found = [(weights, moved)]
 
     def around(self, step: Callable[[], Any]) -> Callable[[], Any]:
         """The same step, watched for the first few times."""

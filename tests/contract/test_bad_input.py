@@ -425,7 +425,7 @@ WRONG: list[tuple[str, str, dict[str, Any], str]] = [
         "layer: an embedding of what is not declared to be indices",
         "mlp",
         {"model.layers.flatten": layer("Embedding", num_embeddings=5, embedding_dim=3)},
-        "model.layers.flatten: Embedding cannot take what comes in, [N, 1, 8, 8]: ...; where the data are indices give data.input_dtype=int64",
+        "model.layers.flatten: Embedding cannot take what comes in, ...; where the data are indices give data.input_dtype=int64",
     ),
     (
         "layer: kernel of three sizes in 2d",
