@@ -33,7 +33,7 @@ from modelfactory.planning.plan import Plan, make_plan
 from modelfactory.planning.spec import GROUPS, OF_MODEL, read_spec
 from modelfactory.sweeping.experiment import check_experiment
 from modelfactory.sweeping.spec import check_sweep
-from modelfactory.training.device import training_context
+from modelfactory.training.device import deterministic, training_context
 from modelfactory.training.distributed import ALONE, World
 from modelfactory.training.frozen_prefix import divide
 from modelfactory.training.launch import open_world
@@ -272,7 +272,9 @@ def _train_config(
 
 def _train(config: dict[str, Any], run_dir: _Folder | None, world: World, pictures: bool) -> Result:
     """Trains a config in the processes of `world`, each of which builds the same model of the same data."""
-    with world.agreed(), world.first_goes_first():  # what is fetched, or trained first, is so once
+    trainer = config.get("trainer")
+    same_bits = isinstance(trainer, Mapping) and trainer.get("deterministic") is True
+    with deterministic(same_bits), world.agreed(), world.first_goes_first():  # what is fetched, or trained first, is so once
         made, data, built = _prepare(config)
     rows = [row for row in built.ledger if row.role != "buffer"]
     for done in (built.pretrained, built.calibration):

@@ -22,6 +22,7 @@ from modelfactory.cli.completion import complete
 from modelfactory.cli.streams import open_streams, say, silence
 from modelfactory.config.errors import ConfigError, ModelFactoryError, did_you_mean
 from modelfactory.config.printable import printable
+from modelfactory.training.launched import launched
 from modelfactory.training.stopping import Terminated, signals_handled
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
@@ -106,7 +107,7 @@ def train(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         with suppress(OSError):  # the terminal may be gone
             print(str(error) or "interrupted", file=sys.stderr)
-        status = error.code if isinstance(error, Terminated) else INTERRUPTED
+        status = error.status if isinstance(error, Terminated) else INTERRUPTED
     except Exception as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
@@ -117,7 +118,7 @@ def train(arguments: Sequence[str] | None = None) -> int:
 @contextmanager
 def _launched_together() -> Iterator[Any]:
     """The processes that a launcher such as torchrun started for this run; None where there is this one."""
-    if os.environ.get("WORLD_SIZE", "1") == "1":
+    if launched().size == 1:
         yield None
         return
     from modelfactory.training.launch import open_world
@@ -128,7 +129,10 @@ def _launched_together() -> Iterator[Any]:
 
 def _is_first() -> bool:
     """Whether this is the process that tells how a run ended; there may be several (`torchrun`)."""
-    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+    try:
+        return launched().rank == 0
+    except ConfigError:  # of a launcher's variables, which each process tells
+        return True
 
 
 def _end_sweep(folder: Path, status: int) -> int:
@@ -223,7 +227,7 @@ def _tell(error: Exception) -> int:
         print("error: the configuration is wrong", file=sys.stderr)
         print("\n".join(f"  {line}" for line in str(error).splitlines()), file=sys.stderr)
         return WRONG
-    place = "" if _is_first() else f"process {os.environ.get('RANK')}: "
+    place = "" if _is_first() else f"process {launched().rank}: "
     print(f"{place}error: {type(error).__name__}: {error}", file=sys.stderr)
     if not isinstance(error, ModelFactoryError):
         print("(set HYDRA_FULL_ERROR=1 to see where)", file=sys.stderr)

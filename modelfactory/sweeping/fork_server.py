@@ -106,7 +106,7 @@ def _kill_group(pid: int) -> None:
             continue
 
 
-def _be_the_job(request: Mapping[str, Any], handlers: Mapping[int, Any], asked_by: int | None) -> None:
+def _be_the_job(request: Mapping[str, Any], handlers: Mapping[Any, Any], asked_by: int | None) -> None:
     """Runs the request's function in this process and ends it."""
     code = 1
     try:
@@ -125,7 +125,7 @@ def _be_the_job(request: Mapping[str, Any], handlers: Mapping[int, Any], asked_b
             configure_logging(**request["logging"])
         code = pkgutil.resolve_name(request["function"])(**request["arguments"])
     except Terminated as stop:
-        code = stop.code
+        code = stop.status
     except BaseException:
         traceback.print_exc()
     finally:

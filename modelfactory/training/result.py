@@ -142,6 +142,7 @@ def write_result(path: Path, result: Result, config: Any) -> None:
         "init_hash": result.init_hash,
         "init_version": INIT_VERSION,
         "versions": versions(),
+        "threads": torch.get_num_threads(),
         "error": result.error,
         "warnings": result.warnings,
         "hints": result.hints,

@@ -250,8 +250,7 @@ class RunFiles:
 
     def save_within(self, within: dict[str, Any], run: Run, model: nn.Module, result: Result, stale: int) -> None:
         """Write the checkpoint of an epoch that is done in part; the other files are of whole epochs."""
-        if self.folder is not None:
-            self._save(run, model, result, stale, {"within": within})
+        self._save(run, model, result, stale, {"within": within})
         run.world.wait()  # until it is there: who is first to end may end the others
 
     def told(self, place: Place) -> str:
@@ -261,6 +260,8 @@ class RunFiles:
         return f"step {place.step}, in epoch {place.epoch}, is saved; trainer.resume={self.folder} goes on from there"
 
     def _save(self, run: Run, model: nn.Module, result: Result, stale: int, more: Mapping[str, Any] = MappingProxyType({})) -> None:
+        if self.folder is None:
+            return
         state = {
             "format": _FORMAT,
             "model": model.state_dict(),

@@ -40,9 +40,9 @@ class Policy(NamedTuple):
 POLICY = (
     Policy(("seed",), Rule.REFUSED, "the initial values, and what dropout draws, depend on it"),
     Policy(("data.batch_size", "data.drop_last", "trainer.accumulate", "trainer.limit_batches"), Rule.TAKES_EFFECT,
-           "progress is counted in epochs; a schedule stands where it would after as many epochs of this size"),
+           "progress is counted in epochs; a schedule stands where it would after as many epochs of this size; refused within an epoch"),
     Policy(("data.val_batch_size", "data.seed", "data.root", "data.transforms.train", "data.transforms.train.*"), Rule.TAKES_EFFECT,
-           "batches and training samples are made anew in each epoch"),
+           "batches and training samples are made anew in each epoch; all but the first are refused within one"),
     Policy(("data.num_workers", "data.download"), Rule.FREE, "no number depends on it"),
     Policy(("data", "data.*"), Rule.REFUSED, "losses on other data cannot be compared, and held out samples would be trained on"),
     Policy(("model.init", "model.init.*", "model.*.init", "model.*.init.*", "model.*.roles", "model.*.roles.*",
@@ -63,7 +63,7 @@ POLICY = (
     Policy(("trainer.check_every", "trainer.cache_features", "trainer.progress", "trainer.tracker", "trainer.signal", "trainer.strategy"),
            Rule.FREE, "no number depends on it"),
     Policy(("trainer.device", "trainer.precision", "trainer.compile", "trainer.clip_norm", "trainer.patience",
-            "trainer.sync_batchnorm", "trainer", "trainer.*"), Rule.TAKES_EFFECT, "from the next epoch"),
+            "trainer.sync_batchnorm", "trainer.deterministic", "trainer", "trainer.*"), Rule.TAKES_EFFECT, "from the next epoch"),
     Policy(("*",), Rule.FREE, "keys of other programs, of sweeps and of experiments"),
 )  # fmt: skip
 

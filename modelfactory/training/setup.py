@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from modelfactory.config.errors import ConfigError, Problem, Problems, first_line
 from modelfactory.data.batches import Part, make_batches
 from modelfactory.data.dataset import IGNORED, Data
-from modelfactory.training.device import autocast, check_device, make_scaler
+from modelfactory.training.device import autocast, check_device, is_not_deterministic, make_scaler
 from modelfactory.training.distributed import World
 from modelfactory.training.loss import are_class_shares, build_loss, check_fit, check_num_classes
 from modelfactory.training.loss_mean import LossMean, find_mean, fits, has_ignored, known_mean
@@ -154,6 +154,8 @@ def check_model(run: Run, model: nn.Module, data: Data) -> Run:
         try:
             output = model(x)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            if is_not_deterministic(error):
+                raise
             dtype = str(x.dtype).removeprefix("torch.")
             hint = "" if x.is_floating_point() else f" (the inputs are {dtype}: for anything but indices return floats from the data set)"
             message = f"cannot take an input of shape {list(x.shape)}: {error}{hint}"
@@ -161,6 +163,10 @@ def check_model(run: Run, model: nn.Module, data: Data) -> Run:
         if run.task == "classification" and isinstance(output, Tensor):
             check_num_classes(output, data.num_classes)
         check_fit(run.loss, output, y)
+    if run.spec.deterministic:  # an operation may have such a kernel forwards alone
+        with torch.enable_grad(), run.autocast:
+            run.loss(model(x), y).backward()
+        model.zero_grad()
     mean, warnings = _check_mean(run, output, data)
     _check_last_batch(run, model, x, data)
     return replace(run, mean=mean, warnings=(*run.warnings, *warnings))

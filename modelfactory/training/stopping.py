@@ -25,13 +25,13 @@ class Terminated(KeyboardInterrupt, SystemExit):
 
     Example:
         >>> error = Terminated(15)
-        >>> str(error), error.code
+        >>> str(error), error.status
         ('interrupted by SIGTERM', 143)
     """
 
     def __init__(self, number: int, saved: str = ""):
         super().__init__(f"interrupted by {signal.Signals(number).name}{saved and f': {saved}'}")
-        self.code = 128 + number
+        self.code = self.status = 128 + number  # the first is what Python ends with
 
 
 class Stop:

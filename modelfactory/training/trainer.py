@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from modelfactory.config.errors import TrainingError
 from modelfactory.data.dataset import Data
-from modelfactory.training.device import kept_random_state, scaled_step, training_context
+from modelfactory.training.device import deterministic, kept_random_state, scaled_step, training_context
 from modelfactory.training.distributed import ALONE, World
 from modelfactory.training.feature_cache import check_features, with_features
 from modelfactory.training.loss import Correct, LossSum
@@ -95,7 +95,7 @@ def train_model(
     files = RunFiles(result.run_dir, config, settings)
     steps = done = stale = 0  # optimizer steps, whole epochs, epochs since the best one
     within: Any = None  # of an epoch that is done in part
-    with kept_random_state(device):
+    with kept_random_state(device), deterministic(spec.deterministic):
         with world.agreed():
             run = check_model(run, model, data)
             for warning in run.warnings:

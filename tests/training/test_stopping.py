@@ -172,7 +172,7 @@ def test_a_training_without_a_folder_says_that_it_ended(stop_after):
     stop_after(step=2)
     with pytest.raises(Terminated) as caught:
         mf.train(config(2))
-    assert (str(caught.value), caught.value.code) == ("interrupted by SIGTERM", 143)
+    assert (str(caught.value), caught.value.status) == ("interrupted by SIGTERM", 143)
 
 
 def test_a_signal_in_the_last_moment_ends_the_process_after_a_run_that_is_completed(tmp_path, monkeypatch):
