@@ -166,7 +166,7 @@ class RunFiles:
         last = state["last_epoch"]
         if last is not None and last["batches"] != last["of"]:
             seen = f"after {last['batches']} of {last['of']} batches ({last['samples']} samples)"
-            message = f"{source} ended at step {steps}, within epoch {done}, {seen} (trainer.max_steps); only whole epochs can be resumed"
+            message = f"{source} stopped at step {steps}, within epoch {done}, {seen}, by trainer.max_steps; such an epoch is closed"
             raise ConfigError([Problem(PATH, message)])
         for change in changes:
             if change.policy.rule is Rule.TAKES_EFFECT:
