@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +11,11 @@ from modelfactory.config.errors import ConfigError, Problems
 from modelfactory.data.batches import make_batches
 from modelfactory.data.dataset import Data
 from modelfactory.model.modes import kept_modes
-from modelfactory.training.loss import Correct, LossSum, build_loss, check_fit
+from modelfactory.training.loss import Correct, LossSpec, LossSum, check_fit, make_loss
 from modelfactory.training.loss_mean import known_mean
 
 
-def measure_split(model: nn.Module, data: Data, split: str = "val", loss: Mapping[str, Any] | None = None) -> dict[str, float]:
+def measure_split(model: nn.Module, data: Data, split: str = "val", loss: LossSpec | None = None) -> dict[str, float]:
     """Measure the mean loss and, for classes, the accuracy of a model over a split, on the model's device; its modes stay as they are.
 
     Args:
@@ -36,7 +34,7 @@ def measure_split(model: nn.Module, data: Data, split: str = "val", loss: Mappin
     problems = Problems()
     if split not in ("val", "train"):
         problems.add("split", f"{split!r} is not a split; choose one of val, train")
-    module = build_loss(loss, data.task, problems)
+    module = make_loss(loss, data.task, problems)
     if module is None or problems:
         raise ConfigError(problems)
     device = device_of(model)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,23 +30,40 @@ _VALUE_LOSSES = (
 _TENSORS = frozenset({"weight", "pos_weight"})
 
 
-def build_loss(
-    mapping: Mapping[str, Any] | None, task: str | None, problems: Problems, path: str = "trainer.loss"
-) -> nn.Module | None:
-    """The loss module that a config names, or None after saying what is wrong.
+@dataclass(frozen=True)
+class LossSpec:
+    """A loss module by its `_target_`, and its arguments.
 
-    `mapping` null is CrossEntropyLoss for classification and MSELoss for regression. `task` None is not known yet.
+    Attributes:
+        tensors: arguments that are lists in a config, and tensors for the module.
+    """
+
+    factory: Callable[..., nn.Module]
+    arguments: Mapping[str, Any]
+    tensors: Mapping[str, Any]
+
+    @property
+    def ignored(self) -> int:
+        """The class that the loss ignores, so that targets may be of it."""
+        return _ignored(self.arguments.get("ignore_index"))
+
+    def make(self) -> nn.Module:
+        """Make the module."""
+        tensors = {key: torch.tensor(value, dtype=torch.float32) for key, value in self.tensors.items()}
+        return self.factory(**self.arguments, **tensors)
+
+
+def read_loss(mapping: Any, problems: Problems, path: str = "trainer.loss") -> LossSpec | None:
+    """The loss that a config names, or None: there is none, or what is wrong has been added to `problems`.
 
     Example:
-        >>> build_loss({"_target_": "torch.nn.CrossEntropyLoss", "label_smoothing": 0.1}, "classification", Problems())
-        CrossEntropyLoss()
         >>> problems = Problems()
-        >>> build_loss({"_target_": "torch.nn.MSELoss"}, "classification", problems)
+        >>> read_loss({"_target_": "torch.nn.CrossEntropyLoss", "smoothing": 0.1}, problems)
         >>> print(*problems)
-        trainer.loss: MSELoss wants float targets, and the data has classes; give torch.nn.CrossEntropyLoss, or null
+        trainer.loss.smoothing: not an argument of CrossEntropyLoss; did you mean 'label_smoothing'?
     """
     if mapping is None:
-        return nn.MSELoss() if task == "regression" else nn.CrossEntropyLoss()
+        return None
     if not isinstance(mapping, Mapping):
         problems.add(path, f"{mapping!r} is not a mapping; give _target_, such as torch.nn.CrossEntropyLoss, or null")
         return None
@@ -64,8 +82,9 @@ def build_loss(
         problems.add(join(path, "reduction"), "'none' gives no one number to train on; give mean or sum")
     if len(problems) != found:
         return None
+    spec = LossSpec(factory, checked, tensors)
     try:
-        loss = factory(**checked, **{key: torch.tensor(value, dtype=torch.float32) for key, value in tensors.items()})
+        loss = spec.make()
         if isinstance(loss, _CLASS_LOSSES):  # torch looks at some of the arguments no sooner than this
             loss(torch.zeros(1, 2 if loss.weight is None else len(loss.weight)), torch.zeros(1, dtype=torch.int64))
         elif isinstance(loss, _VALUE_LOSSES) and not tensors:
@@ -73,6 +92,25 @@ def build_loss(
     except (TypeError, ValueError, RuntimeError) as error:
         problems.add(path, f"{name} refuses {arguments}: {first_line(error)}")
         return None
+    return spec
+
+
+def make_loss(spec: LossSpec | None, task: str | None, problems: Problems, path: str = "trainer.loss") -> nn.Module | None:
+    """The loss module of a task, or None after saying in `problems` that it is of another one.
+
+    Without a spec it is CrossEntropyLoss for classification and MSELoss for regression. A task of None is not known yet.
+
+    Example:
+        >>> make_loss(None, "classification", Problems())
+        CrossEntropyLoss()
+        >>> problems = Problems()
+        >>> make_loss(read_loss({"_target_": "torch.nn.MSELoss"}, problems), "classification", problems)
+        >>> print(*problems)
+        trainer.loss: MSELoss wants float targets, and the data has classes; give torch.nn.CrossEntropyLoss, or null
+    """
+    if spec is None:
+        return nn.MSELoss() if task == "regression" else nn.CrossEntropyLoss()
+    loss = spec.make()
     wrong = _wrong_task(loss, task)
     if wrong:
         problems.add(path, wrong)
@@ -89,14 +127,17 @@ def _wrong_task(loss: nn.Module, task: str | None) -> str:
 
 
 def ignored_target(trainer: Any) -> int:
-    """The class that the loss of a `trainer` group ignores, so that targets may be of it.
+    """The class that the loss of a `trainer` group ignores, whatever else is in the group: it may be another project's.
 
     Example:
         >>> ignored_target({"loss": {"_target_": "torch.nn.CrossEntropyLoss", "ignore_index": 255}}), ignored_target(None)
         (255, -100)
     """
     loss = trainer.get("loss") if isinstance(trainer, Mapping) else None
-    given = loss.get("ignore_index") if isinstance(loss, Mapping) else None
+    return _ignored(loss.get("ignore_index") if isinstance(loss, Mapping) else None)
+
+
+def _ignored(given: Any) -> int:
     return given if isinstance(given, int) and not isinstance(given, bool) else IGNORED
 
 

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from modelfactory.config.errors import ConfigError, Problem, Problems, first_line
 from modelfactory.data.batches import Part, make_batches
 from modelfactory.data.dataset import IGNORED, Data
-from modelfactory.training.device import autocast, check_device, is_not_deterministic, make_scaler
+from modelfactory.training.device import autocast, is_not_deterministic, make_scaler
 from modelfactory.training.distributed import World
-from modelfactory.training.loss import are_class_shares, build_loss, check_fit, check_num_classes
+from modelfactory.training.loss import are_class_shares, check_fit, check_num_classes, make_loss
 from modelfactory.training.loss_mean import LossMean, find_mean, fits, has_ignored, known_mean
-from modelfactory.training.optimizer import DEFAULT, build_optimizer, check_optimizer
+from modelfactory.training.optimizer import build_optimizer
 from modelfactory.training.parallel import check_parallel
-from modelfactory.training.scheduler import CONSTANT, Schedule, build_schedule, check_scheduler
-from modelfactory.training.spec import TrainerSpec, check_trainer
+from modelfactory.training.scheduler import Schedule, build_schedule
+from modelfactory.training.spec import TrainerSpec
+from modelfactory.training.training_spec import TrainingSpec
 
 log = logging.getLogger(__name__)
 _FEW = 64  # samples whose targets are looked at
@@ -56,27 +57,23 @@ class Run:
         return -(-self.train_batches // self.spec.accumulate)
 
 
-def set_up(
-    model: nn.Module, data: Data, optimizer: Any, scheduler: Any, trainer: Any, thawed_later: Mapping[str, int] | None, world: World
-) -> Run:
-    problems = Problems()
+def set_up(model: nn.Module, data: Data, settings: TrainingSpec, thawed_later: Mapping[str, int] | None, world: World) -> Run:
+    """Choose what the loop works with.
+
+    Raises:
+        ConfigError: settings that do not go with the model, the data or the processes.
+    """
+    spec, device, problems = settings.trainer, settings.device, Problems()
     shares = data.task == "regression" and are_class_shares(data.train.sample(_FEW)[1])
     task = None if shares else data.task  # which the loss decides
-    spec = check_trainer({} if trainer is None else trainer, problems, task=task)
-    optimizer = DEFAULT if optimizer is None else optimizer
-    check_optimizer(optimizer, problems)
-    max_epochs = spec.max_epochs if spec is not None else None
-    monitor = spec.monitor if spec is not None else None
-    schedule_spec = check_scheduler(CONSTANT if scheduler is None else scheduler, problems, max_epochs=max_epochs, monitor=monitor)
-    if spec is None or problems or schedule_spec is None:
-        raise ConfigError(problems)
-    device = check_device(spec.device, "trainer.device", problems)
-    loss = build_loss(spec.loss, task, problems)
+    loss = make_loss(settings.loss, task, problems)
+    if spec.monitor == "val_accuracy" and task == "regression":
+        problems.add("trainer.monitor", "'val_accuracy' is of classes, and the data has values; give val_loss")
+    problems.raise_if_any()
     if shares:
-        task = _task_of_shares(spec, loss, problems)
-    if device is not None:
-        check_parallel(spec, device, model, data, world, problems)
-    if device is None or loss is None or problems:
+        task = _task_of_shares(settings, loss, problems)
+    check_parallel(spec, device, model, data, world, problems)
+    if loss is None or problems:
         raise ConfigError(problems)
     part = Part(world.rank, world.size)
     loss = loss.to(device)
@@ -91,7 +88,7 @@ def set_up(
         train_batches, val_batches = min(train_batches, spec.limit_batches), min(val_batches, spec.limit_batches)
     steps_per_epoch = -(-train_batches // spec.accumulate)
     max_steps = min(spec.max_epochs * steps_per_epoch, spec.max_steps or spec.max_epochs * steps_per_epoch)
-    torch_optimizer = build_optimizer(optimizer, model, thawed_later=thawed_later)
+    optimizer = build_optimizer(settings.optimizer, model, thawed_later=thawed_later)
     return Run(
         spec=spec,
         device=device,
@@ -99,11 +96,11 @@ def set_up(
         trained=model,
         loss=loss,
         mean=known_mean(loss, data),
-        warnings=_squares_of_labels(spec, data),
+        warnings=_squares_of_labels(settings, data),
         task=task or data.task,
-        optimizer=torch_optimizer,
-        parameters=[parameter for group in torch_optimizer.param_groups for parameter in group["params"]],
-        schedule=build_schedule(schedule_spec, torch_optimizer, steps_per_epoch, max_steps),
+        optimizer=optimizer,
+        parameters=[parameter for group in optimizer.param_groups for parameter in group["params"]],
+        schedule=build_schedule(settings.scheduler, optimizer, steps_per_epoch, max_steps),
         scaler=make_scaler(device, spec.precision),
         autocast=autocast(device, spec.precision),
         train=train,
@@ -116,24 +113,24 @@ def set_up(
     )
 
 
-def _task_of_shares(spec: TrainerSpec, loss: nn.Module | None, problems: Problems) -> str:
+def _task_of_shares(settings: TrainingSpec, loss: nn.Module | None, problems: Problems) -> str:
     """The task where targets are class shares, such as one-hot vectors: what the loss that is named makes of them."""
-    if isinstance(loss, nn.CrossEntropyLoss) and spec.loss is not None:
+    if isinstance(loss, nn.CrossEntropyLoss) and settings.loss is not None:
         return "classification"
-    if spec.loss is None:
+    if settings.loss is None:
         problems.add(
             "trainer.loss",
             "null, and the targets are one-hot vectors or class shares; give torch.nn.CrossEntropyLoss, which takes them (or return "
             "classes from the data set, their argmax(1)), or torch.nn.MSELoss if squares are meant",
         )
-    elif spec.monitor == "val_accuracy":
+    elif settings.trainer.monitor == "val_accuracy":
         problems.add("trainer.monitor", f"'val_accuracy' needs torch.nn.CrossEntropyLoss, not {type(loss).__name__}; give val_loss")
     return "regression"
 
 
-def _squares_of_labels(spec: TrainerSpec, data: Data) -> tuple[str, ...]:
+def _squares_of_labels(settings: TrainingSpec, data: Data) -> tuple[str, ...]:
     """Whether squares are trained on targets that are 0 or 1, as labels are."""
-    y = data.train.sample(_FEW)[1] if spec.loss is None and data.task == "regression" else None
+    y = data.train.sample(_FEW)[1] if settings.loss is None and data.task == "regression" else None
     if y is None or not bool(((y == 0) | (y == 1)).all()) or bool((y == y.flatten()[0]).all()):
         return ()
     return (

@@ -25,25 +25,24 @@ from modelfactory.training.progress import Progress
 from modelfactory.training.result import SCORES, SKIPPED, Recorded, Result
 from modelfactory.training.resume import RunFiles
 from modelfactory.training.setup import Run, check_model, set_up
-from modelfactory.training.spec import MONITORS, TrainerSpec, check_trainer
+from modelfactory.training.spec import MONITORS
 from modelfactory.training.stopping import Stop, Terminated, stoppable
 from modelfactory.training.sync_batchnorm import synchronized
 from modelfactory.training.trackers import open_tracker
+from modelfactory.training.training_spec import TrainingSpec
 from modelfactory.training.update_ratio import UpdateWatch
 from modelfactory.training.within_epoch import Place, resume_within, seed_epoch, state_within
 
 log = logging.getLogger(__name__)
-__all__ = ["Result", "TrainerSpec", "check_trainer", "train_model"]
+__all__ = ["Result", "train_model"]
 
 
 @training_context()
 def train_model(
     model: nn.Module,
     data: Data,
+    settings: TrainingSpec,
     *,
-    optimizer: Mapping[str, Any] | None = None,
-    scheduler: Mapping[str, Any] | None = None,
-    trainer: Mapping[str, Any] | None = None,
     seed: int = 0,
     run_dir: str | Path | None = None,
     config: Any = None,
@@ -58,8 +57,7 @@ def train_model(
     Global random state is left as it was: dropout and the like draw from generators seeded by (seed, epoch).
 
     Args:
-        optimizer, scheduler, trainer: the groups of a config as plain mappings; None: AdamW at 0.001, constant, and
-            the defaults of `TrainerSpec`.
+        settings: the groups `optimizer`, `scheduler` and `trainer` of a config, read.
         run_dir: where metrics.csv, result.json, model.safetensors (the best epoch's) and checkpoint/ (the last
             epoch's) go; None: nothing is written.
         config: plain data that model.safetensors carries, and whose hash result.json carries.
@@ -72,27 +70,27 @@ def train_model(
         world: the processes that call this together, each with the same model and data; the first one writes, shows and calls `begin`.
 
     Raises:
-        ConfigError: settings that are wrong, or do not go with the model or the data; nothing is written then.
+        ConfigError: settings that do not go with the model or the data; nothing is written then.
         TrainingError: a loss that is not finite, with the first layer whose output was not.
         RankFailed: another process failed.
         Terminated: a signal asked it to end, and the step that it was at is saved.
 
     Example:
         >>> from modelfactory.data import build_data
+        >>> from modelfactory.training.training_spec import training_spec
         >>> data = build_data({"_target_": "modelfactory.data.digits"})
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-        >>> result = train_model(model, data, trainer={"max_epochs": 3, "device": "cpu", "progress": "none"})
+        >>> result = train_model(model, data, training_spec(trainer={"max_epochs": 3, "device": "cpu", "progress": "none"}))
         >>> result.status, result.final["step"], result.best["val_accuracy"] > 0.5
         ('completed', 69, True)
     """
     with world.agreed():
-        run = set_up(model, data, optimizer, scheduler, trainer, thawed_later, world)
+        run = set_up(model, data, settings, thawed_later, world)
     spec, device, schedule, scaler, loss_fn = run.spec, run.device, run.schedule, run.scaler, run.loss
     step, zero_grad = eager_step(run.optimizer), eager_zero_grad(run.optimizer)
     folder = Path(run_dir) if run_dir is not None and world.is_first else None
     result = Result(run_dir=folder, model=model, init_hash=init_hash, processes=world.size)
-    settings = {"seed": seed, "optimizer": optimizer, "scheduler": scheduler, "trainer": trainer}
-    files = RunFiles(result.run_dir, config, settings)
+    files = RunFiles(result.run_dir, config, {"seed": seed, **settings.given})
     steps = done = stale = 0  # optimizer steps, whole epochs, epochs since the best one
     within: Any = None  # of an epoch that is done in part
     with kept_random_state(device), deterministic(spec.deterministic):

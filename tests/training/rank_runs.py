@@ -31,6 +31,7 @@ from modelfactory.training.launch import open_world
 from modelfactory.training.status import CHECKPOINT, status_of, told
 from modelfactory.training.stopping import Terminated
 from modelfactory.training.trainer import train_model
+from modelfactory.training.training_spec import training_spec
 
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.9}
 QUIET = {"device": "cpu", "progress": "none", "max_epochs": 2}
@@ -67,8 +68,8 @@ class Twice(nn.Module):
 
 def train(world: World, model: nn.Module, data: Data, **keys: Any) -> dict[str, Any]:
     """What a training gave: its rows of metrics without times, and the sums of the model's tensors."""
-    keys["trainer"] = {**QUIET, **keys.get("trainer", {})}
-    result = train_model(model, data, **{"optimizer": SGD, "world": world, **keys})
+    training = training_spec(keys.pop("optimizer", SGD), keys.pop("scheduler", None), {**QUIET, **keys.pop("trainer", {})})
+    result = train_model(model, data, training, world=world, **keys)
     return numbers(result)
 
 

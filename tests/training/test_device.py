@@ -21,6 +21,7 @@ from modelfactory.training.device import (
     training_context,
 )
 from modelfactory.training.trainer import train_model
+from modelfactory.training.training_spec import training_spec
 
 HAS_GPU = torch.accelerator.current_accelerator(check_available=True) is not None
 
@@ -152,7 +153,7 @@ def test_what_torch_cannot_compute_to_the_same_bits_is_refused_by_its_name():
     data = Data(Split(torch.randn(8, 4), torch.arange(8) % 3), Split(torch.randn(8, 4), torch.arange(8) % 3), "classification", 3, (4,))
     trainer = {"max_epochs": 1, "device": "cpu", "progress": "none", "deterministic": True}
     with pytest.raises(ConfigError, match="trainer.deterministic: true, and torch .* has no deterministic put_; take another layer"):
-        train_model(Put(4, 3), data, trainer=trainer)
+        train_model(Put(4, 3), data, training_spec(trainer=trainer))
 
 
 def test_a_training_may_be_within_another():

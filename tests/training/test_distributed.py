@@ -19,9 +19,9 @@ import modelfactory as mf
 from modelfactory.config.errors import ConfigError, Problems
 from modelfactory.training.distributed import World
 from modelfactory.training.setup import check_model, set_up
-from modelfactory.training.spec import check_trainer
 from modelfactory.training.status import read_result
 from modelfactory.training.trainer import train_model
+from modelfactory.training.training_spec import read_training, training_spec
 from tests.training.rank_runs import QUIET, SGD, blobs, config, net, numbers, run_cases
 
 ROOT = Path(__file__).parents[2]
@@ -138,7 +138,7 @@ def test_what_several_processes_left_within_an_epoch_one_goes_on_with(together, 
         pytest.skip("once is enough")
     folder = together.where / "stopped-in-two"
     model = nn.Sequential(nn.Identity(), *net(seed=1))
-    resumed = train_model(model, blobs(), optimizer=SGD, trainer={**QUIET, "max_epochs": 3, "resume": str(folder)})
+    resumed = train_model(model, blobs(), training_spec(SGD, trainer={**QUIET, "max_epochs": 3, "resume": str(folder)}))
     for row, expected in zip(numbers(resumed)["rows"], alone["stopped_in_two"]["rows"], strict=True):
         assert_close(row, expected)
     assert "what dropout draws differs from here to the end of the epoch" in caplog.text
@@ -167,7 +167,7 @@ def refused(model: nn.Module, data: Any = None, size: int = 2, **trainer: Any) -
     """What a training by several processes is refused with, before any of them waits for another."""
     data = blobs() if data is None else data
     with pytest.raises(ConfigError) as caught:
-        run = set_up(model, data, SGD, None, {**QUIET, **trainer}, None, World(0, size))
+        run = set_up(model, data, training_spec(SGD, trainer={**QUIET, **trainer}), None, World(0, size))
         check_model(run, model, data)
     return str(caught.value)
 
@@ -209,7 +209,7 @@ def test_what_does_not_go_with_several_processes_is_refused_by_name(words, keys,
 
 def test_sharded_training_is_refused_by_name():
     problems = Problems()
-    check_trainer({"strategy": "fsdp", "device": "cpu"}, problems)
+    read_training({"trainer": {"strategy": "fsdp", "device": "cpu"}}, problems)
     assert [str(problem) for problem in problems] == [
         "trainer.strategy: 'fsdp' is not supported: each process has the whole model; give auto or ddp"
     ]
