@@ -20,6 +20,7 @@ from typing import Any
 
 from modelfactory.cli.completion import complete
 from modelfactory.cli.streams import open_streams, say, silence
+from modelfactory.config.beside import look_beside
 from modelfactory.config.errors import ConfigError, ModelFactoryError, did_you_mean
 from modelfactory.config.printable import printable
 from modelfactory.training.launched import launched
@@ -39,6 +40,7 @@ commands
   eval     measure the model of a run on its data
   predict  give what the model of a run makes of files
   list     list the configs of a group, with a line on each
+  new      write a project: its own data, layer, initialisation and configs
 
 examples
   modelfactory train init=kaiming_normal
@@ -50,10 +52,11 @@ examples
   modelfactory report multirun/DATE/TIME
   modelfactory predict outputs/DATE/TIME photos/*.jpg
   modelfactory list backbone 'resnet*'
+  modelfactory new my_project
 
 `modelfactory COMMAND --help` tells more of each; that of train lists the groups and keys that can be overridden.
 """
-_VIEWS = {"eval": "on_runs:evaluate", "predict": "on_runs:predict", "list": "listing:list_configs"}
+_VIEWS = {"eval": "on_runs:evaluate", "predict": "on_runs:predict", "list": "listing:list_configs", "new": "new_project:new"}
 log = logging.getLogger(__name__)
 
 
@@ -84,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] not in commands:
         print(f"error: {arguments[0]!r} is not a command{did_you_mean(arguments[0], commands)}", file=sys.stderr)
         return WRONG
+    look_beside(arguments)
     return commands[arguments[0]](arguments[1:])
 
 
@@ -98,12 +102,14 @@ def train(arguments: Sequence[str] | None = None) -> int:
     """
     from modelfactory.cli.hydra_app import run_application
 
+    words = sys.argv[1:] if arguments is None else arguments
     sweeps: list[Path] = []
     status = DONE
     open_streams()
+    look_beside(words)
     try:
         with signals_handled(), _launched_together() as world:
-            run_application(train_config, sys.argv[1:] if arguments is None else arguments, check_config, sweeps.append, world)
+            run_application(train_config, words, check_config, sweeps.append, world)
     except KeyboardInterrupt as error:
         with suppress(OSError):  # the terminal may be gone
             print(str(error) or "interrupted", file=sys.stderr)

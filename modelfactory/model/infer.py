@@ -14,7 +14,7 @@ from modelfactory.config.errors import ConfigError, Problems, did_you_mean, firs
 from modelfactory.config.schema import join
 from modelfactory.model.blueprint import Leaf, construct_leaf
 from modelfactory.model.deferred_construction import construction
-from modelfactory.model.layers.sizes import shape_text, size_rules
+from modelfactory.model.layers.sizes import shape_text, size_rules, why_no_sizes
 from modelfactory.tracing.meta_shapes import KnownShapes
 
 
@@ -53,6 +53,8 @@ class Inference:
     def sizes(self, target: Callable[..., Any], given: Mapping[str, Any], path: str, incoming: Incoming) -> dict[str, Any]:
         """The arguments that the input tells and the config leaves out; one it gives otherwise is a problem."""
         shape, found = shape_of(incoming), {}
+        if (wrong := why_no_sizes(target)) is not None:
+            self.problems.add(join(path, "_target_"), wrong)
         for rule in size_rules(target):
             size = rule.of(shape) if shape is not None else None
             value = given.get(rule.argument)
