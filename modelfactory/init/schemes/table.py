@@ -55,7 +55,7 @@ _LIMITS: dict[str, dict[str, float]] = {
     "w0": {"above": 0},
     "max_steps": {"min": 3},
 }
-STRUCTURAL = ("branches", "branch_layers", "depth", "other_depth", "decoder", "width", "first", "second", "priors")
+STRUCTURAL = ("branches", "branch_layers", "depth", "other_depth", "decoder", "width", "first", "second", "priors", "groups")
 """Arguments that a rule may leave out (or give as `auto`): the model's own structure, or its data, says them."""
 
 
