@@ -114,7 +114,8 @@ def test_fans_of_zero_are_refused_unless_there_is_nothing_to_draw():
 def test_delta_orthogonal_keeps_the_norm_by_any_convolution(layer: nn.Module):
     """A transposed one has its channels in first; of a grouped one each group is orthogonal by itself, which the layer says and no rule."""
     x = torch.randn(3, layer.in_channels, *[7] * (layer.weight.ndim - 2))  # pyright: ignore
-    ledger = mf.initialize(layer, [{"match": "weight", "scheme": "delta_orthogonal", "gain": 2.0}, {"match": "bias", "scheme": "zeros"}], example=x)
+    rules = [{"match": "weight", "scheme": "delta_orthogonal", "gain": 2.0}, {"match": "bias", "scheme": "zeros"}]
+    ledger = mf.initialize(layer, rules, example=x)
     assert layer(x).norm().item() == pytest.approx(2 * x.norm().item(), rel=1e-4)
     row = ledger["weight"]
     assert row.expected_std == pytest.approx(layer.weight.square().mean().sqrt().item(), rel=1e-4)  # pyright: ignore
