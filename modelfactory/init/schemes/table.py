@@ -270,6 +270,7 @@ _TABLE = (
     _variance(outputs.mup_, outputs.mup_std),
     _variance(outputs.siren_, outputs.siren_std),
     _variance(outputs.tied_embedding_, outputs.tied_embedding_std),
+    _scheme(outputs.centred_normal_, outputs.centred_normal_moments, min_dims=2, elementwise=False),
     _scheme(outputs.prior_bias_, outputs.prior_bias_moments, min_dims=1, max_dims=1, elementwise=False),
     _scheme(gates.forget_bias_, gates.forget_bias_moments, min_dims=1, max_dims=1, elementwise=False),
     _scheme(gates.chrono_, gates.chrono_moments, min_dims=1, max_dims=1, elementwise=False),
