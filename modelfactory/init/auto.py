@@ -21,7 +21,8 @@ from modelfactory.parameters.residual import NORMS
 
 _ABOVE_A_GUESS = 0.07
 """The share of ln C by which the first loss is above ln C on average; what chance adds at finite widths stays within a tenth."""
-_ALIKE = 0.25  # correlation of two places of an image or two tokens: what is left of a mean over k is 1/k + (1 - 1/k)/4
+_ALIKE = 0.25
+_ALIKE_TOKENS = 0.75  # in a stream that begins small: tokens are then mostly what attention gave to all of them
 _BEFORE_A_NORM = 1 / math.sqrt(3)
 _STREAM = 0.02  # rms of what begins a pre-norm stream, the std that transformers' positions and embeddings have
 _WORTH_CENTRING = 0.05  # share of the power of what a head takes, from which on it is worth leaving the mean out
@@ -64,19 +65,27 @@ class _Signal:
     Attributes:
         level: that of pre-activations, 1 or where the variance map of all activations is stable.
         at_head: that of what the head, or the activation before it, takes.
+        alike: correlation of two places of an image or two tokens: what is left of a mean over k is 1/k + (1 - 1/k) alike.
     """
 
     level: float = 1.0
     at_head: float = 1.0
+    alike: float = _ALIKE
 
 
 def _signal_of(choices: Sequence[Choice], acting: Mapping[int, Acting]) -> _Signal:
     """Norms bring a variance back to 1; without them it is the level of the activations, or what the residual sums have grown to."""
     if any(isinstance(choice.info.module, NORMS) or "norm" in choice.info.roles for choice in choices):
-        return _Signal()
+        small = any("stem" in choice.info.roles and _in_stream(choice, acting) for choice in choices)
+        return _Signal(alike=_ALIKE_TOKENS if small else _ALIKE)
     level = _common_level([found.activation for found in acting.values() if found.activation is not None and not found.gated])
     ends = [choice for choice in choices if _ends_a_branch(choice) and choice.info.parameter.ndim > 1]
     return _Signal(level, _grown(level, [acting.get(id(choice.info.parameter)) for choice in ends]))
+
+
+def _in_stream(choice: Choice, acting: Mapping[int, Acting]) -> bool:
+    found = acting.get(id(choice.info.parameter))
+    return found is not None and found.in_stream
 
 
 def _ends_a_branch(choice: Choice) -> bool:
@@ -153,7 +162,7 @@ def _head(choice: Choice, acting: Acting, signal: _Signal) -> Choice:
     share = _mean_share(acting, signal.at_head)
     shape = choice.info.parameter.shape
     centred = share > _WORTH_CENTRING and len(shape) == 2 and shape[1] > 1
-    left = _left_by_mean(acting, share, centred)
+    left = _left_by_mean(acting, share, centred, signal.alike)
     at = "" if signal.at_head == 1 else f" of variance {signal.at_head:.3g}"
     pooled = "" if acting.averaged == 1 else f" by a mean over {acting.averaged:g} places"
     which = " without what its inputs have in common" if centred else ""
@@ -172,10 +181,10 @@ def _mean_share(acting: Acting, q: float) -> float:
     return 0.0
 
 
-def _left_by_mean(acting: Acting, share: float, centred: bool) -> float:
-    """What a mean over k places leaves of the power: that of the mean, unless it is left out, and of the rest `1/k + (1 - 1/k)/4`."""
+def _left_by_mean(acting: Acting, share: float, centred: bool, alike: float) -> float:
+    """What a mean over k places leaves of the power: that of the mean, unless it is left out, and of the rest `1/k + (1 - 1/k) alike`."""
     apart = 1 / acting.averaged
-    return (0.0 if centred else share) + (1 - share) * (apart + (1 - apart) * _ALIKE)
+    return (0.0 if centred else share) + (1 - share) * (apart + (1 - apart) * alike)
 
 
 def _output_scale(choice: Choice) -> float:
