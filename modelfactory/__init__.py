@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from modelfactory.api.coordcheck import coordcheck
     from modelfactory.api.own_loop import build_data, build_optimizer, build_scheduler, evaluate, predict
     from modelfactory.api.run import build, plan, train
     from modelfactory.api.saved_model import load
@@ -55,6 +56,7 @@ __all__ = [
     "build_scheduler",
     "calibrate",
     "compose",
+    "coordcheck",
     "evaluate",
     "freeze",
     "initialize",
@@ -69,6 +71,7 @@ __all__ = [
 ]
 
 _NAMES = {
+    "modelfactory.api.coordcheck": ("coordcheck",),
     "modelfactory.api.own_loop": ("build_data", "build_optimizer", "build_scheduler", "evaluate", "predict"),
     "modelfactory.api.run": ("build", "plan", "train"),
     "modelfactory.api.saved_model": ("load",),

@@ -28,6 +28,7 @@ from modelfactory.config.rejected_overrides import Refused, telling_all, with_th
 from modelfactory.config.search_path import config_folder
 from modelfactory.sweeping.launcher import SweepLauncher, move_sweep, read_sweep_spec
 from modelfactory.sweeping.optuna_sweeper import OptunaSweeper
+from modelfactory.sweeping.seeds import UntilTold
 from modelfactory.sweeping.spec import AUTO
 from modelfactory.training.launched import launched
 
@@ -111,7 +112,7 @@ class _Session:
 
     def launch(self, make: Callable[[Any], Launcher], context: HydraContext, task_function: Any, config: DictConfig) -> Launcher:
         """Makes our launcher, which stands before the one that the sweep's config names."""
-        self.launcher = SweepLauncher(make, self.check, self.remove_unused, self.refused)
+        self.launcher = UntilTold(make, self.check, self.remove_unused, self.refused, further=_further_seeds)
         self.launcher.setup(hydra_context=context, task_function=task_function, config=config)
         return self.launcher
 
@@ -180,6 +181,13 @@ def _with_callback(words: list[str]) -> list[str]:
     overrides = [index for index, word in enumerate(words) if "=" in word and not word.startswith("-")]
     place = overrides[-1] + 1 if overrides else len(words)  # beside the others: the parser takes one row of overrides
     return [*words[:place], callback, *words[place:]]
+
+
+def _further_seeds(folder: Path, most: int) -> tuple[int, ...]:
+    """Asked only by a sweep with `sweep.until`: what ranks one is imported then."""
+    from modelfactory.reporting.sequential import further_seeds
+
+    return further_seeds(folder, most)
 
 
 def _left_to_jobs(error: Refused, overrides: Sequence[str]) -> tuple[tuple[Problem, ...], Any]:

@@ -36,6 +36,7 @@ commands
   plan     show what would be built, layer by layer, without building it; or what tells two configs apart
   explain  show which rule sets a parameter and why, its fans, its gain, and what draws it
   audit    look for what is wrong with the initial values of a model, or of one loaded from a checkpoint
+  coordcheck  measure over widths and depths what steps change, and whether the learning rate transfers
   report   rank the schemes of a sweep and draw its page, also while it runs; of a run as well
   eval     measure the model of a run on its data
   predict  give what the model of a run makes of files
@@ -56,7 +57,13 @@ examples
 
 `modelfactory COMMAND --help` tells more of each; that of train lists the groups and keys that can be overridden.
 """
-_VIEWS = {"eval": "on_runs:evaluate", "predict": "on_runs:predict", "list": "listing:list_configs", "new": "new_project:new"}
+_VIEWS = {
+    "coordcheck": "coordcheck:coordcheck",
+    "eval": "on_runs:evaluate",
+    "predict": "on_runs:predict",
+    "list": "listing:list_configs",
+    "new": "new_project:new",
+}
 log = logging.getLogger(__name__)
 
 

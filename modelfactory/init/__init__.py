@@ -14,7 +14,7 @@ from modelfactory.init.fans import Block, Fans, operator_fans, torch_fans
 from modelfactory.init.schemes.critical import critical_, critical_bias_
 from modelfactory.init.schemes.depth_scaled import deepnorm_, fixup_, gpt2_, small_init_, t_fixup_, t_fixup_embedding_
 from modelfactory.init.schemes.elementwise import constant_, normal_, ones_, trunc_normal_, uniform_, zeros_
-from modelfactory.init.schemes.embedding_head import mup_, prior_bias_, siren_, tied_embedding_
+from modelfactory.init.schemes.embedding_head import centred_normal_, mup_, prior_bias_, siren_, tied_embedding_
 from modelfactory.init.schemes.gates import chrono_, forget_bias_
 from modelfactory.init.schemes.patterns import bilinear_, zero_hadamard_
 from modelfactory.init.schemes.structured import delta_orthogonal_, dirac_, eye_, icnr_, orthogonal_, sparse_
@@ -34,6 +34,7 @@ __all__ = [
     "Block",
     "Fans",
     "bilinear_",
+    "centred_normal_",
     "chrono_",
     "constant_",
     "critical_",

@@ -311,6 +311,18 @@ def check_critical_bias() -> None:
     assert not fill("critical_bias", (7,), activation="relu").any()
 
 
+def check_centred() -> None:
+    """Of rows that add up to 0 the entries are N(0, 1/n_in) each, and their squares that of n - 1 directions."""
+    for shape, gain in (((4000, 8), 1.0), ((500, 3, 3, 3), 0.7), ((3000, 2), 2.0)):
+        weight = fill("centred_normal", shape, gain=gain)
+        assert weight.flatten(1).sum(1).abs().max() < 1e-4
+        _, std = SCHEMES["centred_normal"].moments(shape, None, gain=gain)
+        assert std == pytest.approx(gain / math.sqrt(math.prod(shape[1:])))
+        checks.check_law(weight[:, 0].flatten(), normal(std**2))
+    with pytest.raises(SchemeError, match="at least two weights"):
+        fill("centred_normal", (5, 1))
+
+
 # Of each scheme whose entries hang together, or that has no chance in it: what is exactly so.
 EXACT: dict[str, Callable[[], None]] = {
     "constant": lambda: check_constant("constant", -0.25, val=-0.25),
@@ -326,6 +338,7 @@ EXACT: dict[str, Callable[[], None]] = {
     "t_fixup_embedding": lambda: check_embeddings("t_fixup_embedding", lambda width: 1 / width / 6, depth=4),
     "bilinear": check_bilinear_shapes,
     "zero_hadamard": check_hadamard_shapes,
+    "centred_normal": check_centred,
     "prior_bias": check_priors,
     "forget_bias": check_forget_gates,
     "chrono": check_chrono,

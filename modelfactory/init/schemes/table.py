@@ -55,7 +55,7 @@ _LIMITS: dict[str, dict[str, float]] = {
     "w0": {"above": 0},
     "max_steps": {"min": 3},
 }
-STRUCTURAL = ("branches", "branch_layers", "depth", "other_depth", "decoder", "width", "first", "second", "priors")
+STRUCTURAL = ("branches", "branch_layers", "depth", "other_depth", "decoder", "width", "first", "second", "priors", "groups")
 """Arguments that a rule may leave out (or give as `auto`): the model's own structure, or its data, says them."""
 
 
@@ -270,6 +270,7 @@ _TABLE = (
     _variance(outputs.mup_, outputs.mup_std),
     _variance(outputs.siren_, outputs.siren_std),
     _variance(outputs.tied_embedding_, outputs.tied_embedding_std),
+    _scheme(outputs.centred_normal_, outputs.centred_normal_moments, min_dims=2, elementwise=False),
     _scheme(outputs.prior_bias_, outputs.prior_bias_moments, min_dims=1, max_dims=1, elementwise=False),
     _scheme(gates.forget_bias_, gates.forget_bias_moments, min_dims=1, max_dims=1, elementwise=False),
     _scheme(gates.chrono_, gates.chrono_moments, min_dims=1, max_dims=1, elementwise=False),
