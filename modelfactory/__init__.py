@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from modelfactory.init.ledger import Ledger
     from modelfactory.model.layers.containers import Parallel, Residual
     from modelfactory.model.layers.glue import Item, Permute, PositionalEmbedding, Reduce, Select, SelfAttention
+    from modelfactory.model.layers.transformer import Attention, GatedMLP, SinusoidalPositions
     from modelfactory.parameters.freezing import freeze
     from modelfactory.planning.materialize import Built
     from modelfactory.planning.plan import Plan
@@ -31,9 +32,11 @@ if TYPE_CHECKING:
     from modelfactory.training.result import Result
 
 __all__ = [
+    "Attention",
     "Audit",
     "Built",
     "ConfigError",
+    "GatedMLP",
     "Item",
     "Ledger",
     "ModelFactoryError",
@@ -47,6 +50,7 @@ __all__ = [
     "SchemeError",
     "Select",
     "SelfAttention",
+    "SinusoidalPositions",
     "TrainingError",
     "audit",
     "build",
@@ -83,6 +87,7 @@ _NAMES = {
     "modelfactory.init.ledger": ("Ledger",),
     "modelfactory.model.layers.containers": ("Parallel", "Residual"),
     "modelfactory.model.layers.glue": ("Item", "Permute", "PositionalEmbedding", "Reduce", "Select", "SelfAttention"),
+    "modelfactory.model.layers.transformer": ("Attention", "GatedMLP", "SinusoidalPositions"),
     "modelfactory.parameters.freezing": ("freeze",),
     "modelfactory.planning.materialize": ("Built",),
     "modelfactory.planning.plan": ("Plan",),

@@ -28,7 +28,7 @@ from modelfactory.parameters.declared import read_blocks, read_fans
 from modelfactory.parameters.layer_rules import Definition
 from modelfactory.parameters.roles import read_roles
 
-MODEL_KEYS = ("_target_", "layers", "repeat", "init", "freeze", "roles", "blocks", "fans", "output")
+MODEL_KEYS = ("_target_", "layers", "repeat", "init", "freeze", "roles", "blocks", "fans", "tie", "output")
 _ATTRIBUTES = frozenset(vars(nn.Module()))
 _CONTAINERS = {Residual: ("scale",), Parallel: ("combine", "dim"), nn.Sequential: ()}
 
@@ -130,7 +130,15 @@ class _Reader:
         given = None if own else config.get("blocks")
         blocks = read_blocks(given, join(path, "blocks"), self.problems)
         fans = read_fans(config.get("fans"), join(path, "fans"), self.problems)
-        return Definition(path, dict(init or {}), freeze, roles, blocks, fans)
+        return Definition(path, dict(init or {}), freeze, roles, blocks, fans, self._tie(config.get("tie"), join(path, "tie")))
+
+    def _tie(self, given: Any, path: str) -> dict[str, str]:
+        """What `tie` beside a layer says; which names there are is known when the model stands."""
+        if isinstance(given, Mapping) and all(isinstance(name, str) and isinstance(other, str) for name, other in given.items()):
+            return dict(given)
+        if given is not None:
+            self.problems.add(path, f"{given!r} is not a mapping of names; give parameter: full name, like {{weight: tokens.weight}}")
+        return {}
 
     def _repeat(self, config: Mapping[str, Any], path: str, incoming: Incoming) -> tuple[Node | None, Incoming]:
         found = len(self.problems)

@@ -15,7 +15,7 @@ from modelfactory.data.batches import Part, make_batches
 from modelfactory.data.dataset import IGNORED, Data
 from modelfactory.training.device import autocast, check_device, make_scaler
 from modelfactory.training.distributed import World
-from modelfactory.training.loss import are_class_shares, build_loss, check_fit, check_num_classes
+from modelfactory.training.loss import are_class_shares, build_loss, check_fit, check_num_classes, class_dim_of, with_classes_at
 from modelfactory.training.loss_mean import LossMean, find_mean, fits, has_ignored, known_mean
 from modelfactory.training.optimizer import DEFAULT, build_optimizer, check_optimizer
 from modelfactory.training.parallel import check_parallel
@@ -37,6 +37,8 @@ class Run:
     loss: nn.Module
     mean: LossMean  # how the losses of batches add up
     task: str
+    class_dim: int  # of the outputs of a classifier
+    unit: str | None  # what a target is, where the loss is told by target: a byte, a token
     optimizer: torch.optim.Optimizer
     parameters: list[Tensor]
     schedule: Schedule
@@ -101,6 +103,8 @@ def set_up(
         mean=known_mean(loss, data),
         warnings=_squares_of_labels(spec, data),
         task=task or data.task,
+        class_dim=1,
+        unit=data.unit,
         optimizer=torch_optimizer,
         parameters=[parameter for group in torch_optimizer.param_groups for parameter in group["params"]],
         schedule=build_schedule(schedule_spec, torch_optimizer, steps_per_epoch, max_steps),
@@ -159,7 +163,11 @@ def check_model(run: Run, model: nn.Module, data: Data) -> Run:
             message = f"cannot take an input of shape {list(x.shape)}: {error}{hint}"
             raise ConfigError([Problem("model", message)]) from error
         if run.task == "classification" and isinstance(output, Tensor):
-            check_num_classes(output, data.num_classes)
+            class_dim = class_dim_of(output, x, y)
+            check_num_classes(output, data.num_classes, class_dim)
+            is_text = class_dim == -1 and not x.is_floating_point()
+            unit = run.unit or ("token" if is_text else None)
+            run = replace(run, loss=with_classes_at(run.loss, class_dim), class_dim=class_dim, unit=unit)
         check_fit(run.loss, output, y)
     mean, warnings = _check_mean(run, output, data)
     _check_last_batch(run, model, x, data)

@@ -19,7 +19,7 @@ from modelfactory.numerics.rng import key
 from modelfactory.training.device import kept_random_state, scaled_step, seed_device, training_context
 from modelfactory.training.distributed import ALONE, World
 from modelfactory.training.feature_cache import check_features, with_features
-from modelfactory.training.loss import Correct, LossSum
+from modelfactory.training.loss import Correct, LossSum, scores_of_tokens
 from modelfactory.training.no_dynamo import eager_step, eager_zero_grad
 from modelfactory.training.nonfinite import not_finite
 from modelfactory.training.progress import Progress
@@ -85,7 +85,7 @@ def train_model(
     """
     with world.agreed():
         run = set_up(model, data, optimizer, scheduler, trainer, thawed_later, world)
-    spec, device, schedule, scaler, loss_fn = run.spec, run.device, run.schedule, run.scaler, run.loss
+    spec, device, schedule, scaler = run.spec, run.device, run.schedule, run.scaler
     step, zero_grad = eager_step(run.optimizer), eager_zero_grad(run.optimizer)
     folder = Path(run_dir) if run_dir is not None and world.is_first else None
     result = Result(run_dir=folder, model=model, init_hash=init_hash, processes=world.size)
@@ -153,7 +153,7 @@ def train_model(
                                 _take_part(run, x)
                             continue
                         with run.autocast:
-                            loss = loss_fn(run.forward(x), y)
+                            loss = run.loss(run.forward(x), y)
                         if not losses.add(loss, weight):
                             raise not_finite(run.trained, x, loss, step=steps + 1, epoch=epoch, y=y)
                         if total is not None:
@@ -193,6 +193,7 @@ def train_model(
                 result.warnings.extend(watch.tell())
                 row = {"epoch": epoch, "step": steps, "train_loss": losses.mean(world), "val_loss": val_loss}
                 row |= {"val_accuracy": val_accuracy, "lr": lr, "seconds": round(time.perf_counter() - began, 3)}
+                row |= scores_of_tokens(val_loss, run.unit)
                 if scaler is not None:
                     row[SKIPPED] = skipped
                 if updates > updates_before:
@@ -257,7 +258,7 @@ def _all_targets(batches: Any, y: Tensor | None) -> Tensor | None:
 def _validate(run: Run, model: nn.Module, steps: int, epoch: int) -> tuple[float, float | None]:
     """Mean loss and, for classes, accuracy over the validation batches; leaves the model in eval mode."""
     model.eval()
-    losses, correct = LossSum(run.device, is_sum=run.mean.is_sum), Correct(run.mean.ignored)
+    losses, correct = LossSum(run.device, is_sum=run.mean.is_sum), Correct(run.mean.ignored, run.class_dim)
     x: Any = None
     y: Any = None
     kept: list[tuple[Tensor, Tensor]] = []

@@ -12,6 +12,7 @@ from torch import nn
 
 from modelfactory.config.errors import Problems
 from modelfactory.model.layers.glue import PositionalEmbedding
+from modelfactory.model.layers.transformer import Attention, GatedMLP
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ _TABLE: dict[type, tuple[SizeRule, ...]] = {
     nn.MultiheadAttention: (SizeRule("embed_dim", -1),),
     nn.TransformerEncoderLayer: (SizeRule("d_model", -1),),
     nn.PReLU: (SizeRule("num_parameters", 1),),
+    Attention: (SizeRule("embed_dim", -1),),
+    GatedMLP: (SizeRule("in_features", -1),),
     PositionalEmbedding: (SizeRule("length", 1), SizeRule("embedding_dim", -1)),
 }
 
