@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from modelfactory.planning.plan import Plan
     from modelfactory.reporting.report import report
     from modelfactory.signal_propagation.probe import signal
+    from modelfactory.training.muon import Muon
     from modelfactory.training.result import Result
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Item",
     "Ledger",
     "ModelFactoryError",
+    "Muon",
     "Parallel",
     "Permute",
     "Plan",
@@ -93,6 +95,7 @@ _NAMES = {
     "modelfactory.planning.plan": ("Plan",),
     "modelfactory.reporting.report": ("report",),
     "modelfactory.signal_propagation.probe": ("signal",),
+    "modelfactory.training.muon": ("Muon",),
     "modelfactory.training.result": ("Result",),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}

@@ -59,8 +59,8 @@ def byte_windows(
 ) -> Data:
     """Bytes of a file or of all files of a folder, with the byte after each as its target; 256 classes.
 
-    A file is mapped into memory, and its last part is held out; of a folder whole files are held out, which a byte 0 parts from one another.
-    Bytes at the end that make no whole window are left out.
+    A file is mapped into memory, and its last part is held out; of a folder whole files are, with a byte 0 between two. Bytes at the end
+    that make no whole window are left out.
 
     Args:
         path: a file of any kind, or a folder; null: the sources of Python's standard library, which are on every machine.

@@ -24,7 +24,7 @@ from modelfactory.model.layers.containers import Parallel, Residual
 from modelfactory.model.layers.glue import Item, SelfAttention
 from modelfactory.model.layers.sizes import shape_text
 from modelfactory.model.repeats import MAX_LAYERS, count_layers
-from modelfactory.parameters.declared import read_blocks, read_fans
+from modelfactory.parameters.declared import read_blocks, read_fans, read_tie
 from modelfactory.parameters.layer_rules import Definition
 from modelfactory.parameters.roles import read_roles
 
@@ -130,15 +130,8 @@ class _Reader:
         given = None if own else config.get("blocks")
         blocks = read_blocks(given, join(path, "blocks"), self.problems)
         fans = read_fans(config.get("fans"), join(path, "fans"), self.problems)
-        return Definition(path, dict(init or {}), freeze, roles, blocks, fans, self._tie(config.get("tie"), join(path, "tie")))
-
-    def _tie(self, given: Any, path: str) -> dict[str, str]:
-        """What `tie` beside a layer says; which names there are is known when the model stands."""
-        if isinstance(given, Mapping) and all(isinstance(name, str) and isinstance(other, str) for name, other in given.items()):
-            return dict(given)
-        if given is not None:
-            self.problems.add(path, f"{given!r} is not a mapping of names; give parameter: full name, like {{weight: tokens.weight}}")
-        return {}
+        tie = read_tie(config.get("tie"), join(path, "tie"), self.problems)
+        return Definition(path, dict(init or {}), freeze, roles, blocks, fans, tie)
 
     def _repeat(self, config: Mapping[str, Any], path: str, incoming: Incoming) -> tuple[Node | None, Incoming]:
         found = len(self.problems)

@@ -1,4 +1,4 @@
-"""The numbers of what a model on the meta device makes of nothing: positions, masks, tables of sines. They are made on the CPU beside it."""
+"""The numbers of what a model on the meta device makes of nothing, such as positions, masks and tables: made on the CPU beside it."""
 
 from __future__ import annotations
 

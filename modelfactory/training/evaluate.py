@@ -18,7 +18,7 @@ from modelfactory.training.loss_mean import known_mean
 
 
 def measure_split(model: nn.Module, data: Data, split: str = "val", loss: Mapping[str, Any] | None = None) -> dict[str, float]:
-    """Measure the mean loss and, for classes, the accuracy (of text bits and perplexity too) of a model over a split, on the model's device; its modes stay as they are.
+    """Measure a model over a split, on its device: the mean loss, of classes the accuracy, of text bits and perplexity; its modes stay.
 
     Args:
         split: "val" or "train".

@@ -273,7 +273,7 @@ class Correct:
         self._size: Any = 0
 
     def add(self, output: Tensor, y: Tensor) -> None:
-        """`output` [N, classes, ...] and `y` [N, ...], or [N, classes, ...] where targets are class shares; the classes are at `class_dim`."""
+        """`output` [N, classes, ...], or with the classes at `class_dim`, and `y` [N, ...], or class shares [N, classes, ...]."""
         if y.is_floating_point():
             y = y.argmax(1)
         right = output.argmax(self._class_dim) == y

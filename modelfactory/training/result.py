@@ -96,7 +96,7 @@ def _shown(value: Any) -> str:
 
 
 def write_metrics(path: Path, history: Iterable[Mapping[str, Any]]) -> None:
-    """Writes metrics.csv, columns METRICS and those that some training has besides (`skipped_steps` of fp16); what there is none of is empty.
+    """Writes metrics.csv, columns METRICS and those that some trainings have besides, as `skipped_steps`; what there is none of is empty.
 
     Example:
         >>> import tempfile
