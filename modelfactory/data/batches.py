@@ -48,7 +48,7 @@ def make_batches(
     num_workers: int = 0,
     drop_last: bool = False,
     part: Part = WHOLE,
-) -> MemoryBatches | LoaderBatches:
+) -> MemoryBatches | TakenBatches | LoaderBatches:
     """The batches of a split on `device`; in the order of the split when `seed` is None, else shuffled each epoch.
 
     The order of an epoch depends on (seed, epoch) alone, and so does the augmentation of a sample of a dataset on
@@ -62,6 +62,8 @@ def make_batches(
     """
     if split.x is not None and split.y is not None:
         return MemoryBatches(split.x, split.y, batch_size, device, seed, drop_last=drop_last, part=part)
+    if hasattr(split.dataset, "take"):
+        return TakenBatches(split.dataset, batch_size, device, seed, drop_last, part)
     return LoaderBatches(split.dataset, batch_size, device, seed, num_workers, drop_last, part)
 
 
@@ -101,6 +103,27 @@ class MemoryBatches:
             indices, sizes = torch.cat(parts), [len(part) for part in parts]
             x, y = self.x[indices.to(self.x.device)].to(self.device), self.y[indices]
             yield from zip(x.split(sizes), y.split(sizes), strict=True)
+
+
+class TakenBatches:
+    """Batches of a data set that gives many samples at once, by `take(indices)`."""
+
+    def __init__(
+        self, dataset: Any, batch_size: int, device: torch.device, seed: int | None = None, drop_last: bool = False, part: Part = WHOLE
+    ):
+        self.dataset, self.batch_size, self.device, self.seed, self.part = dataset, batch_size, device, seed, part
+        self._used = len(dataset) // batch_size * batch_size if drop_last else len(dataset)
+
+    def __len__(self) -> int:
+        return -(-self._used // self.batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of epoch `epoch`, counted from 1."""
+        count = len(self.dataset)
+        order = torch.arange(count) if self.seed is None else keyed_permutation(count, self.seed, f"data.epoch.{epoch}")
+        for indices in order[: self._used].split(self.batch_size):
+            x, y = self.dataset.take(self.part.of(indices))
+            yield x.to(self.device), y.to(self.device)
 
 
 class LoaderBatches:

@@ -38,7 +38,7 @@ class Result:
         final, best: epoch, step, train_loss, val_loss and val_accuracy (None in regression) of the last epoch, and of
             the best by the monitored value; empty before the first epoch ends.
         seconds: wall time of the training, resumed parts included.
-        history: one row of METRICS an epoch, with fp16 `skipped_steps` too.
+        history: one row of METRICS an epoch, with fp16 `skipped_steps` too, of text `val_bits_per_byte` and `val_perplexity`.
         run_dir: where the files are; None: nothing was written.
         model: the trained model, with the weights of the last epoch; those of the best are in model.safetensors.
         error: why it did not complete.
@@ -96,7 +96,7 @@ def _shown(value: Any) -> str:
 
 
 def write_metrics(path: Path, history: Iterable[Mapping[str, Any]]) -> None:
-    """Writes metrics.csv, columns METRICS, and `skipped_steps` where fp16 was used; what there is none of is left empty.
+    """Writes metrics.csv, columns METRICS and those that some trainings have besides, as `skipped_steps`; what there is none of is empty.
 
     Example:
         >>> import tempfile
@@ -106,8 +106,8 @@ def write_metrics(path: Path, history: Iterable[Mapping[str, Any]]) -> None:
         '1,1,1,1,,1,1'
     """
     rows, text = list(history), io.StringIO(newline="")
-    more = [SKIPPED] if any(SKIPPED in row for row in rows) else []
-    writer = csv.DictWriter(text, [*METRICS, *more], lineterminator="\n")
+    columns = dict.fromkeys([*METRICS, *(name for row in rows for name in row)])
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())

@@ -18,7 +18,7 @@ from modelfactory.data.dataset import Data
 from modelfactory.training.device import deterministic, kept_random_state, scaled_step, training_context
 from modelfactory.training.distributed import ALONE, World
 from modelfactory.training.feature_cache import check_features, with_features
-from modelfactory.training.loss import Correct, LossSum
+from modelfactory.training.loss import Correct, LossSum, scores_of_tokens
 from modelfactory.training.no_dynamo import eager_step, eager_zero_grad
 from modelfactory.training.nonfinite import not_finite
 from modelfactory.training.progress import Progress
@@ -86,7 +86,7 @@ def train_model(
     """
     with world.agreed():
         run = set_up(model, data, settings, thawed_later, world)
-    spec, device, schedule, scaler, loss_fn = run.spec, run.device, run.schedule, run.scaler, run.loss
+    spec, device, schedule, scaler = run.spec, run.device, run.schedule, run.scaler
     step, zero_grad = eager_step(run.optimizer), eager_zero_grad(run.optimizer)
     folder = Path(run_dir) if run_dir is not None and world.is_first else None
     result = Result(run_dir=folder, model=model, init_hash=init_hash, processes=world.size)
@@ -159,7 +159,7 @@ def train_model(
                                 _take_part(run, x)
                             continue
                         with run.autocast:
-                            loss = loss_fn(run.forward(x), y)
+                            loss = run.loss(run.forward(x), y)
                         if not losses.add(loss, weight):
                             raise not_finite(run.trained, x, loss, step=steps + 1, epoch=epoch, y=y, autocast=run.autocast)
                         if total is not None:
@@ -206,6 +206,7 @@ def train_model(
                 result.warnings.extend(watch.tell())
                 row = {"epoch": epoch, "step": steps, "train_loss": losses.mean(world), "val_loss": val_loss}
                 row |= {"val_accuracy": val_accuracy, "lr": lr, "seconds": round(time.perf_counter() - began, 3)}
+                row |= scores_of_tokens(val_loss, run.unit)
                 if scaler is not None:
                     row[SKIPPED] = skipped
                 if updates > updates_before:
@@ -270,7 +271,7 @@ def _all_targets(batches: Any, y: Tensor | None) -> Tensor | None:
 def _validate(run: Run, model: nn.Module, steps: int, epoch: int, stop: Stop) -> tuple[float, float | None] | None:
     """Mean loss and, for classes, accuracy over the validation batches; leaves the model in eval mode. None where it was asked to end."""
     model.eval()
-    losses, correct = LossSum(run.device, is_sum=run.mean.is_sum), Correct(run.mean.ignored)
+    losses, correct = LossSum(run.device, is_sum=run.mean.is_sum), Correct(run.mean.ignored, run.class_dim)
     x: Any = None
     y: Any = None
     kept: list[tuple[Tensor, Tensor]] = []
