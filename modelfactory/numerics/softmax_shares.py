@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import torch
 
-_POINTS = 97  # of the scores, over +-8 of their standard deviation
+_POINTS = 97  # of the scores, over +-8 of their standard deviation, where that is 4 or less
+_LARGEST = 900.0  # of the variances that are integrated: what is left to others goes with 1/std from there on
 
 
 class Shares(NamedTuple):
@@ -43,8 +44,9 @@ def softmax_shares(variance: float, counts: Sequence[tuple[int, float]]) -> Shar
     if variance <= 0:
         of_each = [(1 / count, (1 - 1 / count) / count) for count, _ in counts]
     else:
-        rounded = float(f"{min(variance, 1e4):.3g}")  # so that layers that are nearly alike are computed once
-        of_each = _by_quadrature(rounded, tuple(count for count, _ in counts))
+        rounded = float(f"{min(variance, _LARGEST):.3g}")  # so that layers that are nearly alike are computed once
+        beyond = math.sqrt(rounded / variance) if variance > _LARGEST else 1.0
+        of_each = [(1 - (1 - a) * beyond, b * beyond) for a, b in _by_quadrature(rounded, tuple(count for count, _ in counts))]
     squared, jacobian = (sum(each[place] * share for each, (_, share) in zip(of_each, counts, strict=True)) for place in (0, 1))
     return Shares(squared, jacobian)
 
@@ -52,7 +54,7 @@ def softmax_shares(variance: float, counts: Sequence[tuple[int, float]]) -> Shar
 @lru_cache(maxsize=4096)
 def _by_quadrature(variance: float, counts: tuple[int, ...]) -> list[tuple[float, float]]:
     std = math.sqrt(variance)
-    z = torch.linspace(-8, 8, _POINTS, dtype=torch.float64)
+    z = torch.linspace(-8, 8, max(_POINTS, 24 * round(std)) + 1, dtype=torch.float64)
     density = torch.exp(-z * z / 2)
     weight = (density / density.sum()).log()
     z = z * std

@@ -8,6 +8,7 @@ import modelfactory as mf
 from modelfactory.training import muon
 from modelfactory.training.muon import Muon, orthogonal_update
 from modelfactory.training.optimizer import build_optimizer
+from modelfactory.training.training_spec import training_spec
 
 torchs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon of its own")
 
@@ -78,13 +79,13 @@ def test_what_is_no_matrix_is_refused_by_its_shape():
         Muon([nn.Parameter(torch.zeros(4))], muon=True)
     cfg = {"_target_": "modelfactory.Muon", "groups": {"all": {"match": "*", "muon": True}}}
     with pytest.raises(mf.ConfigError, match="no matrix"):
-        build_optimizer(cfg, nn.Linear(3, 2))
+        build_optimizer(training_spec(cfg).optimizer, nn.Linear(3, 2))
 
 
 @pytest.mark.parametrize(("key", "value"), [("momentum", 1.0), ("adjust_lr", "other"), ("ns_steps", 0), ("lr", -1)])
 def test_numbers_out_of_range_are_told(key, value):
     with pytest.raises(mf.ConfigError, match=f"optimizer.*{key}"):
-        build_optimizer({"_target_": "modelfactory.Muon", key: value}, nn.Linear(3, 2))
+        training_spec({"_target_": "modelfactory.Muon", key: value})
 
 
 def test_a_run_goes_on_with_its_momentum(tmp_path):
