@@ -117,11 +117,11 @@ class TakenBatches:
     def __len__(self) -> int:
         return -(-self._used // self.batch_size)
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of epoch `epoch`, counted from 1."""
+    def epoch(self, epoch: int, skipped: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of epoch `epoch`, counted from 1, but for the first `skipped` of them."""
         count = len(self.dataset)
         order = torch.arange(count) if self.seed is None else keyed_permutation(count, self.seed, f"data.epoch.{epoch}")
-        for indices in order[: self._used].split(self.batch_size):
+        for indices in order[skipped * self.batch_size : self._used].split(self.batch_size):
             x, y = self.dataset.take(self.part.of(indices))
             yield x.to(self.device), y.to(self.device)
 
