@@ -18,8 +18,9 @@ _ADJUSTMENTS = ("match_rms_adamw", "original", "spectral_unclamped")
 class Muon(Optimizer):
     r"""Momentum whose update of a matrix is made orthogonal (Jordan et al. 2024) in groups that say `muon: true`; AdamW in all others.
 
-    A matrix moves by `-lr * scale * NS(g + momentum * b)`, where b is the momentum's sum and NS five Newton-Schulz steps in bfloat16 that
-    bring every singular value near 1, as in `torch.optim.Muon`. A kernel of a 2-d convolution is taken as the matrix [out, in * k * k].
+    A matrix moves by `-lr * scale * NS(g + momentum * b)`, where b is the momentum's mean and NS five Newton-Schulz steps that bring every
+    singular value near 1, as in `torch.optim.Muon`: in bfloat16, but in float32 on the CPU, where that is 16 times faster. A kernel of a
+    2-d convolution is taken as the matrix [out, in * k * k].
 
     Args:
         params: parameters, or groups with an option `muon`: whether all of the group are matrices to move so.
@@ -107,8 +108,18 @@ def _scale(shape: torch.Size, adjust_lr: str) -> float:
     return math.sqrt(rows / columns) if adjust_lr == "spectral_unclamped" else math.sqrt(max(1.0, rows / columns))
 
 
+def precision_on(device: torch.device) -> torch.dtype:
+    """The type of Newton-Schulz steps on a device: float32 on the CPU, whose products of bfloat16 are slow, bfloat16 elsewhere.
+
+    Example:
+        >>> precision_on(torch.device("cpu"))
+        torch.float32
+    """
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
 def orthogonal_update(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Bring every singular value of a matrix near 1 by Newton-Schulz steps in bfloat16 (Jordan et al. 2024): .68 to 1.13, not exactly 1.
+    """Bring every singular value of a matrix near 1 by Newton-Schulz steps (Jordan et al. 2024): .68 to 1.13, not exactly 1.
 
     Example:
         >>> values = torch.linalg.svdvals(orthogonal_update(torch.randn(8, 4)).float())
@@ -117,7 +128,8 @@ def orthogonal_update(matrix: Tensor, steps: int = 5) -> Tensor:
     """
     a, b, c = _COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.bfloat16().T if tall else matrix.bfloat16()
+    x = matrix.to(precision_on(matrix.device))
+    x = x.T if tall else x
     x = x / x.norm().clamp(min=_SMALLEST_NORM)
     for _ in range(steps):
         gram = x @ x.T

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import modelfactory as mf
+from modelfactory.training import muon
 from modelfactory.training.muon import Muon, orthogonal_update
 from modelfactory.training.optimizer import build_optimizer
 
@@ -15,7 +16,8 @@ torchs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this 
 @pytest.mark.parametrize("adjust", ["match_rms_adamw", "original"])
 @pytest.mark.parametrize("shape", [(20, 12), (12, 20), (8, 8)])
 @pytest.mark.parametrize("nesterov", [True, False])
-def test_it_moves_matrices_as_torchs_muon_and_the_rest_as_torchs_adamw(adjust, shape, nesterov):
+def test_it_moves_matrices_as_torchs_muon_and_the_rest_as_torchs_adamw(adjust, shape, nesterov, monkeypatch):
+    monkeypatch.setattr(muon, "precision_on", lambda device: torch.bfloat16)  # torch's has no other
     draw = torch.Generator().manual_seed(0)
     start = torch.randn(shape, generator=draw), torch.randn(7, generator=draw)
     ours, theirs = ([nn.Parameter(value.clone()) for value in start] for _ in range(2))
@@ -39,6 +41,13 @@ def test_its_update_is_nearly_orthogonal_whatever_the_gradient():
     for shape in ((32, 8), (8, 32)):
         values = torch.linalg.svdvals(orthogonal_update(torch.randn(shape, generator=draw) * 1e-3).float())
         assert 0.6 < values.min() and values.max() < 1.25
+
+
+def test_the_cpus_precision_gives_the_same_update_to_that_of_bfloat16(monkeypatch):
+    gradient = torch.randn(24, 16, generator=torch.Generator().manual_seed(0))
+    exact = orthogonal_update(gradient)
+    monkeypatch.setattr(muon, "precision_on", lambda device: torch.bfloat16)
+    assert (orthogonal_update(gradient) - exact).norm() < 0.03 * exact.norm() and exact.dtype == torch.float32
 
 
 def test_a_kernel_moves_as_the_matrix_that_it_is():

@@ -14,6 +14,7 @@ from modelfactory.data.dataset import Data, Split
 from modelfactory.training.evaluate import measure_split
 from modelfactory.training.loss import class_dim_of
 from modelfactory.training.trainer import train_model
+from modelfactory.training.training_spec import training_spec
 
 QUIET = {"device": "cpu", "progress": "none", "signal": "none"}
 
@@ -50,7 +51,7 @@ def test_a_step_over_tokens_is_one_of_the_mean_over_all_of_them(length, classes,
     grads = torch.autograd.grad(loss, list(model.parameters()))
     data = Data(Split(x, y), Split(x, y), "classification", classes, (length,), batch_size=-(-10 // accumulate))
     sgd = {"_target_": "torch.optim.SGD", "lr": 1.0}
-    train_model(model, data, optimizer=sgd, trainer={**QUIET, "max_epochs": 1, "accumulate": accumulate})
+    train_model(model, data, training_spec(sgd, trainer={**QUIET, "max_epochs": 1, "accumulate": accumulate}))
     for parameter, before, grad in zip(model.parameters(), by_hand, grads, strict=True):
         assert torch.allclose(parameter, before - grad, atol=1e-6)
 
@@ -60,7 +61,7 @@ def test_metrics_of_text_are_per_target(tmp_path):
     y[:, 0] = -100
     model = Foreign(9)
     data = Data(Split(x, y), Split(x, y), "classification", 9, (6,), batch_size=5, val_batch_size=5)
-    result = train_model(model, data, trainer={**QUIET, "max_epochs": 1}, run_dir=tmp_path)
+    result = train_model(model, data, training_spec(trainer={**QUIET, "max_epochs": 1}), run_dir=tmp_path)
     with torch.no_grad():
         output = model(x)
     loss = F.cross_entropy(output.transpose(1, 2), y).item()
@@ -117,5 +118,6 @@ def test_a_loss_of_ones_own_is_given_the_output_as_it_is():
     Own.__module__, Own.__qualname__ = __name__, "Own"
     x, y = tokens(6, 4, 5)
     data = Data(Split(x, y), Split(x, y), "classification", 5, (4,), batch_size=6)
-    train_model(Foreign(5), data, trainer={**QUIET, "max_epochs": 1, "loss": {"_target_": f"{__name__}.Own"}})
+    own = {"loss": {"_target_": f"{__name__}.Own"}}
+    train_model(Foreign(5), data, training_spec(trainer={**QUIET, "max_epochs": 1, **own}))
     assert (6, 4, 5) in seen and all(shape[1:] == (4, 5) for shape in seen)
