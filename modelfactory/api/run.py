@@ -32,7 +32,7 @@ from modelfactory.planning.materialize import Built
 from modelfactory.planning.plan import Plan, make_plan
 from modelfactory.planning.run_spec import RunSpec, read_run
 from modelfactory.planning.spec import GROUPS, OF_MODEL, read_spec
-from modelfactory.training.device import training_context
+from modelfactory.training.device import deterministic, training_context
 from modelfactory.training.distributed import ALONE, World
 from modelfactory.training.launch import open_world
 from modelfactory.training.result import Result
@@ -245,7 +245,8 @@ def _train(config: dict[str, Any], run_dir: _Folder | None, world: World, pictur
         if settled is not config:
             spec = _checked(settled, settled)
         data = _load(spec)
-        built = spec.plan.materialize(evidence=evidence_of(lambda: data))
+        with deterministic(spec.training.trainer.deterministic):
+            built = spec.plan.materialize(evidence=evidence_of(lambda: data))
     warnings = (*built.warnings, *spec.plan.never_thawed(spec.training.trainer.max_epochs))
     _tell(built, warnings)
     hooks = RunHooks(spec, built, data, folder, warnings, pictures)

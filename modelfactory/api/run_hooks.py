@@ -48,7 +48,7 @@ class RunHooks:
             write_text(self.folder / "config.yaml", to_yaml(recorded))
             if result.init_hash == self.built.ledger.fingerprint:  # else the ledger of the run that is resumed stays
                 self.built.ledger.to_csv(self.folder / "ledger.csv")
-        if result.history:  # trained weights are nothing to warn of
+        if self.spec.training.trainer.resume is not None:  # trained weights are nothing to warn of
             return list(self.warnings)
         said, hints = check_signal(self.built.model, self.data, self.spec, self.folder, self.pictures)
         result.hints.extend(hints)

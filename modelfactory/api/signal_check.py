@@ -24,7 +24,7 @@ from modelfactory.planning.spec import ModelSpec
 from modelfactory.signal_propagation.probe import Probe, probe, told_failures
 from modelfactory.signal_propagation.table import SignalTable
 from modelfactory.signal_propagation.verdict import find_fix, is_fatal, summary
-from modelfactory.training.loss import LossSpec, make_loss
+from modelfactory.training.loss import LossSpec, class_dim_of, make_loss
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def _measured(
         model.train()
         found = probe(model, x, seed=spec.model.seed, histograms=wanted == "histograms")
     warnings, hints = _said_of_signal(found, spec)
-    first_loss = _first_loss(model, found.found.output, y, data, spec.training.loss)
+    first_loss = _first_loss(model, found.found.output, (x, y), data, spec.training.loss)
     if first_loss is not None:
         (warnings if first_loss[0] > _FAR_TOO_HIGH else hints).append(first_loss[1])
     said = summary(found.table)
@@ -100,13 +100,17 @@ def _all_well(found: Probe) -> str:
     return f"gets through {len(rows)} calls: rms {found.table.input_scale:.2g} at the input, {last.measured.forward:.2g} at the output"
 
 
-def _first_loss(model: nn.Module, output: Any, y: Tensor, data: Data, of_run: LossSpec | None) -> tuple[float, str] | None:
+def _first_loss(
+    model: nn.Module, output: Any, batch: tuple[Tensor, Tensor], data: Data, of_run: LossSpec | None
+) -> tuple[float, str] | None:
     """How many times ln C, the loss of a guess, a classifier's first loss is, and what to say of it; None where it is not above."""
+    x, y = batch
     loss = make_loss(of_run, data.task, Problems())
-    if data.task != "classification" or not isinstance(loss, nn.CrossEntropyLoss) or not isinstance(output, Tensor) or output.ndim != 2:
+    if data.task != "classification" or not isinstance(loss, nn.CrossEntropyLoss) or not isinstance(output, Tensor) or output.ndim < 2:
         return None
+    output = output.movedim(class_dim_of(output, x, y), -1).flatten(0, -2)
     with torch.no_grad():
-        first = nn.functional.cross_entropy(output.float(), y, ignore_index=loss.ignore_index).item()
+        first = nn.functional.cross_entropy(output.float(), y.flatten(), ignore_index=loss.ignore_index).item()
     guess = math.log(output.shape[1])
     if not first > _TOO_HIGH * guess:  # NaN where every target is ignored
         return None

@@ -14,6 +14,7 @@ from modelfactory.config import target
 from modelfactory.config.errors import ConfigError, Problem, Problems, did_you_mean
 from modelfactory.config.schema import join, key, read
 from modelfactory.data.backbone_transforms import put_preprocessing, read_own_backbone
+from modelfactory.data.byte_windows import byte_windows, check_bytes
 from modelfactory.data.checked_samples import CheckedSamples, as_inputs, as_targets, labels_outside
 from modelfactory.data.dataset import IGNORED, Data, Split
 from modelfactory.data.determinism import is_repeatable
@@ -72,7 +73,7 @@ class DataSource:
     path: str = "data"
 
 
-_FACTORIES = (digits, wine, diabetes, fake, linear_map, mnist, fashion_mnist, cifar10, cifar100, image_folder)
+_FACTORIES = (digits, wine, diabetes, fake, linear_map, mnist, fashion_mnist, cifar10, cifar100, image_folder, byte_windows)
 
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,8 @@ _RANGES: dict[str, dict[str, float]] = {
     "num_samples": {"min": 1},
     "num_val_samples": {"min": 1},
     "noise": {"min": 0},
+    "context": {"min": 1},
+    "stride": {"min": 1},
 }
 
 
@@ -253,6 +256,8 @@ def _check_needs(factory: Callable[..., Any], arguments: Mapping[str, Any], prob
         check_files(factory.__name__, arguments.get("root", "data"), arguments.get("download", False), path, problems)
     elif factory is image_folder:
         check_image_folder(arguments, path, problems)
+    elif factory is byte_windows:
+        check_bytes(arguments, problems, path)
 
 
 def _as_data(made: Any, spec: DataSpec, path: str, ignored: int) -> Data:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ _VALUE_LOSSES = (
     nn.KLDivLoss,
 )
 _TENSORS = frozenset({"weight", "pos_weight"})
+_LARGEST_EXPONENT = 709.0  # of e in a double
 
 
 @dataclass(frozen=True)
@@ -153,12 +154,55 @@ def are_class_shares(y: Tensor) -> bool:
     return bool((y >= 0).all()) and bool(((y.sum(1) - 1).abs() < 1e-3).all())
 
 
+class ClassesLast(nn.Module):
+    """A loss of classes over outputs [N, ..., classes], as models of tokens give them; torch's has the classes in dimension 1.
+
+    Example:
+        >>> loss = ClassesLast(nn.CrossEntropyLoss())
+        >>> round(loss(torch.zeros(2, 3, 8), torch.zeros(2, 3, dtype=torch.int64)).item(), 3)  # ln 8
+        2.079
+    """
+
+    def __init__(self, loss: nn.Module):
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, output: Tensor, y: Tensor) -> Tensor:
+        return self.loss(output.movedim(-1, 1), y)
+
+
+def class_dim_of(output: Any, x: Tensor, y: Tensor) -> int:
+    """Which dimension of a classifier's output has the classes: 1 as torch's losses want it, or the last, as models of tokens have it.
+
+    Where the sizes allow both, it is the last for inputs that are token ids, and 1 for others.
+
+    Args:
+        output: of the inputs `x`, whose targets are `y` [N, ...].
+
+    Example:
+        >>> class_dim_of(torch.zeros(2, 3, 8), torch.zeros(2, 3, 5), torch.zeros(2, 3, dtype=torch.int64))
+        -1
+        >>> class_dim_of(torch.zeros(2, 8, 3, 3), torch.zeros(2, 1, 3, 3), torch.zeros(2, 3, 3, dtype=torch.int64))
+        1
+    """
+    if y.is_floating_point() or not isinstance(output, Tensor) or output.ndim < 3 or output.shape[:-1] != y.shape:
+        return 1
+    return 1 if output.shape[2:] == y.shape[1:] and x.is_floating_point() else -1
+
+
+def with_classes_at(loss: nn.Module, class_dim: int) -> nn.Module:
+    """The loss for outputs that have their classes in a dimension: one of torch's is told, any other takes outputs as they are."""
+    return ClassesLast(loss) if class_dim == -1 and isinstance(loss, _CLASS_LOSSES) else loss
+
+
 def check_fit(loss: nn.Module, output: Any, y: Tensor, path: str = "trainer.loss") -> None:
     """Raises ConfigError where the model's `output` [N, ...] cannot be compared with the targets `y` [N, ...].
 
     A loss of torch broadcasts [N] against [N, 1] to N x N with a warning, and an index out of range on a GPU ends the
     process; both are caught here, on one batch.
     """
+    if isinstance(loss, ClassesLast) and isinstance(output, Tensor):
+        loss, output = loss.loss, output.movedim(-1, 1)
     name = type(loss).__name__
     if not isinstance(output, Tensor):
         raise ConfigError([Problem("model", f"returns {type(output).__name__}, not a tensor; {name} cannot be computed of it")])
@@ -181,11 +225,24 @@ def check_fit(loss: nn.Module, output: Any, y: Tensor, path: str = "trainer.loss
         raise ConfigError([Problem(path, f"{name} gives no one number to train on")])
 
 
-def check_num_classes(output: Tensor, num_classes: int) -> None:
+def check_num_classes(output: Tensor, num_classes: int, class_dim: int = 1) -> None:
     """Raises ConfigError where a classifier's `output` [N, classes, ...] has fewer classes than the data."""
-    if output.ndim > 1 and output.shape[1] < num_classes:
-        message = f"gives {output.shape[1]} classes and the data has {num_classes}; give the last layer {num_classes} outputs"
+    if output.ndim > 1 and output.shape[class_dim] < num_classes:
+        message = f"gives {output.shape[class_dim]} classes and the data has {num_classes}; give the last layer {num_classes} outputs"
         raise ConfigError([Problem("model", message)])
+
+
+def scores_of_tokens(loss: float, unit: str | None) -> dict[str, float]:
+    """What a mean loss per target, in nats, is in the units of language models: bits of a byte, perplexity.
+
+    Example:
+        >>> {name: round(value, 2) for name, value in scores_of_tokens(1.3863, "byte").items()}
+        {'val_bits_per_byte': 2.0, 'val_perplexity': 4.0}
+    """
+    if unit is None:
+        return {}
+    bits = {"val_bits_per_byte": loss / math.log(2)} if unit == "byte" else {}
+    return bits | {"val_perplexity": math.exp(loss) if loss < _LARGEST_EXPONENT else math.inf}
 
 
 class LossSum:
@@ -235,6 +292,15 @@ class LossSum:
         bad = ((len(values) - 1 - index, values[index]) for index, is_finite in enumerate(finite) if not is_finite)
         return next(bad, None)
 
+    @property
+    def sums(self) -> list[float]:
+        """Numerator and denominator of what was read."""
+        return [self._total, self._weight]
+
+    @sums.setter
+    def sums(self, sums: Sequence[float]) -> None:
+        self._total, self._weight = sums
+
     def mean(self, world: World = ALONE) -> float:
         """The mean over all that was added, in all processes.
 
@@ -251,16 +317,16 @@ class LossSum:
 class Correct:
     """The share of targets that the largest output names, summed on the device and read once; ignored targets do not count."""
 
-    def __init__(self, ignored: int | None = None) -> None:
-        self._ignored = ignored
+    def __init__(self, ignored: int | None = None, class_dim: int = 1) -> None:
+        self._ignored, self._class_dim = ignored, class_dim
         self._right: Any = 0
         self._size: Any = 0
 
     def add(self, output: Tensor, y: Tensor) -> None:
-        """`output` [N, classes, ...] and `y` [N, ...], or [N, classes, ...] where targets are class shares."""
+        """`output` [N, classes, ...], or with the classes at `class_dim`, and `y` [N, ...], or class shares [N, classes, ...]."""
         if y.is_floating_point():
             y = y.argmax(1)
-        right = output.argmax(1) == y
+        right = output.argmax(self._class_dim) == y
         if self._ignored is not None:
             counts = y != self._ignored
             self._right += (right & counts).sum()

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from modelfactory.config.errors import ConfigError, Problem, Problems, first_line
 from modelfactory.data.batches import Part, make_batches
 from modelfactory.data.dataset import IGNORED, Data
-from modelfactory.training.device import autocast, make_scaler
+from modelfactory.training.device import autocast, is_not_deterministic, make_scaler
 from modelfactory.training.distributed import World
-from modelfactory.training.loss import are_class_shares, check_fit, check_num_classes, make_loss
+from modelfactory.training.loss import are_class_shares, check_fit, check_num_classes, class_dim_of, make_loss, with_classes_at
 from modelfactory.training.loss_mean import LossMean, find_mean, fits, has_ignored, known_mean
 from modelfactory.training.optimizer import build_optimizer
 from modelfactory.training.parallel import check_parallel
@@ -38,6 +38,8 @@ class Run:
     loss: nn.Module
     mean: LossMean  # how the losses of batches add up
     task: str
+    class_dim: int  # of the outputs of a classifier
+    unit: str | None  # what a target is, where the loss is told by target: a byte, a token
     optimizer: torch.optim.Optimizer
     parameters: list[Tensor]
     schedule: Schedule
@@ -98,6 +100,8 @@ def set_up(model: nn.Module, data: Data, settings: TrainingSpec, thawed_later: M
         mean=known_mean(loss, data),
         warnings=_squares_of_labels(settings, data),
         task=task or data.task,
+        class_dim=1,
+        unit=data.unit,
         optimizer=optimizer,
         parameters=[parameter for group in optimizer.param_groups for parameter in group["params"]],
         schedule=build_schedule(settings.scheduler, optimizer, steps_per_epoch, max_steps),
@@ -151,13 +155,23 @@ def check_model(run: Run, model: nn.Module, data: Data) -> Run:
         try:
             output = model(x)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            if is_not_deterministic(error):
+                raise
             dtype = str(x.dtype).removeprefix("torch.")
             hint = "" if x.is_floating_point() else f" (the inputs are {dtype}: for anything but indices return floats from the data set)"
             message = f"cannot take an input of shape {list(x.shape)}: {error}{hint}"
             raise ConfigError([Problem("model", message)]) from error
         if run.task == "classification" and isinstance(output, Tensor):
-            check_num_classes(output, data.num_classes)
+            class_dim = class_dim_of(output, x, y)
+            check_num_classes(output, data.num_classes, class_dim)
+            is_text = class_dim == -1 and not x.is_floating_point()
+            unit = run.unit or ("token" if is_text else None)
+            run = replace(run, loss=with_classes_at(run.loss, class_dim), class_dim=class_dim, unit=unit)
         check_fit(run.loss, output, y)
+    if run.spec.deterministic:  # an operation may have such a kernel forwards alone
+        with torch.enable_grad(), run.autocast:
+            run.loss(model(x), y).backward()
+        model.zero_grad()
     mean, warnings = _check_mean(run, output, data)
     _check_last_batch(run, model, x, data)
     return replace(run, mean=mean, warnings=(*run.warnings, *warnings))

@@ -48,6 +48,8 @@ class TrainerSpec:
         check_every: optimizer steps between two looks at the loss on a device that is not waited for (all but the CPU).
         cache_features: whether what the frozen beginning of the model gives is computed once and kept: true or memory for
             on the device, disk for under the run directory.
+        deterministic: whether the numbers are the same to the last bit for any number of threads and on every run, for which the CPU
+            computes in one thread; what torch has no such computation of is refused.
         progress: auto (a bar on a terminal, else a line an epoch), bar, lines or none.
         strategy: how several processes train together; auto and ddp: each has the model and a part of each batch.
         sync_batchnorm: whether batch norm has the statistics of the whole batch, not of each process's part.
@@ -72,6 +74,7 @@ class TrainerSpec:
     cache_features: bool | str | None = False
     strategy: str = key("auto", choices=STRATEGIES)
     sync_batchnorm: bool = False
+    deterministic: bool = False
     progress: str = key("auto", choices=STYLES)
     tracker: str | None = key(None, choices=tuple(TRACKERS))
     signal: str = key("picture", choices=SIGNALS)

@@ -222,7 +222,7 @@ def test_a_run_leaves_its_files(digits, tmp_path):
     assert tuple(rows[0]) == METRICS == ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "lr", "seconds")
     assert [float(row["val_loss"]) for row in rows] == [row["val_loss"] for row in result.history]
     record = json.loads((run_dir / "result.json").read_text())
-    keys = "status final best seconds config_hash init_hash init_version versions error warnings hints host pid started"
+    keys = "status final best seconds config_hash init_hash init_version versions threads error warnings hints host pid started"
     assert set(record) == set(keys.split())
     assert (record["status"], record["error"], record["final"], record["best"]) == ("completed", None, result.final, result.best)
     assert len(record["config_hash"]) == 16 and record["versions"]["torch"] == torch.__version__
