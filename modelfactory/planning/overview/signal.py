@@ -151,5 +151,5 @@ def _clipped(note: str, limit: int = 60) -> str:
 def _plain(row: SignalRow) -> dict[str, Any]:
     numbers = {name: getattr(row.predicted, name) for name in ("forward", "gradient", "mean", "cosine", "saturated", "dead")}
     numbers |= {name: getattr(row, name) for name in ("chi_1", "xi_q", "xi_c")}
-    finite = {name: finite(value) for name, value in numbers.items()}
-    return {"layer": row.layer, "call": row.label, "kind": row.kind, **finite, "verdict": row.verdict, "note": row.note}
+    told = {name: finite(value) for name, value in numbers.items()}
+    return {"layer": row.layer, "call": row.label, "kind": row.kind, **told, "verdict": row.verdict, "note": row.note}
