@@ -57,7 +57,7 @@ class DataSpec:
     input_dtype: str | None = key(None, choices=("float32", "int64"))
 
 
-_FACTORIES = (digits, wine, diabetes, fake, linear_map, mnist, fashion_mnist, cifar10, cifar100, image_folder)
+FACTORIES = (digits, wine, diabetes, fake, linear_map, mnist, fashion_mnist, cifar10, cifar100, image_folder)
 
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ _PARTS = ("training", "validation")
 _COMMON = frozenset(field.name for field in fields(DataSpec))
 
 
-_RANGES: dict[str, dict[str, float]] = {
+RANGES: dict[str, dict[str, float]] = {
     "val_fraction": {"above": 0, "max": 0.9},
     "split_seed": {"min": 0},
     "sample_seed": {"min": 0},
@@ -186,15 +186,15 @@ def _read(
         shape = check_input_shape(given["input_shape"], join(path, "input_shape"), problems)
         spec = replace(spec, input_shape=shape) if spec is not None else None
     factory = target.resolve(name, join(path, "_target_"), problems, kind="data")
-    if factory is not None and _is_ours(factory) and factory not in _FACTORIES:
-        hint = did_you_mean(factory.__name__, [ours.__name__ for ours in _FACTORIES])
+    if factory is not None and _is_ours(factory) and factory not in FACTORIES:
+        hint = did_you_mean(factory.__name__, [ours.__name__ for ours in FACTORIES])
         problems.add(join(path, "_target_"), f"{name!r} is not a data set{hint}")
         factory = None
     if factory is None:
         return spec, None, None
     takes = inspect.signature(factory).parameters
     arguments = {name: value for name, value in given.items() if name not in _COMMON or name in takes}
-    limits = _RANGES if _is_ours(factory) else {}
+    limits = RANGES if _is_ours(factory) else {}
     return spec, factory, target.check_arguments(factory, arguments, path, problems, limits=limits, also=sorted(_COMMON))
 
 

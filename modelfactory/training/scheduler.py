@@ -26,9 +26,9 @@ from modelfactory.training.spec import MONITORS
 
 CONSTANT = {"_target_": None}
 _LENGTHS = ("T_max", "total_steps")
-_NOT_NEGATIVE = frozenset({"max_lr", "base_lr", "eta_min", "min_lr", "gamma", "factor", "start_factor", "end_factor"})
-_COUNTS = frozenset({"T_max", "T_0", "total_steps", "step_size", "total_iters", "epochs", "steps_per_epoch", "step_size_up"})
-_NUMBERS = _NOT_NEGATIVE | _COUNTS
+NOT_NEGATIVE = frozenset({"max_lr", "base_lr", "eta_min", "min_lr", "gamma", "factor", "start_factor", "end_factor"})
+COUNTS = frozenset({"T_max", "T_0", "total_steps", "step_size", "total_iters", "epochs", "steps_per_epoch", "step_size_up"})
+_NUMBERS = NOT_NEGATIVE | COUNTS
 _NEED_PYTHON = ("LambdaLR", "MultiplicativeLR", "SequentialLR", "ChainedScheduler", "SWALR", "LRScheduler")
 
 
@@ -133,7 +133,7 @@ def _check_arguments(kind: type[LRScheduler], arguments: dict[str, Any], path: s
     for name in plain.keys() & _NUMBERS:
         if name not in takes:
             target.check_arguments(kind, {name: plain[name]}, path, problems, inferred=set(takes), also=_COMMON)
-        elif name in _COUNTS:
+        elif name in COUNTS:
             check_value(plain[name], int, join(path, name), problems, {"min": 1})
         elif not isinstance(plain[name], (list, tuple)):  # a list has a number for each group
             check_value(plain[name], float, join(path, name), problems, {"min": 0})
