@@ -128,7 +128,7 @@ def _arguments(target: Callable[..., Any], limits: Mapping[str, Mapping[str, Any
 
 def _names(module: Any, prefix: str, kind: str) -> dict[str, Any]:
     """What a config may name in a module, by full name."""
-    callables = [name for name in dir(module) if name[0] != "_" and callable(getattr(module, name)) and _may_be(module, name, kind)]
+    callables = [name for name in dir(module) if name[0] != "_" and _may_be(module, name, kind)]
     found = {f"{prefix}.{name}": resolve(f"{prefix}.{name}", "", Problems(), kind) for name in callables}
     return {name: target for name, target in found.items() if target is not None}
 
@@ -158,6 +158,7 @@ def _key_definitions() -> dict[str, Schema]:
     layer = {"anyOf": [ref("layer"), {"type": "null"}]}
     role, scheme = {"enum": list(ROLES)}, {"anyOf": [_SCHEME, {"type": "object"}]}
     return {
+        **{name: {} for name in (*MODEL_KEYS, *SELECTOR_KEYS)},
         "_target_": {"type": "string"},
         "layers": one_of({"type": "object", "additionalProperties": layer}),
         "repeat": of_hint(int, {"min": 1}),
@@ -183,8 +184,6 @@ def _layer_keys() -> dict[str, Schema]:
 
 def _layers() -> dict[str, Schema]:
     """`layer`, and a definition for each class of torch.nn and each of ours, by its name."""
-    import modelfactory
-
     keys = _layer_keys()
     builders = {f"torchvision.models.{name}": getattr(models, name) for name in models.list_models(module=models)}
     named = {**_names(nn, "torch.nn", "layer"), **_names(modelfactory, "modelfactory", "layer"), **builders}
@@ -245,7 +244,7 @@ def _data() -> Schema:
 
 
 def _optimizer() -> Schema:
-    named = _names(torch.optim, "torch.optim", "optimizer")
+    named = {**_names(torch.optim, "torch.optim", "optimizer"), **_names(modelfactory, "modelfactory", "optimizer")}
     own = {
         "defaults": DEFAULTS,
         "groups": {"type": ["object", "null"], "additionalProperties": {"type": ["object", "null"]}},

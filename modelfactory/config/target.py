@@ -35,7 +35,7 @@ _ROOTS: dict[str, tuple[str, ...]] = {
     "argument": ("torch.nn", "torchvision.models", "torchvision.ops", "modelfactory"),
     "loss": ("torch.nn", "modelfactory"),
     "activation": ("torch.nn", "modelfactory"),
-    "optimizer": ("torch.optim",),
+    "optimizer": ("torch.optim", "modelfactory"),
     "scheduler": ("torch.optim.lr_scheduler",),
     "data": ("modelfactory.data",),
     "transform": ("torchvision.transforms.v2", "torchvision.transforms"),

@@ -25,6 +25,7 @@ class Unknown(Enum):
     AFTER_A_PROBLEM = "a layer before it is wrong"
 
 
+_WANTS_INDICES = "scalar types: Long, Int"  # as torch says it of an embedding
 UNKNOWN, BROKEN = Unknown.NOT_GIVEN, Unknown.AFTER_A_PROBLEM
 Incoming = torch.Tensor | tuple[Any, ...] | Mapping[str, Any] | Unknown
 
@@ -120,6 +121,8 @@ class Inference:
                 return UNKNOWN
             what = shape_text(incoming.shape) if isinstance(incoming, torch.Tensor) else f"a tuple of {len(incoming)}"
             hint = "" if isinstance(incoming, torch.Tensor) else "; say which part goes on with output: 0 beside the layer before"
+            if isinstance(incoming, torch.Tensor) and incoming.is_floating_point() and _WANTS_INDICES in str(error):
+                hint = "; where the data are indices give data.input_dtype=int64"
             self.problems.add(path, f"{name} cannot take what comes in, {what}: {first_line(error)}{hint}")
             return None
         return tuple(outgoing) if isinstance(outgoing, list) else outgoing

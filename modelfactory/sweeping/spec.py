@@ -26,6 +26,8 @@ class SweepSpec:
         zip: axes to pair instead of crossing them: a list of swept keys of equally many values, or a list of such lists.
         gpus: how many GPUs jobs take turns on, one job on one at a time: job k takes GPU k % gpus, or else the next that
             is free; null: jobs see all.
+        until: told: seeds are added until each scheme is told from the best; null: the jobs that were asked for.
+        max_seeds: of a scheme, the most that `until` takes.
     """
 
     resume: str | None = AUTO
@@ -33,6 +35,8 @@ class SweepSpec:
     isolate: bool = True
     gpus: int | None = key(None, min=1)
     zip: Any = None
+    until: str | None = key(None, choices=("told",))
+    max_seeds: int = key(30, min=2)
 
     @property
     def zipped(self) -> Groups:
@@ -57,6 +61,8 @@ def check_sweep(mapping: Any, problems: Problems, path: str = "sweep") -> SweepS
         problems.add(join(path, "resume"), f"{spec.resume!r} has no {SWEEP}; give the directory of a sweep, auto, or null")
     if spec.gpus is not None and not spec.isolate:
         problems.add(join(path, "gpus"), "needs sweep.isolate=true: a process cannot change the GPUs it sees")
+    if spec.until is not None and spec.zip:
+        problems.add(join(path, "until"), "adds seeds to a sweep that crosses its axes; leave out sweep.zip, or sweep.until")
     if spec.isolate and not POSSIBLE:
         problems.add(join(path, "isolate"), "true is not possible on this system; give false")
     return spec if len(problems) == found else None

@@ -13,6 +13,7 @@ from torch import nn
 from modelfactory.config.errors import Problems, did_you_mean
 from modelfactory.config.signature import parameters_of
 from modelfactory.model.layers.glue import PositionalEmbedding
+from modelfactory.model.layers.transformer import Attention, GatedMLP
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ _TABLE: dict[type, tuple[SizeRule, ...]] = {
     nn.MultiheadAttention: (SizeRule("embed_dim", -1),),
     nn.TransformerEncoderLayer: (SizeRule("d_model", -1),),
     nn.PReLU: (SizeRule("num_parameters", 1),),
+    Attention: (SizeRule("embed_dim", -1),),
+    GatedMLP: (SizeRule("in_features", -1),),
     PositionalEmbedding: (SizeRule("length", 1), SizeRule("embedding_dim", -1)),
 }
 
