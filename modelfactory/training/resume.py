@@ -254,13 +254,13 @@ class RunFiles:
         self._last_epoch = dict(seen)
         best = pack_weights(model.state_dict(), self.config, _scores(result)) if is_best else None
         result.weights_checksum = result.weights_checksum if best is None else best.digest
+        for file in run.spec.saving.kept(result.final["epoch"], is_best):  # before the last one, after which the epoch is done
+            self._save(run, model, result, stale, self._best_beside(is_best), file)
         self._is_saved = run.spec.saving.is_due(result.final["epoch"], is_best)
         if self._is_saved:
             self._save(run, model, result, stale)
         if best is not None:
             best.save(self.folder / WEIGHTS)
-        for file in run.spec.saving.kept(result.final["epoch"], is_best):
-            self._save(run, model, result, stale, self._best_beside(is_best), file)
 
     def _best_beside(self, is_best: bool) -> dict[str, Any]:
         """What a checkpoint that stays needs of a best epoch that it is not of, whose weights a later one replaces."""
