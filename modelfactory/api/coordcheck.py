@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modelfactory.api.own_loop import build_optimizer
 from modelfactory.api.run import build, check
 from modelfactory.config.compose import as_given, has_path, to_plain, with_value
 from modelfactory.config.errors import ConfigError, Problem, Problems
@@ -20,9 +19,11 @@ from modelfactory.data.dataset import Data
 from modelfactory.data.spec import build_data
 from modelfactory.reporting.coordinates import Axis, CoordCheck, Rates
 from modelfactory.signal_propagation.keeping import buffers_kept, random_state_of
-from modelfactory.training.device import choose_device, kept_random_state, seed_device, training_context
-from modelfactory.training.loss import build_loss
+from modelfactory.training.device import kept_random_state, seed_device, training_context
+from modelfactory.training.loss import class_dim_of, make_loss, with_classes_at
 from modelfactory.training.no_dynamo import eager_step
+from modelfactory.training.optimizer import build_optimizer
+from modelfactory.training.training_spec import read_training
 
 WIDTHS, DEPTHS = (64, 128, 256, 512), (2, 4, 8, 16)
 WIDTH_KEY, DEPTH_KEY, LR_KEY = "model.width", "model.depth", "optimizer.lr"
@@ -128,14 +129,18 @@ class _Training:
 
     def __init__(self, config: Any, seed: int):
         plain = {**to_plain(config), "seed": seed}
-        trainer = plain.get("trainer") or {}
-        self.data: Data = build_data(plain["data"], backbone=plain.get("backbone"))
-        self.device, self.seed = choose_device(trainer.get("device", "auto")), seed
-        self.model: nn.Module = build(plain).to(self.device)
-        self.optimizer = build_optimizer(self.model, plain)
         problems = Problems()
-        self.loss = build_loss(trainer.get("loss"), self.data.task, problems)
-        problems.raise_if_any()
+        settings = read_training(plain, problems).whole()
+        if settings is None:
+            raise ConfigError(problems)
+        self.data: Data = build_data(plain["data"], backbone=plain.get("backbone"))
+        self.device, self.seed = settings.device, seed
+        self.model: nn.Module = build(plain).to(self.device)
+        self.optimizer = build_optimizer(settings.optimizer, self.model)
+        loss = make_loss(settings.loss, self.data.task, problems)
+        if loss is None:
+            raise ConfigError(problems)
+        self.loss = loss.to(self.device)
 
     def steps(self, count: int) -> Iterator[float]:
         """The training loss before each of so many steps."""
@@ -146,7 +151,8 @@ class _Training:
             epoch += 1
             for x, y in batches.epoch(epoch):
                 self.optimizer.zero_grad()
-                loss = self.loss(self.model(x), y)  # pyright: ignore[reportOptionalCall]
+                output = self.model(x)
+                loss = with_classes_at(self.loss, class_dim_of(output, x, y))(output, y)
                 loss.backward()
                 step()
                 yield loss.item()

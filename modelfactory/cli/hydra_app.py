@@ -30,6 +30,7 @@ from modelfactory.sweeping.launcher import SweepLauncher, move_sweep, read_sweep
 from modelfactory.sweeping.optuna_sweeper import OptunaSweeper
 from modelfactory.sweeping.seeds import UntilTold
 from modelfactory.sweeping.spec import AUTO
+from modelfactory.training.launched import launched
 
 if TYPE_CHECKING:
     from modelfactory.training.distributed import World
@@ -157,8 +158,8 @@ class CheckBeforeRun(Callback):
         if _session is None:
             return
         try:
-            if _session.world is not None:
-                message = f"a sweep is started by one process, and there are {_session.world.size}; start it without torchrun"
+            if (size := launched().size) > 1:
+                message = f"a sweep is started by one process, and there are {size}; start it without torchrun"
                 raise ConfigError([Problem("hydra.mode", message)])
             resume = read_sweep_spec(config).resume
             if resume not in (None, AUTO):

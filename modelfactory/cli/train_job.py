@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from modelfactory.api.run import train
-from modelfactory.config.errors import ModelFactoryError
+from modelfactory.config.errors import ConfigError, ModelFactoryError
 from modelfactory.config.files import write_text
 from modelfactory.config.target import trust
+from modelfactory.training.lock import locked
 from modelfactory.training.result import Result, write_result
 from modelfactory.training.resume import saved_hash
 from modelfactory.training.status import RESULT, Heartbeat, config_hash, end_record, read_result, recorded, reopen_record, status_of, told
@@ -33,7 +34,15 @@ def train_job(config: dict[str, Any], folder: str, trusted: Sequence[str] = ()) 
         The exit status; result.json and, for an unexpected error, error.txt say more.
     """
     trust(*trusted)
-    place = Path(folder)
+    try:
+        with locked(Path(folder)):
+            return _train(config, Path(folder))
+    except ConfigError as error:  # another process has the folder, and with it the record
+        log.error(str(error))
+        return FAILED
+
+
+def _train(config: dict[str, Any], place: Path) -> int:
     ours, before = config_hash(recorded(config)), read_result(place) or {}
     if before.get("config_hash") == ours:
         reopen_record(place)
@@ -51,5 +60,5 @@ def train_job(config: dict[str, Any], folder: str, trusted: Sequence[str] = ()) 
         end_record(place, status_of(error), told(error))
         return FAILED
     with contextlib.suppress(OSError, ValueError):  # it is done also where nobody reads it
-        print(f"done: {result.outcome}: {folder}", flush=True)
+        print(f"done: {result.outcome}: {place}", flush=True)
     return DONE

@@ -16,6 +16,7 @@ from modelfactory.init.schemes.depth_scaled import deepnorm_, fixup_, gpt2_, sma
 from modelfactory.init.schemes.elementwise import constant_, normal_, ones_, trunc_normal_, uniform_, zeros_
 from modelfactory.init.schemes.embedding_head import centred_normal_, mup_, prior_bias_, siren_, tied_embedding_
 from modelfactory.init.schemes.gates import chrono_, forget_bias_
+from modelfactory.init.schemes.language_models import depth_trunc_normal_, fan_in_trunc_normal_, spectral_
 from modelfactory.init.schemes.patterns import bilinear_, zero_hadamard_
 from modelfactory.init.schemes.structured import delta_orthogonal_, dirac_, eye_, icnr_, orthogonal_, sparse_
 from modelfactory.init.schemes.variance import (
@@ -41,8 +42,10 @@ __all__ = [
     "critical_bias_",
     "deepnorm_",
     "delta_orthogonal_",
+    "depth_trunc_normal_",
     "dirac_",
     "eye_",
+    "fan_in_trunc_normal_",
     "fan_in_uniform_",
     "fixup_",
     "forget_bias_",
@@ -62,6 +65,7 @@ __all__ = [
     "siren_",
     "small_init_",
     "sparse_",
+    "spectral_",
     "t_fixup_",
     "t_fixup_embedding_",
     "tied_embedding_",

@@ -76,6 +76,7 @@ def structural_value(name: str, scheme: str, info: ParamInfo, shares: Shares = u
         "depth": branch.depth,
         "other_depth": branch.other_depth,
         "decoder": branch.in_decoder,
+        "layer": branch.layer,
     }[name]
 
 

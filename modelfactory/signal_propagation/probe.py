@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modelfactory.config.errors import ConfigError, contained
+from modelfactory.config.errors import contained
 from modelfactory.init.existing_model import foretell
 from modelfactory.signal_propagation.draws import with_band
 from modelfactory.signal_propagation.graph import Node, tensors
@@ -23,7 +23,7 @@ from modelfactory.signal_propagation.rules.base import Context
 from modelfactory.signal_propagation.spectrum import measure_spectrum
 from modelfactory.signal_propagation.state import Gradient, State, Weights, flat
 from modelfactory.signal_propagation.table import SignalTable
-from modelfactory.signal_propagation.verdict import INITS, is_fatal, judged, summary
+from modelfactory.signal_propagation.verdict import INITS, find_fix, is_fatal, judged, summary
 
 
 def signal(
@@ -98,14 +98,8 @@ def with_spectrum(found: Probe, model: nn.Module, example: Any, seed: int, failu
 def _mend(found: Probe, model: nn.Module, example: Any) -> str | None:
     """A call that gives weights with which the signal is predicted to get through; None where none of those tried does."""
     x = next(iter(tensors(example)))
-    for name in INITS:
-        try:
-            moments = foretell(model, name, x.shape, x.dtype)
-        except ConfigError:  # an init that does not suit this model
-            continue
-        if not is_fatal(found.predict(moments)):
-            return f"mf.initialize(model, {name!r}, example=batch)"
-    return None
+    tried = ((f"mf.initialize(model, {name!r}, example=batch)", name) for name in INITS)
+    return find_fix(tried, lambda name: is_fatal(found.predict(foretell(model, name, x.shape, x.dtype))))
 
 
 def told_failures(failures: Sequence[str]) -> list[str]:

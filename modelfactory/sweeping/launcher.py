@@ -37,6 +37,7 @@ from modelfactory.sweeping.process import start_server
 from modelfactory.sweeping.records import FINISHED, REPORTS, SWEEP, Job, Sweep, objective, read_about, read_job, read_sweep, write_sweep
 from modelfactory.sweeping.spec import AUTO, SweepSpec, check_sweep
 from modelfactory.sweeping.zipped_axes import ZippedAxes, zipped_axes
+from modelfactory.training.lock import locked
 from modelfactory.training.status import RESULT, Heartbeat, clear_run, config_hash, is_alive, who
 
 log = logging.getLogger(__name__)
@@ -131,12 +132,13 @@ class SweepLauncher(Launcher):
     def _listed(self) -> Iterator[None]:
         """sweep.json lists all jobs, and while the block runs it says which process sees to them."""
         jobs = [self._jobs[number] for number in sorted(self._jobs)]
-        write_sweep(self.root, jobs, self._about | who())
-        try:
-            with Heartbeat(self.root / SWEEP):
-                yield
-        finally:
-            write_sweep(self.root, jobs, self._about)
+        with locked(self.root):
+            write_sweep(self.root, jobs, self._about | who())
+            try:
+                with Heartbeat(self.root / SWEEP):
+                    yield
+            finally:
+                write_sweep(self.root, jobs, self._about)
 
     def _paired(self, job_overrides: Sequence[Sequence[str]], first: int) -> Sequence[Sequence[str]]:
         """Of the jobs of a batch those in which the axes of `sweep.zip` go together."""
@@ -239,13 +241,15 @@ class SweepLauncher(Launcher):
                 move_sweep(self._config, found)
                 self._moved()
         move_sweep(self._config, self.root)  # for processes that are elsewhere, a whole path
+        there = read_about(self.root) if (self.root / SWEEP).is_file() else {}
+        if there and is_alive(there, (self.root / SWEEP).stat().st_mtime):
+            runs = f"runs: process {there.get('pid')} on {there.get('host')}"
+            path = "sweep.resume" if resumed else "hydra.sweep.dir"
+            raise ConfigError([Problem(path, f"the sweep in {self.root} {runs}; wait for it or end it first")])
         if not resumed:
             self._about = about
         else:
             self._about = {name: value for name, value in read_about(self.root).items() if name != "jobs"}
-            if is_alive(self._about, (self.root / SWEEP).stat().st_mtime):
-                runs = f"runs: process {self._about.get('pid')} on {self._about.get('host')}"
-                raise ConfigError([Problem("sweep.resume", f"the sweep in {self.root} {runs}; wait for it or end it first")])
             self._jobs = {job.number: job for job in read_sweep(self.root).jobs}
             log.info("going on with the sweep in %s (sweep.resume=null begins anew)", self.root)
         for name in (STOPPED, *(() if resumed else REPORTS)):

@@ -116,6 +116,18 @@ LAWS: dict[str, list[tuple[dict[str, Any], Law]]] = {
     ],
     "gpt2": [({"branches": 8}, lambda i, o: normal(0.02**2 / 8)), ({"branches": 3, "std": 0.1}, lambda i, o: normal(0.01 / 3))],
     "small_init": [({"width": 40}, lambda i, o: normal(2 / 200))],
+    "depth_trunc_normal": [
+        ({"layer": 0}, lambda i, o: stats.truncnorm(-3, 3, 0, 0.02 / math.sqrt(2))),
+        ({"layer": 7, "std": 0.1, "cut": 1.5}, lambda i, o: stats.truncnorm(-1.5, 1.5, 0, 0.025)),
+    ],
+    "fan_in_trunc_normal": [
+        ({}, lambda i, o: stats.truncnorm(-3, 3, 0, 1 / math.sqrt(i))),
+        ({"gain": 2.0, "cut": 1.0}, lambda i, o: stats.truncnorm(-1, 1, 0, 2 / math.sqrt(i))),
+    ],
+    "spectral": [
+        ({}, lambda i, o: normal(min(1, o / i) / i)),
+        ({"gain": 1.5}, lambda i, o: normal(2.25 * min(1, o / i) / i)),
+    ],
     "fixup": [
         ({"branches": 16, "branch_layers": 2}, lambda i, o: normal(2 / i / 16)),
         ({"branches": 16, "branch_layers": 3, "gain": 1.0}, lambda i, o: normal(1 / i / 4)),
@@ -135,7 +147,7 @@ LAWS: dict[str, list[tuple[dict[str, Any], Law]]] = {
         ({"first": True}, lambda i, o: stats.uniform(-1 / i, 2 / i)),
     ],
 }
-WITHOUT_FANS = {"normal", "uniform", "trunc_normal", "gpt2", "small_init"}
+WITHOUT_FANS = {"normal", "uniform", "trunc_normal", "gpt2", "small_init", "depth_trunc_normal"}
 
 
 def law_cases() -> list:
@@ -356,7 +368,7 @@ def test_every_scheme_has_a_row():
 
 
 NEEDED = {"constant": {"val": 1.0}, "sparse": {"sparsity": 0.5}, "t_fixup_embedding": {"depth": 4}} | {
-    name: LAWS[name][0][0] for name in ("gpt2", "fixup", "t_fixup", "deepnorm", "small_init", "mup", "siren")
+    name: LAWS[name][0][0] for name in ("gpt2", "fixup", "t_fixup", "deepnorm", "small_init", "depth_trunc_normal", "mup", "siren")
 }  # arguments that a scheme cannot do without
 
 

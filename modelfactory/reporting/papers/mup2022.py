@@ -27,7 +27,7 @@ def measure_changes(job: Job, num_samples: int = NUM_SAMPLES) -> dict[str, float
     """By the name of each linear layer, in order, the rms of what a run changed of its output on the first samples."""
     data = build_data(job.config["data"])
     x, _ = data.train.sample(num_samples)
-    model = make_plan(job.config, look=False).build()
+    model = make_plan(job.config).build()
     before = _outputs(model, x)
     model.load_state_dict(read_weights(job.folder / WEIGHTS).tensors)
     after = _outputs(model, x)
