@@ -14,4 +14,5 @@ class ConfBuildHook(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if version != "editable":
             build_data["force_include"]["conf"] = "modelfactory/conf"
+            build_data["force_include"]["schemas"] = "modelfactory/schemas"  # which the header of each config names
             build_data["force_include"]["examples/other_project"] = "modelfactory/other_project"

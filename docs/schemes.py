@@ -164,7 +164,7 @@ def _recipes() -> str:
     lines = ["| `init=` | what | its rules beside the author's own init and biases of 0 |", "|---|---|---|"]
     for name in recipe_names():
         text = (HERE.parent / "conf" / "init" / f"{name}.yaml").read_text()
-        what = text.splitlines()[0].removeprefix("# ")
+        what = text.splitlines()[1].removeprefix("# ")  # after the line for editors
         group = recipe(name) or {}
         left_out = () if name in ("default", "critical") else ("author", "biases")
         rules = [rule for key, rule in group["rules"].items() if key not in left_out]

@@ -83,7 +83,8 @@ def _about(file: Path) -> str:
     """A line on a config: its first comment, else its first line."""
     lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     named = "; pretrained" if any(line.startswith("weights:") and "DEFAULT" in line for line in lines) else ""
-    comments = [line.lstrip("# ") for line in lines if line.startswith("#") and not line.startswith("# @package")]
+    of_tools = ("# @package", "# yaml-language-server")
+    comments = [line.lstrip("# ") for line in lines if line.startswith("#") and not line.startswith(of_tools)]
     return (comments or lines or [""])[0] + named
 
 

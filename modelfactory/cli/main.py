@@ -42,6 +42,7 @@ commands
   predict  give what the model of a run makes of files
   list     list the configs of a group, with a line on each
   new      write a project: its own data, layer, initialisation and configs
+  schema   write JSON schemas of the configs, for editors
 
 examples
   modelfactory train init=kaiming_normal
@@ -63,6 +64,7 @@ _VIEWS = {
     "predict": "on_runs:predict",
     "list": "listing:list_configs",
     "new": "new_project:new",
+    "schema": "schemas:write_schemas",
 }
 log = logging.getLogger(__name__)
 

@@ -55,16 +55,16 @@ _BASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "scheme": ("scheme", ()),
     "object": ("class or function", ()),
 }
-_SIZES = frozenset(
+SIZES = frozenset(
     "in_features out_features in_channels out_channels num_features num_channels hidden_size input_size embed_dim num_heads "
     "num_layers kernel_size stride dilation groups num_groups num_embeddings embedding_dim d_model nhead dim_feedforward "
     "num_parameters upscale_factor in1_features in2_features proj_size num_classes".split()
 )
-_MAY_BE_ZERO = frozenset({"proj_size"})
+MAY_BE_ZERO = frozenset({"proj_size"})
 _NEVER_SUGGESTED = sys.stdlib_module_names | {"torch", "torchvision", "modelfactory", "numpy"}
 _CHOSEN_BY_THE_FACTORY = frozenset({"device", "dtype"})
 _NEVER_OFFERED = _CHOSEN_BY_THE_FACTORY | {"params", "optimizer", "last_epoch", "tensor", "generator"}  # which the caller gives itself
-_LIMITS: dict[str, Mapping[str, Any]] = {"dropout": {"min": 0, "max": 1}}  # what torch looks at in training only
+LIMITS: dict[str, Mapping[str, Any]] = {"dropout": {"min": 0, "max": 1}}  # what torch looks at in training only
 _STACKED = frozenset({"num_layers", "num_encoder_layers", "num_decoder_layers"})  # of which each is constructed
 MAX_STACKED = 10_000
 
@@ -209,13 +209,13 @@ def check_arguments(
 
 
 def _check_one(name: str, value: Any, hint: Any, where: str, problems: Problems, limits: Mapping[str, Any] | None) -> Any:
-    hint = float if hint is None and name in _LIMITS else hint
+    hint = float if hint is None and name in LIMITS else hint
     value = _listed(value, hint)
     before = len(problems)
     if hint is not None and not _has_modules(value):
-        value = check_value(value, hint, where, problems, limits or _LIMITS.get(name, {}))
-    if len(problems) == before and name in _SIZES:
-        least = 0 if name in _MAY_BE_ZERO else 1
+        value = check_value(value, hint, where, problems, limits or LIMITS.get(name, {}))
+    if len(problems) == before and name in SIZES:
+        least = 0 if name in MAY_BE_ZERO else 1
         for size in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(size, (int, float)) and not isinstance(size, bool) and size < least:
                 problems.add(where, f"{value!r} is too small; give a whole number >= {least}")

@@ -13,6 +13,7 @@ from modelfactory.config.errors import ConfigError
 from modelfactory.data.checked_samples import sample_name
 from modelfactory.data.dataset import Split, keyed_permutation
 from modelfactory.data.samples import KeyedSamples, collate
+from modelfactory.numerics.threads import num_cores
 
 # Samples are put into the order of an epoch this many bytes at a time: one gather for many batches is what makes
 # slices fast, and bounds the second copy on the device.
@@ -146,7 +147,7 @@ class LoaderBatches:
         self._loader = DataLoader(
             KeyedSamples(dataset, seed or 0),  # pyright: ignore[reportArgumentType]
             batch_sampler=self._sampler,
-            num_workers=num_workers,
+            num_workers=min(num_workers, num_cores()),  # no number depends on it, and more would take turns
             collate_fn=partial(collate, name=partial(sample_name, dataset)),
             persistent_workers=num_workers > 0,
             pin_memory=device.type == "cuda",

@@ -73,7 +73,7 @@ class DataSource:
     path: str = "data"
 
 
-_FACTORIES = (digits, wine, diabetes, fake, linear_map, mnist, fashion_mnist, cifar10, cifar100, image_folder, byte_windows)
+FACTORIES = (digits, wine, diabetes, fake, linear_map, mnist, fashion_mnist, cifar10, cifar100, image_folder, byte_windows)
 
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ _PARTS = ("training", "validation")
 _COMMON = frozenset(field.name for field in fields(DataSpec))
 
 
-_RANGES: dict[str, dict[str, float]] = {
+RANGES: dict[str, dict[str, float]] = {
     "val_fraction": {"above": 0, "max": 0.9},
     "split_seed": {"min": 0},
     "sample_seed": {"min": 0},
@@ -121,7 +121,7 @@ def read_data(mapping: Any, problems: Problems, path: str = "data", backbone: Kn
         return None
     takes = inspect.signature(factory).parameters
     arguments = {name: value for name, value in given.items() if name not in _COMMON or name in takes}
-    limits = _RANGES if _is_ours(factory) else {}
+    limits = RANGES if _is_ours(factory) else {}
     checked = target.check_arguments(factory, arguments, path, problems, limits=limits, also=sorted(_COMMON))
     if checked is not None:
         _check_needs(factory, checked, problems, path)
@@ -235,9 +235,9 @@ def _as_declared(data: Data, spec: DataSpec, path: str, problems: Problems, igno
 
 def _find_factory(name: Any, path: str, problems: Problems) -> Callable[..., Any] | None:
     factory = target.resolve(name, path, problems, kind="data")
-    if factory is None or not _is_ours(factory) or factory in _FACTORIES:
+    if factory is None or not _is_ours(factory) or factory in FACTORIES:
         return factory
-    hint = did_you_mean(factory.__name__, [ours.__name__ for ours in _FACTORIES])
+    hint = did_you_mean(factory.__name__, [ours.__name__ for ours in FACTORIES])
     problems.add(path, f"{name!r} is not a data set{hint}")
     return None
 

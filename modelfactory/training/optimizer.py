@@ -31,7 +31,7 @@ from modelfactory.training.no_dynamo import without_dynamo
 
 DEFAULT = {"_target_": "torch.optim.AdamW", "lr": 1e-3}
 # Numbers that torch leaves unchecked or checks after a model has been built; none of them may be negative.
-_NOT_NEGATIVE = frozenset({"lr", "weight_decay", "momentum", "eps", "alpha", "lr_decay", "lambd", "rho"})
+NOT_NEGATIVE = frozenset({"lr", "weight_decay", "momentum", "eps", "alpha", "lr_decay", "lambd", "rho"})
 _NEEDS_CLOSURE = ("LBFGS",)
 
 
@@ -85,10 +85,10 @@ def _check_options(
         options = {key: value for key, value in options.items() if key != "params"}
     if options.get("differentiable"):
         problems.add(join(path, "differentiable"), "true needs a step that is differentiated, which the training loop has not; give false")
-    plain = {key: value for key, value in options.items() if key not in _NOT_NEGATIVE}
-    checked = target.check_arguments(kind, plain, path, problems, inferred={"params", *_NOT_NEGATIVE}, also=also) or {}
+    plain = {key: value for key, value in options.items() if key not in NOT_NEGATIVE}
+    checked = target.check_arguments(kind, plain, path, problems, inferred={"params", *NOT_NEGATIVE}, also=also) or {}
     takes = inspect.signature(kind).parameters
-    for key in options.keys() & _NOT_NEGATIVE:
+    for key in options.keys() & NOT_NEGATIVE:
         if key not in takes:
             target.check_arguments(kind, {key: options[key]}, path, problems, inferred={"params"}, also=also)
         else:

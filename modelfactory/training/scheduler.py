@@ -26,9 +26,9 @@ from modelfactory.training.spec import MONITORS
 
 CONSTANT = {"_target_": None}
 _LENGTHS = ("T_max", "total_steps")
-_NOT_NEGATIVE = frozenset({"max_lr", "base_lr", "eta_min", "min_lr", "gamma", "factor", "start_factor", "end_factor"})
-_COUNTS = frozenset({"T_max", "T_0", "total_steps", "step_size", "total_iters", "epochs", "steps_per_epoch", "step_size_up"})
-_NUMBERS = _NOT_NEGATIVE | _COUNTS
+NOT_NEGATIVE = frozenset({"max_lr", "base_lr", "eta_min", "min_lr", "gamma", "factor", "start_factor", "end_factor"})
+COUNTS = frozenset({"T_max", "T_0", "total_steps", "step_size", "total_iters", "epochs", "steps_per_epoch", "step_size_up"})
+_NUMBERS = NOT_NEGATIVE | COUNTS
 _NEED_PYTHON = ("LambdaLR", "MultiplicativeLR", "SequentialLR", "ChainedScheduler", "SWALR", "LRScheduler")
 
 
@@ -134,7 +134,7 @@ def _check_arguments(kind: type[LRScheduler], arguments: dict[str, Any], path: s
     for name in plain.keys() & _NUMBERS:
         if name not in takes:
             target.check_arguments(kind, {name: plain[name]}, path, problems, inferred=set(takes), also=_COMMON)
-        elif name in _COUNTS:
+        elif name in COUNTS:
             check_value(plain[name], int, join(path, name), problems, {"min": 1})
         elif not isinstance(plain[name], (list, tuple)):  # a list has a number for each group
             check_value(plain[name], float, join(path, name), problems, {"min": 0})
@@ -308,3 +308,28 @@ def build_schedule(
         raise ConfigError([Problem(path, f"{spec.kind.__name__} refuses it: {error}")]) from error
     _scale(optimizer)
     return Schedule(optimizer, scheduler, spec.interval, warmup_steps, length if to_fill else None)
+
+
+def replay(schedule: Schedule, values: list[float], positions: list[int], before: int, steps_per_epoch: int) -> list[int]:
+    """Step a new schedule through the epochs that were done, at this config's number of steps an epoch.
+
+    An uninterrupted run computes its learning rates by the same steps, so they are the same to the last bit.
+
+    Args:
+        values: the monitored value of each epoch.
+        positions: of the schedule after each epoch, in steps.
+        before: the steps that a whole epoch had; one that had others, such as steps that were skipped, keeps its own number.
+
+    Returns:
+        The positions of this schedule.
+    """
+    last, replayed = 0, []
+    for position, value in zip(positions, values, strict=True):
+        taken, last = position - last, position
+        taken = steps_per_epoch if taken == before else taken
+        for _ in range(taken if schedule.each_step else 0):
+            schedule.step_done()
+        if taken:
+            schedule.epoch_done((replayed[-1] if replayed else 0) + taken, value)
+        replayed.append(schedule.steps)
+    return replayed

@@ -81,6 +81,12 @@ def test_chunks_give_the_batches_of_one_gather(monkeypatch):
     assert order(batches, 1) == whole and [len(y) for _, y in batches.epoch(1)] == [4, 4, 3]
 
 
+def test_there_are_no_more_workers_than_cores(monkeypatch):
+    monkeypatch.setattr("modelfactory.data.batches.num_cores", lambda: 1)
+    for asked, made in ((0, 0), (1, 1), (64, 1)):
+        assert make_batches(Split(dataset=Noisy()), 4, CPU, num_workers=asked)._loader.num_workers == made
+
+
 def test_augmentation_depends_on_seed_epoch_and_index_whatever_the_workers():
     def draws(workers, epochs):
         batches = make_batches(Split(dataset=Noisy()), 4, CPU, seed=0, num_workers=workers)

@@ -40,7 +40,7 @@ REQUIRED = inspect.Parameter.empty
 """The default, in `arguments`, of an argument that has none."""
 
 _GIVEN_BY_CALLER = frozenset({"tensor", "fans", "generator"})
-_LIMITS: dict[str, dict[str, float]] = {
+LIMITS: dict[str, dict[str, float]] = {
     "std": {"min": 0},
     "gain": {"min": 0},
     "scale": {"min": 0},
@@ -145,7 +145,7 @@ def check_scheme_arguments(name: str, args: Mapping[str, Any], path: str, proble
         elif argument in ("activation", "nonlinearity"):
             _check_activation(value, argument, join(path, argument), problems)
         else:
-            check_value(value, hints[argument], join(path, argument), problems, _LIMITS.get(argument, {}))
+            check_value(value, hints[argument], join(path, argument), problems, LIMITS.get(argument, {}))
     for argument, default in defaults.items():
         if default is REQUIRED and argument not in args and argument not in scheme.structural:
             problems.add(join(path, argument), f"missing; {name} needs it")
