@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
-from modelfactory.config.errors import Problems, did_you_mean
+from modelfactory.config.errors import Problem, Problems, did_you_mean
 from modelfactory.config.schema import join, key
 from modelfactory.training.device import PRECISIONS, check_device, check_precision
 from modelfactory.training.loss import LossSpec, read_loss
@@ -85,7 +86,13 @@ class TrainerSpec:
     @property
     def saving(self) -> SaveSpec:
         """What `save` says, with what it leaves out."""
-        return read_save(self.save, "trainer.save", Problems())
+        return self.read_of_save[0]
+
+    @cached_property
+    def read_of_save(self) -> tuple[SaveSpec, tuple[Problem, ...]]:
+        """`save` as it is read, once, and what is wrong with it."""
+        problems = Problems()
+        return read_save(self.save, "trainer.save", problems), tuple(problems)
 
     @property
     def cached(self) -> str | None:
@@ -114,7 +121,7 @@ def check_trainer(spec: TrainerSpec, path: str, problems: Problems) -> tuple[tor
         problems.add(join(path, "strategy"), "'fsdp' is not supported: each process has the whole model; give auto or ddp")
     loss = read_loss(spec.loss, problems, join(path, "loss"))
     check_tracker(spec.tracker, join(path, "tracker"), problems)
-    read_save(spec.save, join(path, "save"), problems)
+    problems.extend(spec.read_of_save[1])
     if spec.resume is not None and not checkpoint_of(Path(spec.resume)).is_file():
         problems.add(
             join(path, "resume"), f"{spec.resume!r} has no {CHECKPOINT}; give the directory of a run that finished an epoch"
