@@ -174,11 +174,10 @@ def deterministic(wanted: bool) -> Iterator[None]:
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which matrix products of CUDA are none
     enabled, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    cudnn, threads = torch.backends.cudnn, torch.get_num_threads()
-    benchmark = cudnn.benchmark
+    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)
-    cudnn.benchmark = False  # pyright: ignore[reportAttributeAccessIssue]
+    torch.backends.cudnn.benchmark = False
     try:
         yield
     except RuntimeError as error:
@@ -190,7 +189,7 @@ def deterministic(wanted: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
         torch.set_num_threads(threads)
-        cudnn.benchmark = benchmark  # pyright: ignore[reportAttributeAccessIssue]
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def is_not_deterministic(error: BaseException) -> bool:

@@ -27,7 +27,8 @@ from modelfactory.training.checkpoint import PackedWeights, load_into, pack_weig
 from modelfactory.training.optimizer_state import load_named_state, named_state
 from modelfactory.training.result import SCORES, Result, read_seconds, write_metrics
 from modelfactory.training.resume_policy import PATH, Change, Rule, find_changes, other_batches, policy_of, refusals
-from modelfactory.training.scheduler import Schedule
+from modelfactory.training.saving import carry_kept, checkpoint_of
+from modelfactory.training.scheduler import replay
 from modelfactory.training.setup import Run
 from modelfactory.training.status import CHECKPOINT, clear_run, config_hash, recorded
 from modelfactory.training.within_epoch import Place
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 SETTINGS_KEY = "modelfactory.settings"
 HASH_KEY = "modelfactory.config_hash"
 _FORMAT = 1
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 # of the initial values, which are not measured again when a run is resumed elsewhere
 _CARRIED = ("ledger.csv", "signal.csv", "signal.png", "signal_histograms.png")
 
@@ -44,7 +46,7 @@ def check_resume(config: Mapping[str, Any], source: str | Path, problems: Proble
     """Say in `problems` which keys of a config cannot differ from the run in `source`, as far as its config tells."""
     try:
         with _named(PATH):
-            before = _config_of(read_metadata(Path(source, CHECKPOINT)))
+            before = _config_of(read_metadata(checkpoint_of(Path(source))))
     except DamagedFile as error:
         problems.extend(error.problems)
         return
@@ -86,6 +88,7 @@ class RunFiles:
         self._positions: list[int] = []  # of the schedule, in steps, after each epoch
         self._last_epoch: dict[str, int] | None = None  # what it trained on
         self.within: dict[str, Any] | None = None
+        self._is_saved = True  # whether the last epoch is
 
     def resume(self, source: Path, run: Run, model: nn.Module, result: Result) -> tuple[Run, int]:
         """Put model, optimizer, schedule, scaler and records where the run in `source` left them; nothing is written.
@@ -99,7 +102,11 @@ class RunFiles:
         Raises:
             ConfigError: what differs and cannot be changed, a file that is damaged or missing, or a run of another model.
         """
-        place = source / CHECKPOINT
+        place = checkpoint_of(source)
+        if place == source:  # one that the run kept
+            source = place.parent.parent
+            if self.folder is not None and self.folder.resolve() == source.resolve():
+                raise ConfigError([Problem(PATH, f"{place} is older than the run in {source}; give the new run another directory")])
         with _named(PATH):
             state, metadata = read_state_and_metadata(place)
         if state.get("format") != _FORMAT:
@@ -200,6 +207,8 @@ class RunFiles:
             return None
         if result.best == result.final and self.within is None:
             return pack_weights(model.state_dict(), self.config if same else self._saved_config, _scores(result))
+        if "best_weights" in self._state:
+            return pack_weights(self._state["best_weights"], self.config if same else self._state["best_config"], _scores(result))
         file = (self._source or Path()) / WEIGHTS
         told = f"which has the weights of the best epoch, {result.best['epoch']}, that the checkpoint goes with; {RESTORE}"
         if not file.is_file():
@@ -222,6 +231,7 @@ class RunFiles:
             return
         if elsewhere:
             save_state(self.folder / CHECKPOINT, self._state, self._metadata)
+            carry_kept(self._source, self.folder, len(result.history))
             for path in (self._source / name for name in _CARRIED):
                 if path.is_file():
                     write_atomic(self.folder / path.name, lambda file, path=path: shutil.copyfile(path, file))
@@ -244,9 +254,25 @@ class RunFiles:
         self._last_epoch = dict(seen)
         best = pack_weights(model.state_dict(), self.config, _scores(result)) if is_best else None
         result.weights_checksum = result.weights_checksum if best is None else best.digest
-        self._save(run, model, result, stale)
+        for file in run.spec.saving.kept(result.final["epoch"], is_best):  # before the last one, after which the epoch is done
+            self._save(run, model, result, stale, self._best_beside(is_best), file)
+        self._is_saved = run.spec.saving.is_due(result.final["epoch"], is_best)
+        if self._is_saved:
+            self._save(run, model, result, stale)
         if best is not None:
             best.save(self.folder / WEIGHTS)
+
+    def _best_beside(self, is_best: bool) -> dict[str, Any]:
+        """What a checkpoint that stays needs of a best epoch that it is not of, whose weights a later one replaces."""
+        if is_best or self.folder is None:
+            return {}
+        weights = read_weights(self.folder / WEIGHTS)
+        return {"best_weights": weights.tensors, "best_config": weights.config}
+
+    def close(self, run: Run, model: nn.Module, result: Result, stale: int) -> None:
+        """Write the checkpoint of the last epoch, where `trainer.save.every` did not."""
+        if not self._is_saved:
+            self._save(run, model, result, stale)
 
     def save_within(self, within: dict[str, Any], run: Run, model: nn.Module, result: Result, stale: int) -> None:
         """Write the checkpoint of an epoch that is done in part; the other files are of whole epochs."""
@@ -259,7 +285,9 @@ class RunFiles:
             return ""
         return f"step {place.step}, in epoch {place.epoch}, is saved; trainer.resume={self.folder} goes on from there"
 
-    def _save(self, run: Run, model: nn.Module, result: Result, stale: int, more: Mapping[str, Any] = MappingProxyType({})) -> None:
+    def _save(
+        self, run: Run, model: nn.Module, result: Result, stale: int, more: Mapping[str, Any] = _NOTHING, file: Path = CHECKPOINT
+    ) -> None:
         if self.folder is None:
             return
         state = {
@@ -285,32 +313,7 @@ class RunFiles:
         metadata = {SETTINGS_KEY: json.dumps(self._settings)}
         if self.config is not None:
             metadata |= {CONFIG_KEY: json.dumps(self.config), HASH_KEY: config_hash(self.config)}
-        save_state(self.folder / CHECKPOINT, state, metadata)
-
-
-def replay(schedule: Schedule, values: list[float], positions: list[int], before: int, steps_per_epoch: int) -> list[int]:
-    """Step a new schedule through the epochs that were done, at this config's number of steps an epoch.
-
-    An uninterrupted run computes its learning rates by the same steps, so they are the same to the last bit.
-
-    Args:
-        values: the monitored value of each epoch.
-        positions: of the schedule after each epoch, in steps.
-        before: the steps that a whole epoch had; one that had others, such as steps that were skipped, keeps its own number.
-
-    Returns:
-        The positions of this schedule.
-    """
-    last, replayed = 0, []
-    for position, value in zip(positions, values, strict=True):
-        taken, last = position - last, position
-        taken = steps_per_epoch if taken == before else taken
-        for _ in range(taken if schedule.each_step else 0):
-            schedule.step_done()
-        if taken:
-            schedule.epoch_done((replayed[-1] if replayed else 0) + taken, value)
-        replayed.append(schedule.steps)
-    return replayed
+        save_state(self.folder / file, state, metadata)
 
 
 def _config_of(metadata: Mapping[str, str]) -> dict[str, Any]:

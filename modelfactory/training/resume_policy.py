@@ -60,7 +60,8 @@ POLICY = (
     Policy(("trainer.loss", "trainer.loss.*", "trainer.monitor"), Rule.REFUSED, "the best epoch is chosen by comparing with earlier ones"),
     Policy(("trainer.max_epochs", "trainer.max_steps"), Rule.FREE,
            "how long it trains; a schedule that is fitted to the length changes with it, which is recorded"),
-    Policy(("trainer.check_every", "trainer.cache_features", "trainer.progress", "trainer.tracker", "trainer.signal", "trainer.strategy"),
+    Policy(("trainer.check_every", "trainer.cache_features", "trainer.progress", "trainer.tracker", "trainer.signal", "trainer.strategy",
+            "trainer.save", "trainer.save.*"),
            Rule.FREE, "no number depends on it"),
     Policy(("trainer.device", "trainer.precision", "trainer.compile", "trainer.clip_norm", "trainer.patience",
             "trainer.sync_batchnorm", "trainer.deterministic", "trainer", "trainer.*"), Rule.TAKES_EFFECT, "from the next epoch"),
@@ -150,6 +151,7 @@ def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config as JSON holds it, without where it is resumed from and how sweeps run, with the groups' defaults."""
     plain = json.loads(json.dumps(config, default=lambda value: type(value).__name__))
     plain.pop("sweep", None)
+    plain["seed"] = plain.get("seed") or 0
     for group, defaults in _defaults().items():
         if plain.get(group) is None:
             plain[group] = dict(defaults)

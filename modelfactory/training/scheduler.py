@@ -308,3 +308,28 @@ def build_schedule(
         raise ConfigError([Problem(path, f"{spec.kind.__name__} refuses it: {error}")]) from error
     _scale(optimizer)
     return Schedule(optimizer, scheduler, spec.interval, warmup_steps, length if to_fill else None)
+
+
+def replay(schedule: Schedule, values: list[float], positions: list[int], before: int, steps_per_epoch: int) -> list[int]:
+    """Step a new schedule through the epochs that were done, at this config's number of steps an epoch.
+
+    An uninterrupted run computes its learning rates by the same steps, so they are the same to the last bit.
+
+    Args:
+        values: the monitored value of each epoch.
+        positions: of the schedule after each epoch, in steps.
+        before: the steps that a whole epoch had; one that had others, such as steps that were skipped, keeps its own number.
+
+    Returns:
+        The positions of this schedule.
+    """
+    last, replayed = 0, []
+    for position, value in zip(positions, values, strict=True):
+        taken, last = position - last, position
+        taken = steps_per_epoch if taken == before else taken
+        for _ in range(taken if schedule.each_step else 0):
+            schedule.step_done()
+        if taken:
+            schedule.epoch_done((replayed[-1] if replayed else 0) + taken, value)
+        replayed.append(schedule.steps)
+    return replayed

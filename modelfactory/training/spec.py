@@ -12,6 +12,7 @@ from modelfactory.config.schema import join, key
 from modelfactory.training.device import PRECISIONS, check_device, check_precision
 from modelfactory.training.loss import LossSpec, read_loss
 from modelfactory.training.progress import STYLES
+from modelfactory.training.saving import SaveSpec, checkpoint_of, read_save
 from modelfactory.training.status import CHECKPOINT
 from modelfactory.training.trackers import TRACKERS, check_tracker
 
@@ -40,7 +41,8 @@ class TrainerSpec:
         compile: whether torch.compile compiles the model.
         clip_norm: the largest norm of all gradients together; null: no clipping.
         accumulate: batches whose gradients make one optimizer step.
-        resume: the directory of a run to go on with.
+        resume: the directory of a run to go on with, or a checkpoint that it kept.
+        save: when checkpoints are saved (`every`: epochs, steps, minutes) and which stay beside the last (`keep`: best, epochs).
         loss: `_target_` of a loss module and its arguments; null: cross entropy for classes, mean squares for values.
         monitor: what the best epoch is best by, and what early stopping and ReduceLROnPlateau look at.
         patience: epochs without a better monitored value after which training stops; null: never.
@@ -66,6 +68,7 @@ class TrainerSpec:
     clip_norm: float | None = key(None, above=0)
     accumulate: int = key(1, min=1)
     resume: str | None = None
+    save: dict | None = None
     loss: dict | None = None
     monitor: str = key("val_loss", choices=tuple(MONITORS))
     patience: int | None = key(None, min=1)
@@ -78,6 +81,11 @@ class TrainerSpec:
     progress: str = key("auto", choices=STYLES)
     tracker: str | None = key(None, choices=tuple(TRACKERS))
     signal: str = key("picture", choices=SIGNALS)
+
+    @property
+    def saving(self) -> SaveSpec:
+        """What `save` says, with what it leaves out."""
+        return read_save(self.save, "trainer.save", Problems())
 
     @property
     def cached(self) -> str | None:
@@ -106,7 +114,8 @@ def check_trainer(spec: TrainerSpec, path: str, problems: Problems) -> tuple[tor
         problems.add(join(path, "strategy"), "'fsdp' is not supported: each process has the whole model; give auto or ddp")
     loss = read_loss(spec.loss, problems, join(path, "loss"))
     check_tracker(spec.tracker, join(path, "tracker"), problems)
-    if spec.resume is not None and not Path(spec.resume, CHECKPOINT).is_file():
+    read_save(spec.save, join(path, "save"), problems)
+    if spec.resume is not None and not checkpoint_of(Path(spec.resume)).is_file():
         problems.add(
             join(path, "resume"), f"{spec.resume!r} has no {CHECKPOINT}; give the directory of a run that finished an epoch"
         )

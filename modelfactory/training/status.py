@@ -222,6 +222,8 @@ def clear_run(folder: Path) -> None:
     """
     for name in RUN_FILES:
         (folder / name).unlink(missing_ok=True)
+    for kept in (folder / CHECKPOINT.parent).glob(f"*{CHECKPOINT.suffix}"):
+        kept.unlink(missing_ok=True)
     if (folder / CHECKPOINT.parent).is_dir() and not any((folder / CHECKPOINT.parent).iterdir()):
         (folder / CHECKPOINT.parent).rmdir()
 

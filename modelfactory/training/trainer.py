@@ -24,6 +24,7 @@ from modelfactory.training.nonfinite import not_finite
 from modelfactory.training.progress import Progress
 from modelfactory.training.result import SCORES, SKIPPED, Recorded, Result
 from modelfactory.training.resume import RunFiles
+from modelfactory.training.saving import SaveTimes
 from modelfactory.training.setup import Run, check_model, set_up
 from modelfactory.training.spec import MONITORS
 from modelfactory.training.stopping import Stop, Terminated, stoppable
@@ -111,9 +112,11 @@ def train_model(
         began = time.perf_counter() - result.seconds
         begun = within["step"] if within else steps
         tracker = open_tracker(spec.tracker, result.run_dir, files.config, begun)
+        looks = 1 if device.type == "cpu" else spec.check_every
+        times = SaveTimes(spec.saving.every, world, looks)
         style, together = spec.progress if world.is_first else "none", contextlib.ExitStack()
         with (
-            stoppable(world, every=1 if device.type == "cpu" else spec.check_every) as stop,
+            stoppable(world, looks) as stop,
             Recorded(result, files.config),
             world.guarded(),
             tracker as track,
@@ -191,6 +194,10 @@ def train_model(
                         _check_kept(losses, run, (x, y), steps, epoch)
                     if last or stop.asked(steps):
                         break
+                    if times.are_due(steps):
+                        _check_kept(losses, run, (x, y), steps, epoch)
+                        place = Place(epoch, steps, updates - updates_before, skipped, lr)
+                        files.save_within(state_within(place, run, seen, losses, watch), run, model, result, stale)
 
                 _check_kept(losses, run, (x, y), steps, epoch)
                 scores = None
@@ -221,6 +228,7 @@ def train_model(
                 progress.epoch_done(row, is_best)
                 if track is not None:
                     track(row)
+            files.close(run, model, result, stale)
             if steps and not updates:
                 raise TrainingError(_never_updated(steps, scaler))
     result.warnings.extend([files.notice] if files.notice else [])

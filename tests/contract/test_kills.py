@@ -32,7 +32,7 @@ from modelfactory.config.compose import to_plain
 
 words = ["model.width=4", "trainer.device=cpu", "trainer.progress=none", "trainer.signal=table", "trainer.limit_batches=2",
          "optimizer=sgd", "scheduler=step", "scheduler.step_size=1", "scheduler.gamma=0.01", "trainer.max_epochs=3",
-         "+freeze.rules.body={before: head}", "trainer.cache_features=disk"]
+         "+freeze.rules.body={before: head}", "trainer.cache_features=disk", "trainer.save.every.steps=1", "trainer.save.keep.epochs=2"]
 CONFIG = to_plain(mf.compose(*words))
 CONFIG.pop("sweep")
 EVENTS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate", "shutil.copyfile"}

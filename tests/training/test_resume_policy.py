@@ -53,6 +53,11 @@ def test_a_key_has_the_policy_of_its_row(path, rule):
     assert policy_of(path).rule is rule
 
 
+def test_a_seed_that_is_left_out_is_0():
+    assert find_changes({}, {"seed": 0}) == find_changes({"seed": None}, {"seed": 0}) == []
+    assert [str(change) for change in find_changes({}, {"seed": 2})] == ["seed: 0 -> 2"]
+
+
 def test_a_key_that_is_left_out_is_its_default():
     before = {"optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1}, "model": {"layers": {"fc": linear()}}}
     after = {

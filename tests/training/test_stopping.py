@@ -75,7 +75,7 @@ CASES = {
     "plateau": {"optimizer": SGD, "scheduler": PLATEAU},
     "accumulated": {"optimizer": ADAMW, "trainer": {"accumulate": 2, "clip_norm": 0.5}},
     "batch norm": {"model": {"layers": layers(b=BATCH_NORM)}},
-    "large updates": {"optimizer": SGD | {"lr": 0.1}},
+    "small updates": {"optimizer": SGD | {"lr": 1e-6}},
     "half": {"trainer": {"precision": "fp16"}},
     "thawed": {"freeze": {"rules": {"a": {"match": "a.*", "until": {"epoch": 2}}}}},
     "on disk": {"data": {"_target_": f"{__name__}.noisy", "num_workers": 0}},
