@@ -172,9 +172,8 @@ def _instantiate(plugin: Callable[[DictConfig], DictConfig]) -> Callable[..., An
 def _format_config_groups() -> Callable[..., str]:
     original = hydra_module.Hydra.format_config_groups
 
-    def format_config_groups(self: Any, predicate: Callable[[str], bool], compact: bool = True) -> str:
-        lines = original(self, predicate, compact).splitlines()
-        return "".join(f"{_folded(line) if compact else line}\n" for line in lines)
+    def format_config_groups(self: Any, *given: Any, **named: Any) -> str:
+        return "".join(f"{_folded(line)}\n" for line in original(self, *given, **named).splitlines())
 
     return format_config_groups
 

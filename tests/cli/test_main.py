@@ -266,7 +266,7 @@ def test_what_trains_nothing_imports_no_torch(tmp_path: Path, arguments: list[st
     ("line", "expected"),
     [
         ("modelfactory pl", ["plan"]),
-        ("modelfactory ", ["train", "plan", "explain", "audit", "report", "coordcheck", "eval", "predict", "list"]),
+        ("modelfactory ", ["train", "plan", "explain", "audit", "report", "coordcheck", "eval", "predict", "list", "new", "schema"]),
         ("modelfactory list back", ["backbone"]),
         ("modelfactory plan --j", ["--json"]),
         ("modelfactory audit --le", ["--level"]),
