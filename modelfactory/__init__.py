@@ -9,7 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modelfactory.api.run import build, load, plan, train
+    from modelfactory.api.own_loop import build_data, build_optimizer, build_scheduler, evaluate, predict
+    from modelfactory.api.run import build, plan, train
+    from modelfactory.api.saved_model import load
+    from modelfactory.auditing.audit import audit
+    from modelfactory.auditing.finding import Audit
+    from modelfactory.cli.sweep import sweep
     from modelfactory.config.compose import compose
     from modelfactory.config.errors import ConfigError, ModelFactoryError, SchemeError, TrainingError
     from modelfactory.config.target import trust
@@ -26,6 +31,7 @@ if TYPE_CHECKING:
     from modelfactory.training.result import Result
 
 __all__ = [
+    "Audit",
     "Built",
     "ConfigError",
     "Item",
@@ -42,21 +48,33 @@ __all__ = [
     "Select",
     "SelfAttention",
     "TrainingError",
+    "audit",
     "build",
+    "build_data",
+    "build_optimizer",
+    "build_scheduler",
     "calibrate",
     "compose",
+    "evaluate",
     "freeze",
     "initialize",
     "load",
     "plan",
+    "predict",
     "report",
     "signal",
+    "sweep",
     "train",
     "trust",
 ]
 
 _NAMES = {
-    "modelfactory.api.run": ("build", "load", "plan", "train"),
+    "modelfactory.api.own_loop": ("build_data", "build_optimizer", "build_scheduler", "evaluate", "predict"),
+    "modelfactory.api.run": ("build", "plan", "train"),
+    "modelfactory.api.saved_model": ("load",),
+    "modelfactory.auditing.audit": ("audit",),
+    "modelfactory.auditing.finding": ("Audit",),
+    "modelfactory.cli.sweep": ("sweep",),
     "modelfactory.config.compose": ("compose",),
     "modelfactory.config.errors": ("ConfigError", "ModelFactoryError", "SchemeError", "TrainingError"),
     "modelfactory.config.target": ("trust",),

@@ -1,40 +1,42 @@
-"""From a resolved config to a plan, a model, a trained model with its files, and back from the file."""
+"""From a config to a plan, a model, and a trained model with its files."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import nn
 
+from modelfactory.api.existing_model import train_module
 from modelfactory.api.pretraining import settle
 from modelfactory.api.signal_check import check_signal
-from modelfactory.config.compose import to_plain, to_yaml
+from modelfactory.config.compose import as_given, to_plain, to_yaml
 from modelfactory.config.errors import ConfigError, Problem, Problems, did_you_mean, nearest
 from modelfactory.config.files import write_text
+from modelfactory.config.hydra_patches import give_configs_as_they_stand
 from modelfactory.config.nesting import check_depth
+from modelfactory.config.own_groups import read_groups
 from modelfactory.config.unused_keys import unused_figures
+from modelfactory.data.dataset import Data
 from modelfactory.data.first_batch import evidence_of
 from modelfactory.data.spec import build_data, check_data
 from modelfactory.init.structural_arguments import Evidence
-from modelfactory.model.backbone.spec import without_files
-from modelfactory.model.blueprint import assemble
 from modelfactory.model.grammar import MODEL_KEYS
-from modelfactory.model.weights.files import WEIGHTS
-from modelfactory.parameters.freezing import apply_frozen, choose_frozen
-from modelfactory.parameters.roles import describe
+from modelfactory.planning.materialize import Built
 from modelfactory.planning.plan import Plan, make_plan
-from modelfactory.planning.spec import read_spec
+from modelfactory.planning.spec import GROUPS, OF_MODEL, read_spec
 from modelfactory.sweeping.experiment import check_experiment
 from modelfactory.sweeping.spec import check_sweep
-from modelfactory.training.checkpoint import load_into, read_weights
 from modelfactory.training.device import training_context
+from modelfactory.training.distributed import ALONE, World
 from modelfactory.training.frozen_prefix import divide
+from modelfactory.training.launch import open_world
 from modelfactory.training.loss import ignored_target
 from modelfactory.training.optimizer import build_optimizer, check_optimizer
 from modelfactory.training.result import Result
@@ -44,13 +46,18 @@ from modelfactory.training.spec import TrainerSpec, check_trainer
 from modelfactory.training.trainer import train_model
 
 log = logging.getLogger(__name__)
+_Folder = str | os.PathLike[str]
+give_configs_as_they_stand([f"{place}.{name}" for place in ("modelfactory", __name__) for name in ("build", "plan", "train")])
 
 
-def plan(cfg: Any) -> Plan:
-    """What a config would build, parameter by parameter; nothing is allocated.
+def plan(cfg: Any, *overrides: str, at: str | None = None) -> Plan:
+    """Plan what a config would build, parameter by parameter; nothing is allocated.
 
     Args:
-        cfg: a DictConfig or a plain dict with `model`, and as needed `init`, `freeze`, `data.input_shape`, `seed`.
+        cfg: a DictConfig or a plain dict with `model`, and as needed `init`, `freeze`, `data.input_shape`, `seed`; keys that are not
+            among those that decide a model are left alone. Or a YAML file, or the first of `overrides`.
+        overrides: as on the command line, such as "model=cnn", "init=kaiming_normal".
+        at: where in the config the groups are, such as "net"; what is not there is taken from above.
 
     Raises:
         ConfigError: everything that is wrong, each with its config path.
@@ -60,19 +67,30 @@ def plan(cfg: Any) -> Plan:
         >>> made = plan({"model": {"layers": layers}, "data": {"input_shape": [3]}, "init": "xavier_normal"})
         >>> [(row.name, row.scheme) for row in made.ledger]
         [('fc.weight', 'xavier_normal'), ('fc.bias', 'zeros')]
+        >>> plan("model=mlp", "model.width=8").ledger["head.weight"].shape
+        '10x8'
     """
-    problems = Problems()
-    config = settle(_read(cfg), problems, check)
-    if isinstance(config.get("optimizer"), Mapping):  # one that is not among those allowed here tells nothing, and is left alone
-        told = Problems()
-        check_optimizer(config["optimizer"], told)
-        problems.extend(problem for problem in told if problem.path != "optimizer._target_")
-    problems.raise_if_any()
-    return make_plan(config, evidence=_evidence(config))
+    with _own(as_given(cfg, overrides), (*OF_MODEL, "optimizer"), at) as own:
+        problems = Problems()
+        config = settle(own, problems, check)
+        if _is_optimizer(config.get("optimizer")):
+            told = Problems()
+            check_optimizer(config["optimizer"], told)
+            problems.extend(problem for problem in told if problem.path != "optimizer._target_")
+        problems.raise_if_any()
+        return make_plan(config, evidence=_evidence(config))
 
 
-def build(cfg: Any, device: str | torch.device | None = None) -> nn.Module:
-    """The model of a config as a plain nn.Module, every parameter initialised by the rule that picks it.
+def build(cfg: Any, *overrides: str, at: str | None = None, device: str | torch.device | None = None) -> nn.Module:
+    """Build the model of a config as a plain nn.Module, every parameter initialised by the rule that picks it.
+
+    As a `_target_` of Hydra and hydra-zen it is given the config as it stands: the layers in it are not instantiated before.
+
+    Args:
+        cfg: as for `plan`.
+        overrides: as for `plan`.
+        at: as for `plan`.
+        device: where the model goes; None leaves it on the CPU.
 
     Raises:
         ConfigError: everything that is wrong, each with its config path.
@@ -84,13 +102,33 @@ def build(cfg: Any, device: str | torch.device | None = None) -> nn.Module:
           (fc): Linear(in_features=3, out_features=2, bias=True)
           (act): ReLU()
         )
+        >>> theirs = {"lr": 0.1, "net": {"layers": {"fc": {**layers["fc"], "in_features": "${width}"}}}, "width": 3}
+        >>> build(theirs, at="net")
+        Sequential(
+          (fc): Linear(in_features=3, out_features=2, bias=True)
+        )
     """
-    config = _settled(_read(cfg))
-    return make_plan(config, look=False, evidence=_evidence(config)).build(device)
+    with _own(as_given(cfg, overrides), OF_MODEL, at) as own:
+        config = _settled(own)
+        return make_plan(config, look=False, evidence=_evidence(config)).build(device)
+
+
+@contextmanager
+def _own(cfg: Any, groups: Collection[str], at: str | None = None) -> Iterator[dict[str, Any]]:
+    """Read the groups of a config into a plain dict that all that follows can walk through; errors of the block have their true paths."""
+    found = read_groups(cfg, groups, at)
+    with found.told():
+        check_depth(found.config)
+        yield found.config
+
+
+def _is_optimizer(value: Any) -> bool:
+    """Whether this can be an optimizer of ours, and not what another project makes of the name: `_partial_: true` is for Hydra."""
+    return isinstance(value, Mapping) and not any(str(key).startswith("_") and key != "_target_" for key in value)
 
 
 def _read(cfg: Any) -> dict[str, Any]:
-    """A config as a plain dict that all that follows can walk through."""
+    """A whole config as a plain dict that all that follows can walk through."""
     config = to_plain(cfg)
     check_depth(config)
     return config
@@ -104,8 +142,11 @@ def _evidence(config: Mapping[str, Any]) -> Evidence | None:
     return evidence_of(lambda: build_data(data, backbone=config.get("backbone"), ignored=ignored_target(config.get("trainer"))))
 
 
-def check(cfg: Any) -> Plan:
+def check(cfg: Any, strict: bool = True) -> Plan:
     """Checks a whole config before anything is built, loaded or written; returns the plan of its model.
+
+    Args:
+        strict: whether keys beside the groups are wrong, and not left alone.
 
     Raises:
         ConfigError: everything that is wrong, each with its config path, the value and what would do.
@@ -117,7 +158,7 @@ def check(cfg: Any) -> Plan:
         optimizer.lr: -1 is too small; give a number >= 0
     """
     problems = Problems()
-    config = settle(_read(cfg), problems, check)
+    config = settle(_read(cfg if strict else read_groups(cfg, GROUPS).config), problems, check)
     _check_figures(cfg, problems)
     spec = read_spec(config, problems)
     checks: dict[str, Callable[[Any, Problems], Any]] = {
@@ -156,9 +197,9 @@ def _check_figures(cfg: Any, problems: Problems) -> None:
 
 
 def _settled(config: dict[str, Any]) -> dict[str, Any]:
-    """The config with the weights of its pretraining, which is done here where it is not done yet."""
+    """The config with the weights of its pretraining, which is done here, in one process, where it is not done yet."""
     problems = Problems()
-    settled = settle(config, problems, check, train)
+    settled = settle(config, problems, check, partial(_train, world=ALONE, pictures=True))
     problems.raise_if_any()
     return settled
 
@@ -175,54 +216,64 @@ def _monitor(trainer: Any) -> str | None:
     return monitor if isinstance(monitor, str) else None
 
 
-def _refuse_several_processes() -> None:
-    """Raise where a launcher such as torchrun started several processes, each of which would train the same run."""
-    world = os.environ.get("WORLD_SIZE", "1")
-    if world.isdigit() and int(world) > 1:
-        message = f"WORLD_SIZE is {world}, and a training is one process; start it without torchrun, or unset WORLD_SIZE"
-        raise ConfigError([Problem("trainer", message)])
+@overload
+def train(cfg: Any, run_dir: _Folder | None = None, *, resume: _Folder | None = None, pictures: bool = True) -> Result: ...
+@overload
+def train(cfg: nn.Module, settings: Any = None, /, *, run_dir: _Folder | None = None, train: Any = None, val: Any = None) -> Result: ...
+def train(cfg: Any, *args: Any, resume: _Folder | None = None, train: Any = None, val: Any = None, **folder: Any) -> Result:
+    """Build the model of a config, train it on its data, and leave a run directory; or train a model that exists.
 
+    `train(model, cfg)` trains any module in place by the groups `data`, `optimizer`, `scheduler` and `trainer` of a config;
+    `train(model, train=..., val=...)`, with a config or without, on what a program has: pairs of tensors (inputs, targets), torch data
+    sets or DataLoaders.
 
-@training_context()
-def train(
-    cfg: Any,
-    run_dir: str | os.PathLike[str] | None = None,
-    *,
-    resume: str | os.PathLike[str] | None = None,
-    pictures: bool = True,
-) -> Result:
-    """Builds the model of a config, trains it on its data, and leaves a run directory.
+    Where a launcher such as torchrun started several processes, each calls this, and they train together.
 
     Args:
-        cfg: a DictConfig or a plain dict with all groups.
+        cfg: a DictConfig or a plain dict with all groups, whose other keys are left alone; or a module.
         run_dir: where config.yaml, ledger.csv, metrics.csv, result.json, model.safetensors and checkpoint/ go; None:
             nothing is written.
         resume: the directory of a run of this config to go on with; the config need not say so by trainer.resume.
         pictures: whether signal.png is drawn, as trainer.signal asks for; the jobs of a sweep leave it to `report`.
+        train: what to train a module on, in place of the config's data; with it `val`.
 
     Raises:
         ConfigError: everything that is wrong; nothing has been written then.
         TrainingError: a loss that is not finite, with the first layer whose output was not.
+        RankFailed: another process of the training failed.
 
     Example:
         >>> import modelfactory as mf
         >>> cfg = mf.compose("trainer=debug", "trainer.device=cpu", "trainer.progress=none")
         >>> mf.train(cfg).final["epoch"]
         1
+        >>> mf.train(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), cfg).final["epoch"]
+        1
     """
-    _refuse_several_processes()
-    config = _read(cfg)
+    if isinstance(cfg, nn.Module):
+        if resume is not None:
+            raise TypeError("resume= goes on with the run of a config; of a model that exists give trainer.resume in its config")
+        return train_module(cfg, *args, train=train, val=val, **folder)
+    if train is not None or val is not None:
+        raise TypeError("train= and val= are for a model that exists: mf.train(model, train=..., val=...)")
+    return _train_config(cfg, *args, resume=resume, **folder)
+
+
+@training_context()
+def _train_config(
+    cfg: Any, run_dir: _Folder | None = None, *, resume: _Folder | None = None, pictures: bool = True
+) -> Result:
+    config = _read(read_groups(cfg, GROUPS).config)
     if resume is not None:
         config["trainer"] = {**(config.get("trainer") or {}), "resume": str(resume)}
-    made = check(config)
-    config.pop("sweep", None)  # how a sweep of runs goes on is no part of a run
-    settled = _settled(config)
-    if settled is not config:
-        made = check(settled)
-    if config.get("data") is None:
-        raise ConfigError([Problem("data", "missing; give _target_, such as modelfactory.data.digits")])
-    data = build_data(config["data"], backbone=settled.get("backbone"), ignored=ignored_target(config.get("trainer")))
-    built = made.materialize(evidence=evidence_of(lambda: data))
+    with open_world() as world:
+        return _train(config, run_dir, world, pictures)
+
+
+def _train(config: dict[str, Any], run_dir: _Folder | None, world: World, pictures: bool) -> Result:
+    """Trains a config in the processes of `world`, each of which builds the same model of the same data."""
+    with world.agreed(), world.first_goes_first():  # what is fetched, or trained first, is so once
+        made, data, built = _prepare(config)
     rows = [row for row in built.ledger if row.role != "buffer"]
     for done in (built.pretrained, built.calibration):
         if done is not None:
@@ -268,50 +319,18 @@ def train(
         before_epoch=before_epoch,
         thawed_later=built.thaws,
         init_hash=built.ledger.fingerprint,
+        world=world,
     )
 
 
-def load(path: str | os.PathLike[str]) -> nn.Module:
-    """The model that a run left, from its one file: architecture and weights, in evaluation mode.
-
-    Runs no code from the file: the classes that its config names must be allowed as in any config.
-
-    Args:
-        path: a model.safetensors, or the directory of a run.
-
-    Raises:
-        ConfigError: no such file, no config in it, a class that is not trusted, weights of another model.
-
-    Example:
-        >>> import tempfile
-        >>> import modelfactory as mf
-        >>> cfg = mf.compose("trainer=debug", "trainer.device=cpu", "trainer.progress=none")
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     result = mf.train(cfg, run_dir=folder)
-        ...     model = load(f"{folder}/model.safetensors")
-        >>> model.head
-        Linear(in_features=512, out_features=10, bias=True)
-    """
-    file = Path(path)
-    if file.is_dir():
-        file = file / WEIGHTS
-    weights = read_weights(file)
-    if not isinstance(weights.config, Mapping):
-        raise ConfigError([Problem("", f"{file} carries no config, so its model cannot be built again")])
-    check_depth(weights.config)
-    problems = Problems()
-    of_model = ("seed", "data", "backbone", "model", "init", "freeze", "optimizer")
-    config = {name: value for name, value in weights.config.items() if name in of_model}
-    spec = read_spec({**config, "backbone": without_files(config.get("backbone"))}, problems)
-    if spec is None:
-        raise ConfigError(problems)
-    draft = assemble(spec.node, spec.seed)
-    infos = describe(draft.module)
-    frozen = choose_frozen(infos, spec.freeze, draft.definitions, problems)
-    problems.raise_if_any()
-    epoch = int(weights.metadata.get("modelfactory.epoch", 0))
-    frozen = {key: until for key, until in frozen.items() if until is None or until > epoch}
-    # first, since what is loaded may come in new parameters, which take over requires_grad
-    apply_frozen(draft.module, frozen, spec.freeze.dropout)
-    load_into(draft.module, weights.tensors, "", str(file), assign=all(len(info.names) == 1 for info in infos))
-    return draft.module.eval()
+def _prepare(config: dict[str, Any]) -> tuple[Plan, Data, Built]:
+    """The plan of a config that is checked, its data and what is built of it."""
+    made = check(config)
+    config.pop("sweep", None)  # how a sweep of runs goes on is no part of a run
+    settled = _settled(config)
+    if settled is not config:
+        made = check(settled)
+    if config.get("data") is None:
+        raise ConfigError([Problem("data", "missing; give _target_, such as modelfactory.data.digits")])
+    data = build_data(config["data"], backbone=settled.get("backbone"), ignored=ignored_target(config.get("trainer")))
+    return made, data, made.materialize(evidence=evidence_of(lambda: data))

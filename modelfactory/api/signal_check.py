@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from modelfactory.config.errors import ConfigError, Problems, contained
 from modelfactory.config.schema import check_value
 from modelfactory.data.dataset import Data
+from modelfactory.model.modes import kept_modes
 from modelfactory.parameters.roles import describe
 from modelfactory.planning.plan import make_plan
-from modelfactory.signal_propagation.probe import Probe, probe
+from modelfactory.signal_propagation.probe import Probe, probe, told_failures
 from modelfactory.signal_propagation.table import SignalTable
 from modelfactory.signal_propagation.verdict import INITS, is_fatal, summary
 from modelfactory.training.loss import build_loss
@@ -61,14 +62,10 @@ def _measured(
     if wanted == "none" or parameter is None:
         return [], []
     x, y = (tensor.to(parameter.device) for tensor in data.train.sample(min(data.batch_size, _MOST_INPUTS)))
-    modes = [(module, module.training) for module in model.modules()]
-    try:
+    with kept_modes(model):
         model.train()
         found = probe(model, x, seed=config.get("seed", 0), histograms=wanted == "histograms")
-    finally:
-        for module, training in modes:
-            module.training = training
-    warnings, hints = _signal_warnings(found, config), list[str]()
+    warnings, hints = _said_of_signal(found, config)
     first_loss = _first_loss(model, found.found.output, y, data, trainer)
     if first_loss is not None:
         (warnings if first_loss[0] > _FAR_TOO_HIGH else hints).append(first_loss[1])
@@ -79,15 +76,21 @@ def _measured(
     return warnings, hints
 
 
-def _signal_warnings(found: Probe, config: Mapping[str, Any]) -> list[str]:
+def _said_of_signal(found: Probe, config: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Warnings and hints: a fatal verdict with what is predicted to fix it, and what the architecture needs; others are hints."""
+    failures = list(found.table.failures)
+    warms_up = bool((config.get("scheduler") or {}).get("warmup_epochs"))
+    remarks = () if warms_up else found.table.remarks
     said = summary(found.table)
-    if not said:
-        return []
     if not is_fatal(found.table):
-        return [said]
+        return [*remarks, *told_failures(failures)], [said] if said else []
     loaded = (config.get("backbone") or {}).get("weights") not in (None, False)  # which no other init would change
-    mend = None if loaded else find_mend(config, found.predict)
-    return [f"{said}; {mend} mends it by prediction" if mend else f"{said}; see signal.csv"]
+    mend = None
+    if not loaded:
+        with contained("the search for a fix", failures):
+            mend = find_mend(config, found.predict)
+    told = f"{said}; {mend} is predicted to fix it" if mend else f"{said}; see signal.csv"
+    return [told, *remarks, *told_failures(failures)], []
 
 
 def _all_well(found: Probe) -> str:

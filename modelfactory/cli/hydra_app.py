@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -30,6 +30,9 @@ from modelfactory.sweeping.launcher import SweepLauncher, move_sweep, read_sweep
 from modelfactory.sweeping.optuna_sweeper import OptunaSweeper
 from modelfactory.sweeping.spec import AUTO
 
+if TYPE_CHECKING:
+    from modelfactory.training.distributed import World
+
 
 def current_folder() -> Path:
     """The directory that Hydra made for what the application runs at present."""
@@ -51,6 +54,7 @@ class _Session:
         folders: those that there were not before the run, innermost first.
         launcher: that of a sweep.
         refused: what of the overrides of a sweep Hydra refuses, which is told with what is wrong in its jobs.
+        world: the processes of a run that a launcher started together, which have one folder; None: there is this one.
     """
 
     check: Callable[[Any], object]
@@ -58,6 +62,7 @@ class _Session:
     folders: list[Path] = field(default_factory=list)
     launcher: SweepLauncher | None = None
     refused: tuple[Problem, ...] = ()
+    world: World | None = None
 
     def check_run(self, config: DictConfig) -> None:
         """Checks the config of a run, whose folder is the one to clean up from here on."""
@@ -65,6 +70,13 @@ class _Session:
         HydraConfig.instance().set_config(config)
         try:  # configs may use ${hydra:runtime.output_dir}, which Hydra sets in the same way when it makes the directory
             folder = Path(config.hydra.run.dir).absolute()
+            if self.world is not None:
+                folder = Path(self.world.gather(str(folder))[0])  # the time is in its name, which is not the same in every process
+                with read_write(config.hydra), open_dict(config.hydra):
+                    config.hydra.run.dir = str(folder)
+                    if not self.world.is_first:  # it writes nothing, and its log file would be in the folder of its own time
+                        config.hydra.output_subdir = None
+                        config.hydra.job_logging = {"version": 1, "disable_existing_loggers": False, "root": {"level": "ERROR"}}
             if wrong := name_problem(folder):
                 raise ConfigError([Problem("hydra.run.dir", f"the run directory {wrong}; give a shorter one")])
             with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
@@ -108,7 +120,7 @@ class _Session:
 
     def remove_unused(self) -> None:
         """Removes the directories made for a run that did not begin, if all that is in them is Hydra's own."""
-        folder = self.folders[0] if self.folders else None
+        folder = self.folders[0] if self.folders and (self.world is None or self.world.is_first) else None
         if folder is None or not folder.is_dir():
             return
         own = [path for path in folder.iterdir() if path.name in (".hydra", "multirun.yaml") or path.suffix == ".log"]
@@ -144,6 +156,9 @@ class CheckBeforeRun(Callback):
         if _session is None:
             return
         try:
+            if _session.world is not None:
+                message = f"a sweep is started by one process, and there are {_session.world.size}; start it without torchrun"
+                raise ConfigError([Problem("hydra.mode", message)])
             resume = read_sweep_spec(config).resume
             if resume not in (None, AUTO):
                 move_sweep(config, Path(resume).absolute())
@@ -193,6 +208,7 @@ def run_application(
     arguments: Sequence[str],
     check: Callable[[Any], object],
     swept: Callable[[Path], object] = lambda _: None,
+    world: World | None = None,
 ) -> None:
     """Runs `job` as Hydra's own application on `arguments`, with all of Hydra's options; or a sweep of jobs.
 
@@ -200,6 +216,7 @@ def run_application(
         job: gets the composed config of a run. Those of a sweep are done by `modelfactory.cli.train_job.train_job`.
         check: gets the config of a run, or of each job of a sweep, before anything is written; what it raises comes out.
         swept: gets the folder of a sweep that began, however it ended, before this returns or raises.
+        world: the processes of a run that a launcher started together, each of which calls this; None: there is this one.
 
     Raises:
         ConfigError: the config cannot be composed, or the job raised it; a run directory made for nothing is gone.
@@ -211,7 +228,7 @@ def run_application(
     words = _with_callback(list(arguments))
     kept = sys.argv, os.environ.get("HYDRA_FULL_ERROR"), _session
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that errors are raised and not printed by Hydra
-    session = _session = _Session(check)
+    session = _session = _Session(check, world=world)
 
     def run(given: list[str]) -> None:
         sys.argv = [sys.argv[0], *given]

@@ -1,4 +1,4 @@
-"""The command line: `modelfactory train`, `plan`, `explain` and `report`, and `python train.py`.
+"""The command line: `modelfactory train`, `plan`, `explain`, `audit` and `report`, and `python train.py`.
 
 Nothing here imports torch before a model is wanted: `--help`, `--cfg job` and shell completion answer at once.
 """
@@ -9,15 +9,19 @@ import argparse
 import json
 import logging
 import os
+import pkgutil
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from modelfactory.cli.completion import complete
+from modelfactory.cli.streams import open_streams, say, silence
 from modelfactory.config.errors import ConfigError, ModelFactoryError, did_you_mean
 from modelfactory.config.printable import printable
 
@@ -30,7 +34,11 @@ commands
   train    train the model that a config describes, or with -m a sweep of them
   plan     show what would be built, layer by layer, without building it; or what tells two configs apart
   explain  show which rule sets a parameter and why, its fans, its gain, and what draws it
+  audit    look for what is wrong with the initial values of a model, or of one loaded from a checkpoint
   report   rank the schemes of a sweep and draw its page, also while it runs; of a run as well
+  eval     measure the model of a run on its data
+  predict  give what the model of a run makes of files
+  list     list the configs of a group, with a line on each
 
 examples
   modelfactory train init=kaiming_normal
@@ -38,10 +46,14 @@ examples
   modelfactory plan model=cnn init=xavier_normal
   modelfactory plan model=cnn --against model=resnet
   modelfactory explain head.weight model=cnn
+  modelfactory audit model=cnn init=xavier_normal
   modelfactory report multirun/DATE/TIME
+  modelfactory predict outputs/DATE/TIME photos/*.jpg
+  modelfactory list backbone 'resnet*'
 
 `modelfactory COMMAND --help` tells more of each; that of train lists the groups and keys that can be overridden.
 """
+_VIEWS = {"eval": "on_runs:evaluate", "predict": "on_runs:predict", "list": "listing:list_configs"}
 log = logging.getLogger(__name__)
 
 
@@ -53,7 +65,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         2
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands: dict[str, Callable[[list[str]], int]] = {"train": train, "plan": plan, "explain": explain, "report": report}
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "train": train,
+        "plan": plan,
+        "explain": explain,
+        "audit": audit,
+        "report": report,
+        **{name: partial(_show, view) for name, view in _VIEWS.items()},
+    }
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE, end="")
         return DONE if arguments else WRONG
@@ -61,32 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"modelfactory {_version()}")
         return DONE
     if arguments[0] in ("-sc", "--shell-completion"):
-        return _complete(arguments, commands)
+        return DONE if complete(commands, _VIEWS) else train(arguments)
     if arguments[0] not in commands:
         print(f"error: {arguments[0]!r} is not a command{did_you_mean(arguments[0], commands)}", file=sys.stderr)
         return WRONG
     return commands[arguments[0]](arguments[1:])
-
-
-def _complete(arguments: list[str], commands: Sequence[str] | dict[str, Any]) -> int:
-    """Shell completion of `modelfactory COMMAND ...`: Hydra completes what comes after the command."""
-    line = os.environ.get("COMP_LINE", "")
-    words = line.split(" ")
-    if len(words) == 2:
-        print(" ".join(command for command in commands if command.startswith(words[1])))
-        return DONE
-    if len(words) > 2 and words[1] in ("plan", "explain"):
-        from modelfactory.cli.plan_and_explain import FLAGS
-
-        if words[-1].startswith("-"):
-            print(" ".join(flag for flag in FLAGS if flag.startswith(words[-1])))
-            return DONE
-        if words[1] == "explain" and len(words) == 3:  # the name of a parameter, which only the model tells
-            return DONE
-        words = [word for word in words if word not in FLAGS]
-    if len(words) > 2:
-        os.environ["COMP_LINE"] = " ".join([words[0], *words[3 if words[1] == "explain" else 2 :]])
-    return train(arguments)
 
 
 def train(arguments: Sequence[str] | None = None) -> int:
@@ -102,10 +100,10 @@ def train(arguments: Sequence[str] | None = None) -> int:
 
     sweeps: list[Path] = []
     status = DONE
-    _open_streams()
+    open_streams()
     try:
-        with _terminated_as_interrupted():
-            run_application(_train_job, sys.argv[1:] if arguments is None else arguments, _check, sweeps.append)
+        with _terminated_as_interrupted(), _launched_together() as world:
+            run_application(train_config, sys.argv[1:] if arguments is None else arguments, check_config, sweeps.append, world)
     except KeyboardInterrupt as error:
         with suppress(OSError):  # the terminal may be gone
             print(str(error) or "interrupted", file=sys.stderr)
@@ -141,6 +139,23 @@ def _terminated_as_interrupted() -> Iterator[None]:
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _launched_together() -> Iterator[Any]:
+    """The processes that a launcher such as torchrun started for this run; None where there is this one."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        yield None
+        return
+    from modelfactory.training.launch import open_world
+
+    with open_world() as world:
+        yield world if world.size > 1 else None
+
+
+def _is_first() -> bool:
+    """Whether this is the process that tells how a run ended; there may be several (`torchrun`)."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 def _end_sweep(folder: Path, status: int) -> int:
@@ -196,7 +211,8 @@ def _conclude(folder: Path) -> int:
     return DONE
 
 
-def _check(cfg: Any) -> None:
+def check_config(cfg: Any) -> None:
+    """Check the config of a run, strictly: every key has to be known."""
     from modelfactory.config.compose import to_plain
 
     to_plain(cfg)
@@ -205,7 +221,7 @@ def _check(cfg: Any) -> None:
     check(cfg)
 
 
-def _train_job(cfg: Any) -> None:
+def train_config(cfg: Any) -> None:
     """A run: trains in the directory that Hydra made."""
     from modelfactory.cli.hydra_app import current_folder, started_in
     from modelfactory.sweeping.job import job_config
@@ -213,50 +229,29 @@ def _train_job(cfg: Any) -> None:
     folder = current_folder()
     try:
         plain = job_config(cfg, started_in())
-        from modelfactory.api.run import train as train_config
+        from modelfactory.api.run import train as train_run
 
-        result = train_config(plain, folder)
+        result = train_run(plain, folder)
     except Exception as error:
-        if not isinstance(error, ConfigError):
+        if not isinstance(error, ConfigError) and _is_first():
             from modelfactory.training.status import end_record, status_of, told
 
             end_record(folder, status_of(error), told(error))
         raise
-    _say(f"done: {result.outcome}: {folder}")
-
-
-def _say(text: str) -> None:
-    """Prints a line of a run that is done, which it is also where nobody reads it."""
-    try:
-        print(text, flush=True)
-    except (OSError, ValueError):
-        _silence()
-
-
-def _silence() -> None:
-    """Lets what is still to be printed go nowhere: what reads the output has read enough, such as `| head`, or is gone."""
-    with suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _open_streams() -> None:
-    """Opens standard streams that the process was started without (`>&-`), whose numbers files would be given otherwise."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:
-            try:
-                os.fstat(number)
-            except OSError:  # os.open gives the lowest free number
-                os.open(os.devnull, os.O_RDWR)
-            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))
+    if _is_first():
+        say(f"done: {result.outcome}: {folder}")
 
 
 def _tell(error: Exception) -> int:
     """Prints what failed, on stderr without a traceback, and returns the exit status."""
     if isinstance(error, ConfigError):
+        if not _is_first():  # each process finds the same, or is told it
+            return WRONG
         print("error: the configuration is wrong", file=sys.stderr)
         print("\n".join(f"  {line}" for line in str(error).splitlines()), file=sys.stderr)
         return WRONG
-    print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+    place = "" if _is_first() else f"process {os.environ.get('RANK')}: "
+    print(f"{place}error: {type(error).__name__}: {error}", file=sys.stderr)
     if not isinstance(error, ModelFactoryError):
         print("(set HYDRA_FULL_ERROR=1 to see where)", file=sys.stderr)
     return FAILED
@@ -276,6 +271,26 @@ def explain(arguments: Sequence[str]) -> int:
     return _print(viewing.explain, arguments)
 
 
+def audit(arguments: Sequence[str]) -> int:
+    """Prints what is wrong with the initial values of a model; the exit status is 1 where something is."""
+    from modelfactory.cli import plan_and_explain as viewing
+
+    clean = True
+
+    def view(words: Sequence[str]) -> str:
+        nonlocal clean
+        text, clean = viewing.audit(words)
+        return text
+
+    status = _print(view, arguments)
+    return FAILED if status == DONE and not clean else status
+
+
+def _show(view: str, arguments: Sequence[str]) -> int:
+    """Prints what a function of this room gives, which is imported when it is wanted."""
+    return _print(pkgutil.resolve_name(f"modelfactory.cli.{view}"), arguments)
+
+
 def _print(view: Callable[[Sequence[str]], str], arguments: Sequence[str]) -> int:
     try:
         print(view(arguments))
@@ -283,7 +298,7 @@ def _print(view: Callable[[Sequence[str]], str], arguments: Sequence[str]) -> in
     except SystemExit as stop:  # the parser's: of --help, or of a flag that there is not
         return int(stop.code or 0)
     except BrokenPipeError:
-        _silence()
+        silence()
         return DONE
     except ConfigError as error:
         return _tell(error)

@@ -1,4 +1,4 @@
-"""The commands that look at a config and build nothing: `modelfactory plan` and `modelfactory explain`.
+"""The commands that look at a config and train nothing: `modelfactory plan`, `modelfactory explain` and `modelfactory audit`.
 
 Nothing here imports torch before a model is wanted, so that help and shell completion answer at once.
 """
@@ -17,6 +17,7 @@ from modelfactory.config.errors import ConfigError, Problem
 
 PAGE = 120  # columns, where the output is no terminal
 FLAGS = ("--all", "--against", "--config-dir", "--config-name", "--help", "--json")
+AUDIT_FLAGS = ("--checkpoint", "--config-dir", "--config-name", "--help", "--json", "--level")
 
 _PLAN = """\
 Shows what a config would build, without building it: no weight is allocated, whatever the size.
@@ -42,6 +43,18 @@ examples
   modelfactory explain head.bias model=mlp '+init.rules.mine={match: "head.*", scheme: zeros}' --json
 
 Exit status: 0 done, 2 the config is wrong or has no such parameter."""
+
+_AUDIT = """\
+Builds the model of a config and looks at its initial values, on the first batch of its data where it has some: what was
+never written, what is equal where it must differ, scales that do not fit, ends that should be 0, a first loss far from
+that of a guess. With --checkpoint, what of the model that file did not give. docs/audit.md has a section on each finding."""
+_AUDIT_EXAMPLES = """\
+examples
+  modelfactory audit model=cnn init=xavier_normal
+  modelfactory audit model=cnn --checkpoint outputs/DATE/TIME
+  modelfactory audit model=own model._target_=my_pkg.MyNet --level error --json
+
+Exit status: 0 nothing of that level, 1 findings, 2 the config is wrong. Overrides are those of `modelfactory train`."""
 
 
 def plan(arguments: Sequence[str]) -> str:
@@ -77,16 +90,33 @@ def explain(arguments: Sequence[str]) -> str:
     return _json([explanation.to_dict() for explanation in found]) if given.json else found.text(_width())
 
 
-def _look(given: argparse.Namespace, overrides: Sequence[str], which: str = "") -> Any:
+def audit(arguments: Sequence[str]) -> tuple[str, bool]:
+    """What `modelfactory audit ARGUMENTS` prints, and whether nothing of its level was found.
+
+    Raises:
+        ConfigError: a config that is wrong, or no such checkpoint.
+    """
+    given = _audit_parser().parse_intermixed_args(list(arguments))
+    cfg = _compose(given, given.overrides)
+    from modelfactory.api.audited import audit_config
+
+    found = audit_config(cfg, given.checkpoint)
+    return _json(found.to_dict()) if given.json else found.text(_width()), not found.at(given.level)
+
+
+def _compose(given: argparse.Namespace, overrides: Sequence[str]) -> Any:
     from modelfactory.config.compose import compose
     from modelfactory.config.rejected_overrides import with_the_rest
 
     try:
-        try:
-            cfg = compose(*overrides, config_dir=given.config_dir, config_name=given.config_name or "config")
-        except ConfigError as error:
-            raise with_the_rest(error, _check) from error
-        return _check(cfg)
+        return compose(*overrides, config_dir=given.config_dir, config_name=given.config_name or "config")
+    except ConfigError as error:
+        raise with_the_rest(error, _check) from error
+
+
+def _look(given: argparse.Namespace, overrides: Sequence[str], which: str = "") -> Any:
+    try:
+        return _check(_compose(given, overrides))
     except ConfigError as error:
         raise ConfigError(Problem(f"{which}{problem.path}", problem.message) for problem in error.problems) from error
 
@@ -94,7 +124,7 @@ def _look(given: argparse.Namespace, overrides: Sequence[str], which: str = "") 
 def _check(cfg: Any) -> Any:
     from modelfactory.api.run import check
 
-    return check(cfg)
+    return check(cfg, strict=False)  # another project's config may be looked at
 
 
 def _json(value: Any) -> str:
@@ -111,7 +141,7 @@ def _parser(name: str, description: str, examples: str, usage: str) -> argparse.
     parser = argparse.ArgumentParser(
         prog=f"modelfactory {name}", usage=usage, description=description, epilog=examples, formatter_class=kind, allow_abbrev=False
     )
-    parser.add_argument("--json", action="store_true", help="everything as JSON, in a layout that stays (docs/plan.md)")
+    parser.add_argument("--json", action="store_true", help="everything as JSON, in a layout that stays (docs/plan.md, docs/audit.md)")
     parser.add_argument("-cd", "--config-dir", metavar="DIR", help="a folder of your own configs, whose groups come first")
     parser.add_argument("-cn", "--config-name", metavar="NAME", help="the primary config (default: config)")
     return parser
@@ -123,6 +153,15 @@ def _plan_parser() -> argparse.ArgumentParser:
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDES", help="as for train: model=cnn init=xavier_normal ...")
     parser.add_argument("--all", action="store_true", help="every repeat and every parameter, and not those alike once")
     parser.add_argument("--against", nargs="*", metavar="OVERRIDES", help="a second config, whole: shows what differs from the first")
+    return parser
+
+
+def _audit_parser() -> argparse.ArgumentParser:
+    usage = "modelfactory audit [OVERRIDES ...] [--checkpoint FILE] [--level LEVEL] [--json]"
+    parser = _parser("audit", _AUDIT, _AUDIT_EXAMPLES, usage)
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDES", help="as for train: model=cnn init=xavier_normal ...")
+    parser.add_argument("--checkpoint", metavar="FILE", help="a .safetensors, .pt or .pth file, or a run's directory, loaded first")
+    parser.add_argument("--level", default="warn", choices=("warn", "error"), help="the least that gives exit status 1 (default: warn)")
     return parser
 
 

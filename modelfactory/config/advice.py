@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Advice(str):
-    """What a warning says, and the override of the command line that would mend it.
+    """What a warning says, and the override of the command line that would fix it.
 
     Attributes:
         mend: an override to paste, such as "init=kaiming_normal"; None where there is no single one.
@@ -13,7 +13,7 @@ class Advice(str):
     Example:
         >>> advice = Advice("the signal vanishes", mend="init=kaiming_normal")
         >>> print(advice)
-        the signal vanishes; to mend it: init=kaiming_normal
+        the signal vanishes; to fix it: init=kaiming_normal
         >>> advice.mend
         'init=kaiming_normal'
     """
@@ -22,6 +22,6 @@ class Advice(str):
     mend: str | None
 
     def __new__(cls, message: str, mend: str | None = None) -> Advice:
-        advice = super().__new__(cls, message if mend is None else f"{message}; to mend it: {mend}")
+        advice = super().__new__(cls, message if mend is None else f"{message}; to fix it: {mend}")
         advice.message, advice.mend = message, mend
         return advice

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from modelfactory.config.checked import CheckedLoader
 from modelfactory.config.errors import ConfigError, Problem, Problems
@@ -53,6 +53,37 @@ def compose(*overrides: str, config_dir: str | os.PathLike[str] | None = None, c
             return with_experiment(telling_all(lambda given: hydra.compose(config_name, overrides=given)), overrides)
 
 
+def as_given(cfg: Any, overrides: Sequence[str] = ()) -> Any:
+    """Give the config that a call is about: one that is composed already, the overrides of one, or a YAML file with overrides.
+
+    Raises:
+        ConfigError: a string that is neither; or overrides after a config, which has been composed.
+
+    Example:
+        >>> as_given("model=cnn", ["seed=3"]).seed
+        3
+        >>> as_given("model")
+        Traceback (most recent call last):
+        modelfactory.config.errors.ConfigError: 'model' is neither an override, such as model=cnn, nor the path of a YAML file
+    """
+    if not isinstance(cfg, (str, os.PathLike)):
+        if overrides:
+            words = " ".join(map(str, overrides))
+            raise ConfigError([Problem("", f"{words!r} comes after a config; overrides go to mf.compose, and device= and at= have names")])
+        return cfg
+    file = Path(cfg)
+    if file.suffix == ".yml":
+        raise ConfigError([Problem("", f"{str(cfg)!r} ends in .yml, and Hydra reads .yaml alone; give it that name")])
+    if file.suffix == ".yaml":
+        if not file.is_file():
+            raise ConfigError([Problem("", f"there is no file {str(cfg)!r} in {Path.cwd()}")])
+        return compose(*overrides, config_dir=file.resolve().parent, config_name=file.name)
+    for word in map(str, (cfg, *overrides)):
+        if "=" not in word and not word.startswith("~"):
+            raise ConfigError([Problem("", f"{word!r} is neither an override, such as model=cnn, nor the path of a YAML file")])
+    return compose(str(cfg), *overrides)
+
+
 def with_experiment(composing: Callable[[list[str]], _T], overrides: Iterable[str]) -> _T:
     """Calls `composing` so that both `experiment=x` and `+experiment=x` work, whether or not the primary config has the group."""
     given = list(overrides)
@@ -89,7 +120,20 @@ def to_plain(cfg: Any) -> dict[str, Any]:
         Traceback (most recent call last):
         modelfactory.config.errors.ConfigError: model.size: '${widht}' does not resolve: Interpolation key 'widht' not found
     """
-    plain = {str(key): value for key, value in _resolved(cfg).items()}
+    return in_plain_words(_resolved(cfg))
+
+
+def in_plain_words(config: Mapping[Any, Any]) -> dict[str, Any]:
+    """Give a resolved config with null for a group that is switched off, and strings for the names of layers, rules and groups.
+
+    Raises:
+        ConfigError: a name that cannot be told.
+
+    Example:
+        >>> in_plain_words({"backbone": "none", "model": {"layers": {0: {}}}})
+        {'backbone': None, 'model': {'layers': {'0': {}}}}
+    """
+    plain = {str(key): value for key, value in config.items()}
     for group in _MAY_BE_NONE:
         if plain.get(group) is False or plain.get(group) == "none":
             plain[group] = None
@@ -102,34 +146,72 @@ def to_plain(cfg: Any) -> dict[str, Any]:
 def _resolved(cfg: Any) -> Mapping[Any, Any]:
     if isinstance(cfg, Mapping) and not OmegaConf.is_config(cfg):
         check_nesting(cfg, OmegaConf.is_config)
-        if not _needs_resolving(cfg):
+        if not needs_resolving(cfg):
             return cfg
-        try:
-            cfg = OmegaConf.create(_plain_nodes(cfg), flags={"allow_objects": True})
-        except OmegaConfBaseException as error:
-            raise ConfigError([complaint(error)]) from error
-        except RecursionError as error:
-            check_depth(cfg)
-            raise ConfigError([complaint(error)]) from error
+        cfg = as_config(cfg)
     if not isinstance(cfg, DictConfig):
         raise ConfigError([Problem("", f"{cfg!r} is not a config; give a DictConfig or a dict")])
-    if "hydra" in cfg:
-        cfg = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])  # pyright: ignore[reportArgumentType]
+    return resolve_paths(cfg, {key: (key,) for key in cfg if key != "hydra"})
+
+
+def as_config(config: Mapping[Any, Any]) -> DictConfig:
+    """Make a DictConfig of a plain mapping, in which there may be nodes of OmegaConf and objects of any class.
+
+    Raises:
+        ConfigError: OmegaConf cannot have such keys or values, or it has no end.
+
+    Example:
+        >>> as_config({"width": 8, "size": "${width}"}).size
+        8
+    """
+    try:
+        made: Any = OmegaConf.create(plain_nodes(config), flags={"allow_objects": True})
+        return made
+    except OmegaConfBaseException as error:
+        raise ConfigError([complaint(error)]) from error
+    except RecursionError as error:
+        check_depth(config)
+        raise ConfigError([complaint(error)]) from error
+
+
+def resolve_paths(cfg: DictConfig, paths: Mapping[Any, Sequence[Any]]) -> dict[Any, Any]:
+    """Resolve what is at these paths of a config, and nothing else of it.
+
+    Raises:
+        ConfigError: interpolations that lead nowhere or in a circle, values that are missing (`???`), each with its path.
+
+    Example:
+        >>> resolve_paths(OmegaConf.create({"lr": "???", "net": {"size": "${..width}"}, "width": 8}), {"net": ["net"]})
+        {'net': {'size': 8}}
+    """
     circles: list[Problem] = []
     try:
-        circles = find_circles(cfg)
-        plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        circles = find_circles(cfg, paths.values())
+        return {name: _value_at(cfg, path) for name, path in paths.items()}
     except (OmegaConfBaseException, RecursionError) as error:
         problems = Problems()
-        check_nodes(cfg, "", problems)
+        check_nodes(cfg, paths.values(), problems)
         told = {problem.path for problem in problems}
         problems.extend(circle for circle in circles if circle.path not in told)
         raise ConfigError(list(problems) or [complaint(error)]) from error
-    return plain
 
 
-def _needs_resolving(config: Mapping[Any, Any]) -> bool:
-    """Whether there is a `${`, a `???`, or a node of OmegaConf anywhere (`{**cfg, ...}` has such)."""
+def _value_at(cfg: Any, path: Sequence[Any]) -> Any:
+    node = cfg
+    for key in path:
+        if isinstance(node, DictConfig) and OmegaConf.is_missing(node, key):
+            raise MissingMandatoryValue(f"Missing mandatory value: {key}")
+        node = node[key]
+    return OmegaConf.to_container(node, resolve=True, throw_on_missing=True) if OmegaConf.is_config(node) else node
+
+
+def needs_resolving(config: Mapping[Any, Any]) -> bool:
+    """Whether there is a `${`, a `???`, or a node of OmegaConf anywhere (`{**cfg, ...}` has such).
+
+    Example:
+        >>> needs_resolving({"size": [8, "${width}"]}), needs_resolving({"size": 8})
+        (True, False)
+    """
     waiting: list[Any] = [config]
     while waiting:
         value = waiting.pop()
@@ -145,12 +227,26 @@ def _needs_resolving(config: Mapping[Any, Any]) -> bool:
     return False
 
 
-def _plain_nodes(value: Any) -> Any:
+def plain_nodes(value: Any, resolve: bool = False) -> Any:
+    """Copy mappings and lists; nodes of OmegaConf as they are written, with their interpolations, unless `resolve`.
+
+    Raises:
+        ConfigError: with `resolve`, what does not resolve.
+
+    Example:
+        >>> plain_nodes({"size": OmegaConf.create(["${width}"])})
+        {'size': ['${width}']}
+        >>> plain_nodes(OmegaConf.create({"size": 8, "net": {"width": "${size}"}}).net, resolve=True)
+        {'width': 8}
+    """
     if OmegaConf.is_config(value):
-        return OmegaConf.to_container(value, resolve=False)
+        try:
+            return OmegaConf.to_container(value, resolve=resolve, throw_on_missing=resolve)
+        except OmegaConfBaseException as error:
+            raise ConfigError([complaint(error)]) from error
     if isinstance(value, Mapping):
-        return {key: _plain_nodes(item) for key, item in value.items()}
-    return [_plain_nodes(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key: plain_nodes(item, resolve) for key, item in value.items()}
+    return [plain_nodes(item, resolve) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def to_yaml(plain: Mapping[str, Any]) -> str:
@@ -163,4 +259,4 @@ def to_yaml(plain: Mapping[str, Any]) -> str:
           depth: 2
           name: '1e-3'
     """
-    return OmegaConf.to_yaml(OmegaConf.create(_plain_nodes(plain), flags={"allow_objects": True}))
+    return OmegaConf.to_yaml(OmegaConf.create(plain_nodes(plain), flags={"allow_objects": True}))

@@ -23,6 +23,17 @@ class TrainingError(ModelFactoryError, RuntimeError):
     """The training diverged: a loss that is not finite."""
 
 
+class RankFailed(ModelFactoryError, RuntimeError):
+    """Another process of the same training failed; `status` is what that makes of the run."""
+
+    def __init__(self, message: str, status: str):
+        self.status = status
+        super().__init__(message)
+
+    def __reduce__(self):
+        return type(self), (str(self), self.status)
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong with a config, at one path.

@@ -1,6 +1,7 @@
 """What is changed of Hydra's own functions while our application runs or a config is composed, each with its reason.
 
-Nothing is changed for longer, nor anywhere else. `tests/contract/test_hydra_patches.py` has a test for each, which fails when Hydra
+Nothing is changed for longer, nor anywhere else, but for `hydra.utils.instantiate` of what names a function of this package that takes
+a config. `tests/contract/test_hydra_patches.py` has a test for each, which fails when Hydra
 changes under it, or no longer needs it.
 """
 
@@ -18,6 +19,7 @@ from typing import Any
 import hydra
 import hydra._internal.config_loader_impl as loader_module
 import hydra._internal.hydra as hydra_module
+import hydra._internal.instantiate._instantiate2 as instantiate_module
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.defaults_list import DefaultsList, Overrides
@@ -30,7 +32,7 @@ from hydra.errors import HydraException, OverrideParseException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from modelfactory.config.yaml_files import yaml_checked
 
@@ -38,6 +40,7 @@ OF_1_4 = "execution_whitelist" in inspect.signature(hydra.main).parameters
 VERSION_BASE: dict[str, Any] = {} if OF_1_4 else {"version_base": "1.3"}  # 1.4 has but one, and warns of the argument
 LOAD = "_load_configuration" if OF_1_4 else "load_configuration"  # what every composing of ConfigLoaderImpl goes through
 MOST_BASES = 64  # choices of groups that are kept: memory does not grow with the jobs of a sweep
+_TARGETS = ("_target_", "_zen_target")  # hydra-zen's own, where a function of it stands before the target
 
 Loading = Callable[[Callable[[list[str]], DictConfig], list[str], RunMode], DictConfig]
 Launching = Callable[[Callable[[Any], Launcher], HydraContext, Any, DictConfig], Launcher]
@@ -234,3 +237,27 @@ def _split_arguments() -> Any:
         return [[[as_given.get(word, word) for word in job] for job in batch] for batch in original(overrides, max_batch_size)]
 
     return staticmethod(split_arguments)
+
+
+def give_configs_as_they_stand(functions: Sequence[str]) -> None:
+    """Have `hydra.utils.instantiate` leave alone what is inside of a node whose `_target_` is one of these, from now on.
+
+    Hydra makes what is named inside first, which in a config of ours is every layer, each without the sizes that are inferred.
+    `_recursive_: false` does the same, where a config says it; what a config says so itself still counts.
+
+    Args:
+        functions: full names, each as a config may write it.
+    """
+    original = instantiate_module.instantiate_node
+    if getattr(original, "for_configs", None) is not None:
+        return
+
+    def instantiate_node(node: Any, *args: Any, **kwargs: Any) -> Any:
+        above = node._get_parent() if isinstance(node, (DictConfig, ListConfig)) else None
+        targets = [above[key] for key in _TARGETS if key in above] if isinstance(above, DictConfig) and "_recursive_" not in above else []
+        if any(target in functions for target in targets):
+            return node
+        return original(node, *args, **kwargs)
+
+    instantiate_node.for_configs = functions  # pyright: ignore[reportFunctionMemberAccess]
+    instantiate_module.instantiate_node = instantiate_node

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -17,8 +17,11 @@ _REFERENCE = re.compile(r"\$\{\s*(\.*[\w\-.\[\]]+)\s*\}")
 _NOWHERE = object()
 
 
-def find_circles(cfg: DictConfig) -> list[Problem]:
-    """The interpolations that stand inside of what they lead to, told from what is written: nothing is resolved.
+def find_circles(cfg: DictConfig, paths: Iterable[Sequence[Any]] = ((),)) -> list[Problem]:
+    """Find interpolations that stand inside of what they lead to, told from what is written: nothing is resolved.
+
+    Args:
+        paths: where to look; all of the config unless told.
 
     Raises:
         ConfigError: the interpolation with which there are too many values, since each may multiply what others lead to.
@@ -31,7 +34,8 @@ def find_circles(cfg: DictConfig) -> list[Problem]:
         modelfactory.config.errors.ConfigError: c[4]: '${b}' is one too many: the interpolations repeat more than 50,000 values
     """
     written = _Written(OmegaConf.to_container(cfg, resolve=False))
-    written.size((), _NOWHERE)
+    for path in paths:
+        written.count(tuple(path))
     return written.circles
 
 
@@ -45,9 +49,18 @@ class _Written:
         self._open: set[tuple[Any, ...]] = set()
         self._repeated = 0
 
+    def count(self, path: tuple[Any, ...]) -> None:
+        """Count the values at a path, through interpolations on the way to it."""
+        value = self._root
+        for place, key in enumerate(path):
+            if isinstance(value, str):  # what it leads to has the rest of the path
+                self.size(path[:place], value)
+                return
+            value = value[key]
+        self.size(path, value)
+
     def size(self, path: tuple[Any, ...], value: Any) -> int:
         """How many values there are once what is at this path is resolved."""
-        value = self._root if value is _NOWHERE else value
         if path in self._sizes:
             return self._sizes[path]
         self._open.add(path)
@@ -115,24 +128,41 @@ def _told(path: tuple[Any, ...]) -> str:
     return text
 
 
-def check_nodes(node: Any, path: str, problems: Problems) -> None:
-    """Adds every interpolation that does not resolve and every value that is missing, each with its path."""
-    for key in node.keys() if isinstance(node, DictConfig) else range(len(node)):
-        where = join(path, str(key)) if isinstance(node, DictConfig) else f"{path}[{key}]"
-        raw = node._get_node(key)
-        if raw is None:
-            continue
-        if raw._is_missing():
-            problems.add(where, "is missing (???); give a value")
-            continue
-        try:
-            child = node[key]
-        except InterpolationToMissingValueError:
-            continue  # the value it leads to is reported at its own path
-        except (OmegaConfBaseException, RecursionError) as error:
-            circle = isinstance(error, RecursionError) or "ecursi" in str(error)
-            why = "it leads in a circle" if circle else str(error).splitlines()[0]
-            problems.add(where, f"{raw._value()!r} does not resolve: {why}")
-            continue
-        if OmegaConf.is_config(child) and not raw._is_interpolation():
-            check_nodes(child, where, problems)
+def check_nodes(cfg: Any, paths: Iterable[Sequence[Any]], problems: Problems) -> None:
+    """Add every interpolation that does not resolve and every value that is missing at these paths and below, each with its path."""
+    for *above, key in paths:
+        node, where = cfg, ""
+        for step in above:
+            where = _below(node, where, step)
+            try:
+                node = node[step]
+            except (OmegaConfBaseException, RecursionError) as error:
+                problems.add(where, f"does not resolve: {str(error).splitlines()[0]}")
+                break
+        else:
+            _check_node(node, key, _below(node, where, key), problems)
+
+
+def _below(node: Any, path: str, key: Any) -> str:
+    return join(path, str(key)) if isinstance(node, DictConfig) else f"{path}[{key}]"
+
+
+def _check_node(node: Any, key: Any, where: str, problems: Problems) -> None:
+    raw = node._get_node(key)
+    if raw is None:
+        return
+    if raw._is_missing():
+        problems.add(where, "is missing (???); give a value")
+        return
+    try:
+        child = node[key]
+    except InterpolationToMissingValueError:
+        return  # the value it leads to is reported at its own path
+    except (OmegaConfBaseException, RecursionError) as error:
+        circle = isinstance(error, RecursionError) or "ecursi" in str(error)
+        why = "it leads in a circle" if circle else str(error).splitlines()[0]
+        problems.add(where, f"{raw._value()!r} does not resolve: {why}")
+        return
+    if OmegaConf.is_config(child) and not raw._is_interpolation():
+        for name in child.keys() if isinstance(child, DictConfig) else range(len(child)):
+            _check_node(child, name, _below(child, where, name), problems)

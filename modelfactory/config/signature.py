@@ -42,7 +42,16 @@ def parameters_of(target: Callable[..., Any]) -> tuple[dict[str, tuple[bool, Any
             if needed:
                 named.pop("mode", None)  # each subclass has its own
             break
+    if inspect.isclass(target) and not takes_any and _takes_more(target):
+        settable = inspect.getmembers(target, lambda value: isinstance(value, property) and value.fset is not None)
+        named = {**{name: (False, None) for name, _ in settable}, **named}
     return named, takes_any
+
+
+def _takes_more(target: type) -> bool:
+    """Whether what stands around a constructor takes any keyword, as those of the settings of `transformers` do."""
+    around = inspect.signature(target.__init__, follow_wrapped=False).parameters.values()
+    return hasattr(target.__init__, "__wrapped__") and any(parameter.kind is parameter.VAR_KEYWORD for parameter in around)
 
 
 _NEEDED = {"RNNBase": ("input_size", "hidden_size")}  # by the subclasses, whose signatures do not say

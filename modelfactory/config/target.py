@@ -17,7 +17,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from modelfactory.config.errors import Problems, did_you_mean, nearest
+from modelfactory.config.errors import Problems, did_you_mean, first_line, nearest
 from modelfactory.config.schema import check_value, join
 from modelfactory.config.signature import parameters_of
 
@@ -31,6 +31,7 @@ _VARIABLE = re.compile(r"(?!\d)[\w*?]+")
 # Where the names of each kind may lead. What `trust` added is allowed for every kind.
 _ROOTS: dict[str, tuple[str, ...]] = {
     "layer": ("torch.nn", "torchvision.models", "torchvision.ops", "modelfactory"),
+    "argument": ("torch.nn", "torchvision.models", "torchvision.ops", "modelfactory"),
     "loss": ("torch.nn", "modelfactory"),
     "activation": ("torch.nn", "modelfactory"),
     "optimizer": ("torch.optim",),
@@ -43,6 +44,7 @@ _ROOTS: dict[str, tuple[str, ...]] = {
 # How an error calls the kind, and the base classes (by full name) one of which a class of this kind has.
 _BASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "layer": ("module", ("torch.nn.modules.module.Module",)),
+    "argument": ("module, and no class that is trusted", ("torch.nn.modules.module.Module",)),
     "loss": ("loss module", ("torch.nn.modules.module.Module",)),
     "activation": ("module", ("torch.nn.modules.module.Module",)),
     "optimizer": ("optimizer", ("torch.optim.optimizer.Optimizer",)),
@@ -123,8 +125,8 @@ def split(mapping: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
 def resolve(name: Any, path: str, problems: Problems, kind: str = "layer") -> Any | None:
     """The object that a `_target_` names, or None after saying in `problems` why it is refused.
 
-    `path` is the config path of the `_target_` itself. `kind` is what the place asks for: layer, loss, activation,
-    optimizer, scheduler, data, transform or scheme; or object, which is anything that is trusted.
+    `path` is the config path of the `_target_` itself. `kind` is what the place asks for: layer, argument (of a layer), loss,
+    activation, optimizer, scheduler, data, transform or scheme; or object, which is anything that is trusted.
 
     Example:
         >>> problems = Problems()
@@ -146,14 +148,10 @@ def resolve(name: Any, path: str, problems: Problems, kind: str = "layer") -> An
         return None
     home = getattr(found, "__module__", None) or ""
     if not _inside(home, (*_ROOTS[kind], *trusted())):
-        problems.add(
-            path, f"{name!r} is refused: it leads to {home}.{getattr(found, '__qualname__', '?')}, outside of what is allowed"
-        )
+        problems.add(path, f"{name!r} is refused: it leads to {home}.{getattr(found, '__qualname__', '?')}, outside of what is allowed")
         return None
     if f"{home}.{getattr(found, '__qualname__', '')}" in _BASES[kind][1]:
-        problems.add(
-            path, f"{name!r} is what every {word} is made from, and does nothing itself; give one, like {_example(kind)}"
-        )
+        problems.add(path, f"{name!r} is what every {word} is made from, and does nothing itself; give one, like {_example(kind)}")
         return None
     if not _is_of_kind(found, kind):
         problems.add(path, f"{name!r} is not a {root} {word}{_nearest_name(root, name, kind)}")
@@ -266,7 +264,11 @@ def _walk(root: str, name: str, path: str, problems: Problems, kind: str) -> Any
         if not isinstance(holder, types.ModuleType) or step.startswith("_"):
             problems.add(path, f"{name!r} is refused at {step!r}: only public names of modules are allowed")
             return None
-        found = getattr(holder, step, None)
+        try:
+            found = getattr(holder, step, None)
+        except Exception as error:  # whatever a package raises that loads this name when it is asked for
+            problems.add(path, f"{name!r} cannot be imported: {type(error).__name__}: {first_line(error)}")
+            return None
         if found is None and getattr(holder, "__path__", None) is not None:
             found = _import_below(holder.__name__, step)
         if found is None:
@@ -291,17 +293,19 @@ def _import_below(package: str, step: str) -> types.ModuleType | None:
 
 def _is_of_kind(found: Any, kind: str) -> bool:
     bases = _BASES[kind][1]
+    if kind == "argument":  # a module, or whatever a trusted package makes for its own modules, such as their settings
+        return _is_of_kind(found, "layer") or callable(found) and _inside(found.__module__ or "", trusted())
     if inspect.isclass(found):
-        if kind == "loss" and found.__module__.startswith("torch.nn"):
+        if kind == "loss" and (found.__module__ or "").startswith("torch.nn"):
             bases = ("torch.nn.modules.loss._Loss",)
         return not bases or any(f"{base.__module__}.{base.__qualname__}" in bases for base in found.__mro__[1:])
     if not inspect.isroutine(found):
         return False
-    if kind == "layer" and found.__module__.startswith("torchvision.models"):
+    if kind == "layer" and (found.__module__ or "").startswith("torchvision.models"):
         from torchvision.models import list_models
 
         return found.__name__ in list_models()
-    return kind in ("data", "scheme", "object") or (kind in ("layer", "activation", "loss") and _inside(found.__module__, trusted()))
+    return kind in ("data", "scheme", "object") or (kind in ("layer", "activation", "loss") and _inside(found.__module__ or "", trusted()))
 
 
 def _nearest_name(root: str, name: str, kind: str) -> str:
@@ -319,8 +323,11 @@ def _names_in(module_name: str, kind: str) -> list[str]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError:
         return []
+    loaded = vars(module)  # a name that the package loads when it is asked for is offered without loading it
     return [
-        f"{module_name}.{name}" for name in dir(module) if not name.startswith("_") and _is_of_kind(getattr(module, name), kind)
+        f"{module_name}.{name}"
+        for name in dir(module)
+        if not name.startswith("_") and (name not in loaded or _is_of_kind(loaded[name], kind))
     ]
 
 

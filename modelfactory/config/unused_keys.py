@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-_USED = re.compile(r"\bmodel\.(\w+)|\$\{\s*\.+(\w+)")
+_USED = re.compile(r"\bmodel\.(\w+)|\$\{\s*\.+(?:model\.)?(\w+)")
 
 
 def unused_figures(cfg: Any) -> tuple[list[str], list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,13 +19,41 @@ from modelfactory.data.samples import KeyedSamples, collate
 _GATHERED_BYTES = 64 * 2**20
 
 
+class Part(NamedTuple):
+    """Part `index` of `count` equal parts of each batch, as one of several processes has it.
+
+    Example:
+        >>> [Part(index, 3).of(range(7)) for index in range(3)]
+        [range(0, 2), range(2, 4), range(4, 7)]
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, batch: Any) -> Any:
+        """The part of a batch of samples or indices; parts differ by one sample at most, and may be empty."""
+        size = len(batch)
+        return batch[size * self.index // self.count : size * (self.index + 1) // self.count]
+
+
+WHOLE = Part()
+
+
 def make_batches(
-    split: Split, batch_size: int, device: torch.device, *, seed: int | None = None, num_workers: int = 0, drop_last: bool = False
+    split: Split,
+    batch_size: int,
+    device: torch.device,
+    *,
+    seed: int | None = None,
+    num_workers: int = 0,
+    drop_last: bool = False,
+    part: Part = WHOLE,
 ) -> MemoryBatches | LoaderBatches:
     """The batches of a split on `device`; in the order of the split when `seed` is None, else shuffled each epoch.
 
     The order of an epoch depends on (seed, epoch) alone, and so does the augmentation of a sample of a dataset on
     disk, on (seed, epoch, its index), whatever the number of workers. The last batch may be smaller, unless `drop_last` is true.
+    Of each batch of `batch_size` samples the `part` is given, of a last one an empty part too.
 
     Example:
         >>> split = Split(torch.zeros(5, 3), torch.arange(5))
@@ -33,8 +61,8 @@ def make_batches(
         [2, 2, 1]
     """
     if split.x is not None and split.y is not None:
-        return MemoryBatches(split.x, split.y, batch_size, device, seed, drop_last=drop_last)
-    return LoaderBatches(split.dataset, batch_size, device, seed, num_workers, drop_last)
+        return MemoryBatches(split.x, split.y, batch_size, device, seed, drop_last=drop_last, part=part)
+    return LoaderBatches(split.dataset, batch_size, device, seed, num_workers, drop_last, part)
 
 
 class MemoryBatches:
@@ -49,7 +77,9 @@ class MemoryBatches:
         seed: int | None = None,
         moved: bool = True,
         drop_last: bool = False,
+        part: Part = WHOLE,
     ):
+        self.part = part
         self.x, self.y = x.to(device) if moved else x, y.to(device)
         self.device, self.batch_size, self.seed = device, batch_size, seed
         sample_bytes = max(1, x[:1].numel() * x.element_size())
@@ -63,38 +93,45 @@ class MemoryBatches:
         """The batches of epoch `epoch`, counted from 1."""
         if self.seed is None:
             for x, y in zip(self.x[: self._used].split(self.batch_size), self.y[: self._used].split(self.batch_size), strict=True):
-                yield x.to(self.device), y
+                yield self.part.of(x).to(self.device), self.part.of(y)
             return
         order = keyed_permutation(len(self.x), self.seed, f"data.epoch.{epoch}")[: self._used].to(self.device)
         for indices in order.split(self._chunk):
+            parts = [self.part.of(batch) for batch in indices.split(self.batch_size)]
+            indices, sizes = torch.cat(parts), [len(part) for part in parts]
             x, y = self.x[indices.to(self.x.device)].to(self.device), self.y[indices]
-            yield from zip(x.split(self.batch_size), y.split(self.batch_size), strict=True)
+            yield from zip(x.split(sizes), y.split(sizes), strict=True)
 
 
 class LoaderBatches:
     """Batches of a dataset on disk through `torch.utils.data.DataLoader`; its workers live as long as this object."""
 
     def __init__(
-        self, dataset: Any, batch_size: int, device: torch.device, seed: int | None = None, num_workers: int = 0, drop_last: bool = False
+        self,
+        dataset: Any,
+        batch_size: int,
+        device: torch.device,
+        seed: int | None = None,
+        num_workers: int = 0,
+        drop_last: bool = False,
+        part: Part = WHOLE,
     ):
         from torch.utils.data import DataLoader
 
         self.device = device
-        self._sampler = _EpochSampler(len(dataset), seed)
+        self._sampler = _EpochSampler(len(dataset), batch_size, seed, drop_last, part)
         self._loader = DataLoader(
             KeyedSamples(dataset, seed or 0),  # pyright: ignore[reportArgumentType]
-            batch_size,
-            sampler=self._sampler,
+            batch_sampler=self._sampler,
             num_workers=num_workers,
             collate_fn=partial(collate, name=partial(sample_name, dataset)),
-            drop_last=drop_last,
             persistent_workers=num_workers > 0,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # its draw of the workers' base seed must not come from the global generator
         )
 
     def __len__(self) -> int:
-        return len(self._loader)
+        return len(self._sampler)
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of epoch `epoch`, counted from 1.
@@ -104,25 +141,33 @@ class LoaderBatches:
         """
         if self._sampler.seed is not None:  # validation stays what it is
             self._sampler.epoch = epoch
+        given, x, y = 0, None, None
         for batch in self._loader:
             if isinstance(batch, ConfigError):
                 raise batch
             x, y = batch
             yield x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
+            given += 1
+        if given < len(self) and x is not None and y is not None:  # the last batch has fewer samples than it has parts
+            yield x[:0].to(self.device), y[:0].to(self.device)
 
 
 class _EpochSampler:
-    """Yields (epoch, index): the epoch travels with the index to workers that outlive it."""
+    """Yields the samples of each batch as (epoch, index): the epoch travels with the index to workers that outlive it."""
 
-    def __init__(self, size: int, seed: int | None):
-        self.size, self.seed, self.epoch = size, seed, 0
+    def __init__(self, size: int, batch_size: int, seed: int | None, drop_last: bool, part: Part):
+        self.size, self.batch_size, self.seed, self.part, self.epoch = size, batch_size, seed, part, 0
+        self._used = size // batch_size * batch_size if drop_last else size
 
     def __len__(self) -> int:
-        return self.size
+        return -(-self._used // self.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         if self.seed is None:
-            order = range(self.size)
+            order: Any = range(self.size)
         else:
             order = keyed_permutation(self.size, self.seed, f"data.epoch.{self.epoch}").tolist()
-        return ((self.epoch, index) for index in order)
+        for start in range(0, self._used, self.batch_size):
+            indices = self.part.of(order[start : min(start + self.batch_size, self._used)])
+            if indices:
+                yield [(self.epoch, index) for index in indices]

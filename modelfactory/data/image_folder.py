@@ -106,6 +106,25 @@ def _holds_transforms(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) and "_target_" in item for item in value)
 
 
+def image_reader(declared: Any, mean: Sequence[float], std: Sequence[float]) -> tuple[Callable[[str], Any], Callable[[Any], Tensor]]:
+    """Give what reads an image file and what makes an input of it: the declared transforms, then a normalised tensor.
+
+    Args:
+        declared: transforms of one part, as `read_transforms` gives them.
+
+    Example:
+        >>> read, transform = image_reader([], [0.5] * 3, [0.5] * 3)
+        >>> transform(torch.full((3, 2, 2), 255, dtype=torch.uint8)).max()
+        tensor(1.)
+    """
+    from torchvision.transforms import v2
+
+    if isinstance(declared, Preprocessing):
+        return read_rgb, declared.transform
+    last = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std)), v2.ToPureTensor()]
+    return read_tensor, v2.Compose([*declared, *last])
+
+
 def load_folder(
     root: Path,
     transforms: Mapping[str, Any],
@@ -116,7 +135,6 @@ def load_folder(
 ) -> Data:
     """See `modelfactory.data.image_folder`."""
     from torch.utils.data import Subset
-    from torchvision.transforms import v2
 
     problems = Problems()
     folders = check_folder(root, val_fraction, "data", problems)
@@ -126,10 +144,8 @@ def load_folder(
     problems.raise_if_any()
 
     def images(folder: Path, part: str) -> ImageFiles:
-        last = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std)), v2.ToPureTensor()]
-        if isinstance(declared[part], Preprocessing):
-            return ImageFiles(folder, declared[part].transform, read_rgb)
-        return ImageFiles(folder, v2.Compose([*declared[part], *last]), read_tensor)
+        read, transform = image_reader(declared[part], mean, std)
+        return ImageFiles(folder, transform, read)
 
     train = images(folders[0], "train")
     val = images(folders[1] or folders[0], "val")

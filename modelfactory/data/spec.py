@@ -127,6 +127,45 @@ def build_data(mapping: Mapping[str, Any], path: str = "data", backbone: Any = N
     theirs = inspect.signature(factory).parameters
     classes, per_class = (None if name in theirs else getattr(spec, name) for name in ("classes", "per_class"))
     data = narrow(data, classes, per_class, spec.seed, path, problems)
+    return _as_declared(data, spec, path, problems, ignored)
+
+
+def data_of(train: Any, val: Any, keys: Mapping[str, Any] | None = None, path: str = "data", ignored: int = IGNORED) -> Data:
+    """Make the data of a training from what a program has in its hands.
+
+    Args:
+        train: samples to train on: a pair of tensors (inputs, targets), a torch data set of such pairs, or a DataLoader, of which the data
+            set and the batch size are taken.
+        val: samples to validate on, likewise.
+        keys: those that every `data` group has, such as `batch_size`, `seed` and `num_classes`.
+
+    Raises:
+        ConfigError: none of these, a part without samples, parts that do not go together, or keys that are wrong.
+
+    Example:
+        >>> data = data_of((torch.zeros(5, 3), torch.tensor([0, 1, 1, 0, 1])), (torch.zeros(2, 3), torch.tensor([1, 0])))
+        >>> data.task, data.num_classes, data.input_shape
+        ('classification', 2, (3,))
+    """
+    from torch.utils.data import DataLoader, TensorDataset
+
+    problems = Problems()
+    loaders = [part for part in (train, val) if isinstance(part, DataLoader)]
+    sizes = {name: loader.batch_size for name, loader in zip(("batch_size", "val_batch_size"), loaders, strict=False) if loader.batch_size}
+    spec = read(DataSpec, {**sizes, **(keys or {})}, path, problems)
+    if spec is None:
+        raise ConfigError(problems)
+    parts = [part.dataset if isinstance(part, DataLoader) else part for part in (train, val)]
+    pair = tuple(TensorDataset(*part) if isinstance(part, tuple) and len(part) == 2 else part for part in parts)
+    for name, part in zip(("train", "val"), pair, strict=True):
+        if not _is_dataset(part):
+            problems.add(name, f"{type(part).__name__} is no data; give (inputs, targets), a torch data set with a length, or a DataLoader")
+    problems.raise_if_any()
+    return _as_declared(_as_data(pair, spec, path, ignored), spec, path, problems, ignored)
+
+
+def _as_declared(data: Data, spec: DataSpec, path: str, problems: Problems, ignored: int) -> Data:
+    """The data with the keys that are common to all, checked against them."""
     _check_loaded(data, spec, path, problems, ignored)
     problems.raise_if_any()
     for warning in data.warnings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -61,6 +61,12 @@ class Assignment:
     def call(self) -> SchemeCall:
         return self.choice.call
 
+    def calibrated(self, method: str, factor: float) -> Assignment:
+        """Give the assignment after a calibration multiplied its values: the method, the factor in the gain, no expectation."""
+        call = replace(self.call, name=f"{self.call.name}+{method}")
+        gain = None if "bias" in self.info.roles else factor if self.gain is None else self.gain * factor
+        return replace(self, choice=replace(self.choice, call=call), gain=gain, expected=(math.nan, math.nan))
+
 
 def assign(
     choices: Sequence[Choice],
@@ -111,7 +117,16 @@ def _assign(choice: Choice, acting: Acting | None, fans: str, problems: Problems
     call, parameter = choice.call, choice.info.parameter
     if choice.follows:
         return Assignment(choice)
+    if not call.is_default and not call.pretrained and any(stride == 0 and size > 1 for stride, size in _layout(parameter)):
+        shape = f"{choice.info.name} of shape {tuple(parameter.shape)} is expanded"
+        problems.add(choice.path, f"{shape}: several of its entries are one number in memory; make it of its own by .clone()")
+        return Assignment(choice)
     if call.is_default:
+        written = choice.info.written
+        if written is not None and written.how == "nothing":
+            problems.add(choice.path, _never_written(choice))
+        if written is not None and not written.by_layer:
+            return Assignment(choice, acting=acting, expected=written.moments)
         return Assignment(choice, acting=acting, expected=authored_moments(choice.info.module, choice.info.attr))
     if call.scheme is None:  # a function of one's own, or a block that is kept: what it has is no promise of a rule
         return Assignment(choice, acting=acting, args=call.args)
@@ -119,6 +134,10 @@ def _assign(choice: Choice, acting: Acting | None, fans: str, problems: Problems
         least, most = call.scheme.min_dims, call.scheme.max_dims
         needed = f"{least} dimension{'s' if least > 1 else ''}" if math.isinf(most) or least == most else f"{least} to {most} dimensions"
         problems.add(choice.path, f"{call.name} needs {needed}, and {choice.info.name} has shape {tuple(parameter.shape)}")
+        return Assignment(choice)
+    if parameter.is_complex() and (choice.info.packed or call.scheme.random and not call.scheme.elementwise):
+        what = "draws matrices that are real" if not choice.info.packed else "draws the parts of a packed matrix, which have to be real"
+        problems.add(choice.path, f"{call.name} {what}, and {choice.info.name} is complex; give normal or a scheme by fans, or default")
         return Assignment(choice)
     try:
         blocks = _blocks(choice, acting.shape if acting is not None else None) if fans == "effective" else ()
@@ -136,6 +155,19 @@ def _assign(choice: Choice, acting: Acting | None, fans: str, problems: Problems
     if choice.info.computed is not None and not choice.info.computed.kept:
         expected = (math.nan, math.nan)
     return Assignment(choice, blocks, own_fans, gain, acting, expected, args)
+
+
+def _layout(parameter: Tensor) -> Iterable[tuple[int, int]]:
+    """Stride and size of each dimension."""
+    return zip(parameter.stride(), parameter.shape, strict=True)
+
+
+def _never_written(choice: Choice) -> str:
+    name, owner = choice.info.name, type(choice.info.module).__name__
+    return (
+        f"default leaves {name} as {owner} makes it, which never writes to it (torch.empty is whatever the memory holds); "
+        f"give it a scheme: +init.rules.{choice.info.attr}={{match: {name}, scheme: zeros}}, or write it in the class"
+    )
 
 
 def _moments(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +19,10 @@ from modelfactory.init.schemes.table import SCHEMES
 from modelfactory.numerics.activation import Activation, moments
 from modelfactory.parameters.residual import NORMS
 
-_HEAD_GAIN = 0.5
+_ABOVE_A_GUESS = 0.05
+"""The share of ln C by which the first loss is above ln C on average; what chance adds at finite widths stays within a tenth."""
+_ALIKE = 0.25  # correlation of two places of an image or two tokens: what is left of a mean over k is 1/k + (1 - 1/k)/4
+_ONE_OUTPUT = 0.5  # rms of what a head gives that is no classifier's
 _LEVELS = (1.0, 2.0, 4.0, 8.0, 16.0)
 _STEEP = 1.01
 
@@ -30,8 +34,11 @@ def resolve_auto(choices: Sequence[Choice], acting: Mapping[int, Acting]) -> lis
     - an activation whose variance map is unstable at 1 (gelu, silu, mish, hardswish), in a model without norms: weights and
       biases at the edge of chaos of the least variance at which the map is stable (Hayou et al. 2019), and a first layer
       that begins there.
-    - the last layer of a residual branch that no norm ends: gain times `1/sqrt(branches)`, so that the sum grows by e at most.
-    - the head: half of its gain, so that the first loss is within a tenth of ln C and the gradient gets through.
+    - the last layer of a residual branch that no norm ends: gain times `1/sqrt(branches)`, so that the sum grows by e at most;
+      its bias likewise.
+    - the head: `s/sqrt(E f^2)` at the variance that the layers before leave, that of the edge of chaos or of the residual sums, less
+      what a mean over places takes away; `s` is the rms of its outputs at which the first loss is 1.05 ln C, as softmax gives
+      `ln C + s^2/2 (1 - 1/C)`.
     - a layer behind an LSTM or a GRU: gain `1/rms` of the state that its gates settle at.
     - recurrent weights: orthogonal. Tied embeddings: std `1/sqrt(width)`. Biases: 0, of an LSTM's forget gate 1.
 
@@ -40,22 +47,59 @@ def resolve_auto(choices: Sequence[Choice], acting: Mapping[int, Acting]) -> lis
     """
     if not needs_acting(choices):
         return list(choices)
-    normed = any(isinstance(choice.info.module, NORMS) or "norm" in choice.info.roles for choice in choices)
-    plain = [found.activation for found in acting.values() if found.activation is not None and not found.gated]
-    level = 1.0 if normed else _common_level(plain)
-    return [_resolved_whole(choice, acting.get(id(choice.info.parameter)), level) for choice in choices]
+    signal = _signal_of(choices, acting)
+    return [_resolved_whole(choice, acting.get(id(choice.info.parameter)), signal) for choice in choices]
 
 
-def _resolved_whole(choice: Choice, acting: Acting | None, level: float) -> Choice:
+@dataclass(frozen=True)
+class _Signal:
+    """What variance the layers of a model are to see.
+
+    Attributes:
+        level: that of pre-activations, 1 or where the variance map of all activations is stable.
+        at_head: that of what the head, or the activation before it, takes.
+    """
+
+    level: float = 1.0
+    at_head: float = 1.0
+
+
+def _signal_of(choices: Sequence[Choice], acting: Mapping[int, Acting]) -> _Signal:
+    """Norms bring a variance back to 1; without them it is the level of the activations, or what the residual sums have grown to."""
+    if any(isinstance(choice.info.module, NORMS) or "norm" in choice.info.roles for choice in choices):
+        return _Signal()
+    level = _common_level([found.activation for found in acting.values() if found.activation is not None and not found.gated])
+    ends = [choice for choice in choices if _ends_a_branch(choice) and choice.info.parameter.ndim > 1]
+    return _Signal(level, _grown(level, [acting.get(id(choice.info.parameter)) for choice in ends]))
+
+
+def _ends_a_branch(choice: Choice) -> bool:
+    """Whether a layer is the last of a residual branch that no norm ends."""
+    return choice.info.branch is not None and choice.info.branch.norm is None and "residual_out" in choice.info.roles
+
+
+def _grown(level: float, ends: Sequence[Acting | None]) -> float:
+    """The variance of a stream after the sums of residual branches, which begins at `level`: each adds what its last layer gives."""
+    q = level
+    for acting in ends:
+        share = q / level
+        if acting is not None and acting.activation is not None and not acting.gated:
+            with suppress(SchemeError, ZeroDivisionError):
+                share = moments(acting.activation, q).second / moments(acting.activation, level).second
+        q += level * share / len(ends)
+    return q
+
+
+def _resolved_whole(choice: Choice, acting: Acting | None, signal: _Signal) -> Choice:
     """A choice with what `auto` stands for, in its blocks where they have one each."""
     if not any(part.call.automatic for part in choice.parts):
-        return _resolved(choice, acting, level) if choice.call.automatic else choice
-    parts = [_resolved(part, acting, level, block=True) if part.call.automatic else part for part in choice.parts]
+        return _resolved(choice, acting, signal) if choice.call.automatic else choice
+    parts = [_resolved(part, acting, signal, block=True) if part.call.automatic else part for part in choice.parts]
     return in_blocks(choice.info, parts)
 
 
-def _resolved(choice: Choice, acting: Acting | None, level: float, block: bool = False) -> Choice:
-    info = choice.info
+def _resolved(choice: Choice, acting: Acting | None, signal: _Signal, block: bool = False) -> Choice:
+    info, level = choice.info, signal.level
     if block and "bias" in info.roles and isinstance(info.module, (nn.LSTM, nn.LSTMCell)):
         opens = "forget_gate" in info.roles and info.attr.startswith("bias_ih")
         why = "the forget gate begins open: 1 in the sum of its two biases" if opens else "biases begin at 0"
@@ -71,13 +115,50 @@ def _resolved(choice: Choice, acting: Acting | None, level: float, block: bool =
     if acting is None or not acting.known:
         why = "what acts on its input was not looked for" if acting is None else acting.source
         return replace(choice, call=SchemeCall("default"), reason=f"as its author wrote it: {why}")
-    gain, reason = _gain(acting, level)
     if "head" in info.roles:
-        gain, reason = gain * _HEAD_GAIN, f"{reason}; times {_HEAD_GAIN} as the head, so that the first loss is near that of a guess"
-    elif "residual_out" in info.roles and info.branch is not None and info.branch.norm is None and len(info.branch.all) > 1:
+        return _with(choice, "lecun_normal", *_head_gain(choice, acting, signal))
+    gain, reason = _gain(acting, level)
+    if _ends_a_branch(choice) and info.branch is not None and len(info.branch.all) > 1:
         count = len(info.branch.all)
         gain, reason = gain / math.sqrt(count), f"{reason}; times 1/sqrt({count}) as the end of one of {count} residual branches"
     return _with(choice, "lecun_normal", gain, reason)
+
+
+def _head_gain(choice: Choice, acting: Acting, signal: _Signal) -> tuple[float, str]:
+    """That of the head: its outputs have the rms at which the first loss is near that of a guess, whatever comes in."""
+    scale = _output_scale(choice)
+    if acting.activation is None and acting.source != "the input":
+        gain, reason = _gain(acting, 1.0)
+        gain /= math.sqrt(signal.at_head)
+    elif acting.activation is None or acting.gated:
+        gain, reason = _gain(acting, 1.0)
+    else:
+        gain, reason = _forward_gain(acting, signal.at_head)
+    at = "" if signal.at_head == 1 else f" of variance {signal.at_head:.3g}"
+    left = _left_by_mean(acting, signal.at_head)
+    pooled = "" if left == 1 else f"; divided by {math.sqrt(left):.2g}, what a mean over {acting.averaged:g} places leaves of it"
+    why = f"{reason}{at}{pooled}; times {scale:.2g} as the head, so that the first loss is near that of a guess"
+    return gain * scale / math.sqrt(left), why
+
+
+def _left_by_mean(acting: Acting, q: float) -> float:
+    """The share of the power `E f^2` that a mean over places leaves: the mean squared, and of the variance `1/k + (1 - 1/k)/4`."""
+    apart = 1 / acting.averaged
+    if acting.averaged == 1:
+        return 1.0
+    share = 0.0
+    if acting.activation is not None and not acting.gated:
+        with suppress(SchemeError, ZeroDivisionError):
+            found = moments(acting.activation, q)
+            share = found.mean**2 / found.second
+    return share + (1 - share) * (apart + (1 - apart) * _ALIKE)
+
+
+def _output_scale(choice: Choice) -> float:
+    """The rms of logits of C classes at which the mean of the first loss, `ln C + s^2/2 (1 - 1/C)`, is 1.05 ln C."""
+    shape, traced = choice.info.parameter.shape, choice.info.facts.fans[:1]
+    classes = math.prod(shape[axis] for axis in traced[0].coming_out) if traced else shape[0]
+    return math.sqrt(2 * _ABOVE_A_GUESS * math.log(classes) / (1 - 1 / classes)) if classes > 1 else _ONE_OUTPUT
 
 
 def _gain(acting: Acting, level: float) -> tuple[float, str]:
@@ -96,8 +177,13 @@ def _gain(acting: Acting, level: float) -> tuple[float, str]:
             f"{acting.source} acts on its input, whose variance map is unstable at 1: "
             f"edge of chaos at the variance {level:g}, 1/sqrt(E f'^2)"
         )
+    return _forward_gain(acting, 1.0)
+
+
+def _forward_gain(acting: Acting, q: float) -> tuple[float, str]:
+    """`1/sqrt(E f(sqrt(q) z)^2)`: what comes out has the variance 1."""
     try:
-        return 1 / math.sqrt(moments(acting.activation).second), f"{acting.source} acts on its input: 1/sqrt(E f^2)"
+        return 1 / math.sqrt(moments(acting.activation, q).second), f"{acting.source} acts on its input: 1/sqrt(E f^2)"  # pyright: ignore[reportArgumentType]
     except (SchemeError, ZeroDivisionError) as error:
         return 1.0, f"{acting.source} acts on its input and has no gain ({error})"
 
@@ -140,7 +226,8 @@ def _bias(choice: Choice, acting: Acting | None, level: float) -> Choice:
         found = _critical(acting.activation, level)
     if found is None or found[1] <= 0:
         return _with(choice, "zeros", None, "biases begin at 0")
-    call = SchemeCall("normal", SCHEMES["normal"], None, {"mean": 0.0, "std": math.sqrt(found[1])})
+    count = len(choice.info.branch.all) if choice.info.branch is not None and _ends_a_branch(choice) else 1
+    call = SchemeCall("normal", SCHEMES["normal"], None, {"mean": 0.0, "std": math.sqrt(found[1] / count)})
     return replace(choice, call=call, reason=f"the bias that belongs to the edge of chaos of {acting.source if acting else ''}")
 
 

@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 
 from modelfactory.config.errors import Problems, SchemeError, did_you_mean, first_line
 from modelfactory.config.schema import join, key, read
+from modelfactory.model.modes import kept_modes
 from modelfactory.numerics import rng
 from modelfactory.parameters.residual import MATRICES
 
@@ -328,12 +329,11 @@ def _by_channel(module: nn.Module, output: Tensor) -> tuple[Tensor, Tensor]:
 @contextmanager
 def _quiet(model: nn.Module, batch: Tensor) -> Iterator[None]:
     """Dropout off, buffers and modes put back, no gradient, and global random state as it was."""
-    modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     rates = [(module, module.dropout) for module in model.modules() if isinstance(getattr(module, "dropout", None), float)]
     devices = [batch.device] if batch.device.type == "cuda" else []
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+        with kept_modes(model), torch.no_grad(), torch.random.fork_rng(devices=devices):
             torch.default_generator.manual_seed(rng.key(0, "calibrate"))
             model.train()
             for module in model.modules():
@@ -345,8 +345,6 @@ def _quiet(model: nn.Module, batch: Tensor) -> Iterator[None]:
     finally:
         for module, rate in rates:
             module.dropout = rate
-        for module, training in modes:
-            module.training = training
         with torch.no_grad():
             for buffer, values in buffers:
                 buffer.copy_(values)

@@ -3,7 +3,7 @@
 A later rule wins over an earlier one. A rule beside a layer ("at definition") wins over those that pick by role or module
 alone, and yields to one that names its parameter by `match`. Where a rule picks a block by its role (query, key, value, a
 gate), the blocks of a packed parameter are chosen for one by one; where a model exists already, blocks that no rule
-picks stay as they are.
+picks stay as they are. What the model's author set by hand (`authored`) is left by rules that pick by role or class, or all.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from modelfactory.config.errors import Problems, did_you_mean
 from modelfactory.config.schema import join
+from modelfactory.init.copied import find_sources
 from modelfactory.init.rules import Rule, SchemeCall, read_scheme
 from modelfactory.init.schemes.table import SCHEMES
 from modelfactory.parameters.info import ParamInfo
@@ -31,6 +32,7 @@ class Choice:
     Attributes:
         parts: where the blocks of a packed parameter have different rules, one choice a block; `call` only names them all then.
         reason: why this scheme, where `auto` chose it.
+        source: of `copy`, the parameter whose values it takes over.
         follows: its values come with those of another parameter, of the weight that is computed from both.
     """
 
@@ -41,10 +43,21 @@ class Choice:
     parts: tuple[Choice, ...] = ()
     reason: str = ""
     follows: bool = False
+    source: ParamInfo | None = None
 
 
 _KEPT = SchemeCall("as it was", kept=True)
+_AUTHORED = Rule("authored", "init.rules.authored", Selector(role=("authored",)), SchemeCall("default"))
 _BIASES = Rule("biases", "init.rules.biases", Selector(role=("bias",)), SchemeCall("zeros", SCHEMES["zeros"]))
+
+
+def _is_meant_for_authored(rule: Rule) -> bool:
+    """Whether a rule sets what the author of a model set by hand, too: it names parameters, or asks for the role."""
+    return rule.selector.names_parameters or "authored" in rule.selector.role
+
+
+def _holds_numbers(info: ParamInfo) -> bool:
+    return info.parameter.is_floating_point() or info.parameter.is_complex()
 
 
 def _fits(rule: Rule, info: ParamInfo) -> bool:
@@ -61,8 +74,15 @@ class Chooser:
         self.beside = {
             name: _read_definition(definition, problems) for name, definition in definitions.items() if definition.init
         }
+        self.left: dict[str, list[ParamInfo]] = {}
+        """By path of a broad rule, what it leaves as the model's author set it by hand."""
+        self.overwritten: dict[str, list[ParamInfo]] = {}
+        """By path of a rule with a glob, what it sets although the model's author set it by hand."""
+        self.codes: dict[str, list[ParamInfo]] = {}
+        """By path of a rule, integers that it leaves as they are."""
         self._used: set[str] = set()
         self._fitting: set[str] = set()
+        self._whole = True
         self._by_kind: dict[tuple[Any, ...], Rule | None] = {}
         self._by_place = any(rule.selector.looks_at_places for rule in rules)
         self._by_block = any(BLOCK_ROLES.intersection(rule.selector.role) for rule in rules)
@@ -77,6 +97,7 @@ class Chooser:
                 picks it says `reinit`: then it is like any other.
         """
         choices = []
+        self._whole = whole
         kept: dict[str, ParamInfo] = {}  # what is pretrained and stays so
         self._fitting = {
             rule.path for rule in self._rules if any(_fits(rule, info) and rule.selector.picks(info) for info in infos)
@@ -89,7 +110,7 @@ class Chooser:
                 continue
             if info.follows and not self._is_named_alone(info, leading[info.key]):
                 lead = self._choose(leading[info.key])
-                choice = None if lead is None else replace(lead, info=info, follows=True)
+                choice = None if lead is None else replace(lead, info=info, follows=not lead.call.source)
             else:
                 choice = self._choose(info) if not (self._by_block and info.packed) else self._choose_blocks(info, whole)
             if choice is not None:
@@ -99,7 +120,7 @@ class Chooser:
         beside = [rule for info in kept.values() if self.beside and (rule := self._definition(info)) is not None]
         self._used.update(report_kept(self._rules, beside, infos, kept, self._problems))
         self._report_unused(infos)
-        return choices
+        return find_sources(choices, infos, self._problems)
 
     def _is_named_alone(self, info: ParamInfo, lead: ParamInfo) -> bool:
         """Whether a rule names this parameter and not the one that stands for the weight computed from both."""
@@ -110,7 +131,32 @@ class Chooser:
         beside = self._definition(info) if self.beside else None
         if beside is not None and not (rule is not None and rule.selector.names_parameters):
             rule = beside
+        if rule is not None and not rule.call.source and not _holds_numbers(info):
+            rule = self._of_codes(rule, info)
+        elif rule is not None and "authored" in info.roles and not rule.call.is_default:
+            rule = self._of_authored(rule, info)
         return None if rule is None else Choice(info, rule.name, rule.path, rule.call)
+
+    def _of_authored(self, rule: Rule, info: ParamInfo) -> Rule | None:
+        """The rule for what the model's author set by hand: one that names it, or has the role, sets it; a broad one leaves it, to the
+        last rule before it that does not, and to its author; None in a model that exists, where it is left as it is."""
+        able = [each for each in self._rules if each.call.is_default or _is_meant_for_authored(each) and _fits(each, info)]
+        picking = [each for each in able if each.selector.picks(info)]
+        chosen = rule if _is_meant_for_authored(rule) else picking[-1] if picking else _AUTHORED if self._whole else None
+        if chosen is None or chosen.call.is_default:
+            self.left.setdefault(rule.path, []).append(info)
+        elif any(character in glob for glob in chosen.selector.match for character in "*?["):
+            self.overwritten.setdefault(chosen.path, []).append(info)
+        return chosen
+
+    def _of_codes(self, rule: Rule, info: ParamInfo) -> Rule | None:
+        """The rule for integers, such as the codes of a quantised layer, which no scheme can fill: they stay as they are."""
+        if info.name in rule.selector.match and not rule.call.is_default:
+            kind = str(info.parameter.dtype).removeprefix("torch.")
+            self._problems.add(rule.path, f"{info.name} holds {kind}, and {rule.call.name} fills floating-point numbers; leave it out")
+        elif not rule.call.is_default or not self._whole:
+            self.codes.setdefault(rule.path, []).append(info)
+        return _AUTHORED if self._whole else None
 
     def _choose_blocks(self, info: ParamInfo, whole: bool) -> Choice | None:
         """One choice for all blocks, or one that holds a choice for each; without `whole` those that no rule picks are kept."""
@@ -121,6 +167,10 @@ class Chooser:
             return None
         if len(chosen) == len(found) and all(part.path == chosen[0].path for part in chosen):
             return Choice(info, chosen[0].rule, chosen[0].path, chosen[0].call)
+        copying = next((part for part in chosen if part.call.source), None)
+        if copying is not None:
+            self._problems.add(copying.path, f"copy is for whole parameters, and {info.name} packs {', '.join(info.packed)}")
+            return None
         if len(chosen) < len(found) and info.computed is not None:
             what = f"{info.computed.name} is computed from other parameters, so that some of its blocks cannot be set and the rest kept"
             self._problems.add(chosen[0].path, f"{what}; add a rule for all of it before this one")

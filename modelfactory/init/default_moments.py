@@ -32,11 +32,11 @@ def authored_moments(module: nn.Module, attr: str) -> tuple[float, float]:
     if isinstance(module, nn.MultiheadAttention):
         return _attention(module, attr, tuple(parameter.shape))
     if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
-        return 0.0, 1 / math.sqrt(3 * torch_fans(module.weight.shape).fan_in)
+        return 0.0, _of_uniform(torch_fans(module.weight.shape).fan_in)
     if isinstance(module, nn.Bilinear):
-        return 0.0, 1 / math.sqrt(3 * module.weight.shape[1])
+        return 0.0, _of_uniform(module.weight.shape[1])
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-        return 0.0, 1 / math.sqrt(3 * module.hidden_size)
+        return 0.0, _of_uniform(module.hidden_size)
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return 0.0, 1.0
     if isinstance(module, nn.PReLU):
@@ -46,6 +46,11 @@ def authored_moments(module: nn.Module, attr: str) -> tuple[float, float]:
     if isinstance(module, Residual):
         return module.learn_scale, 0.0
     return _UNKNOWN
+
+
+def _of_uniform(fan: float) -> float:
+    """The std of U(-1/sqrt(fan), 1/sqrt(fan)); 0 without inputs, where torch sets the bias to 0."""
+    return 1 / math.sqrt(3 * fan) if fan else 0.0
 
 
 def _attention(module: nn.MultiheadAttention, attr: str, shape: tuple[int, ...]) -> tuple[float, float]:

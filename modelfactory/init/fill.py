@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from modelfactory.init.assign import Assignment
 from modelfactory.init.blocks import matrices, put, take
+from modelfactory.init.copied import copy_values
 from modelfactory.init.custom_scheme import call_own, is_own, nothing_else_changes
 from modelfactory.init.default import Author
 from modelfactory.init.fans import Block, Fans
@@ -59,6 +60,7 @@ def fill(
     """
     stats: list[tuple[float, float]] = [(math.nan, math.nan)] * len(assignments)
     by_author, following, by_own, work = _sorted_by_filler(assignments)
+    copies = [(index, item) for index, item in enumerate(assignments) if item.call.source]
     kept = [(item, block.rows, take(item.info.parameter.detach(), block.rows).clone()) for _, item in by_author for block in _kept(item)]
     Author(seed, recordings, fresh).fill([item for _, item in by_author])
     for item, rows, values in kept:  # an author fills a parameter whole
@@ -83,7 +85,8 @@ def fill(
             for pair in by_own:
                 run([pair])
                 filled(pair[1])
-    for index, item in (*by_author, *following):
+    copy_values(item for _, item in copies)
+    for index, item in (*by_author, *following, *copies):
         if digests is not None and item.info.name not in digests and not item.info.parameter.is_meta:
             digests[item.info.name] = digest(item.info.parameter)
         if measured:
@@ -102,7 +105,7 @@ def _sorted_by_filler(
         call = item.call
         if _has_default(item):
             by_author.append(numbered)
-        if not call.is_default and not call.pretrained:
+        if not (call.is_default or call.pretrained or call.source):
             (following if item.choice.follows else by_own if is_own(item) else work).append(numbered)
     return by_author, following, by_own, work
 
@@ -124,6 +127,8 @@ def _fill_one(item: Assignment, seed: int) -> Tensor | None:
     parameter = item.info.parameter
     if parameter.is_meta:
         return None
+    if parameter.is_complex():
+        return _fill_complex(item, seed)
     computed = item.info.computed if item.info.computed is not None and item.info.computed.leads else None
     direct = computed is None and parameter.device.type == "cpu" and parameter.dtype is torch.float32 and parameter.is_contiguous()
     draft = parameter.detach() if direct else torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
@@ -150,6 +155,23 @@ def _fill_one(item: Assignment, seed: int) -> Tensor | None:
     elif not direct:
         parameter.copy_(draft)
     return draft
+
+
+def _fill_complex(item: Assignment, seed: int) -> Tensor:
+    """Fills a complex parameter, m + (x - m + i (y - m))/sqrt(2) with x and y drawn alike around m, so that E |w - m|^2 is the variance
+    of the scheme, as torch.nn.init.normal_ has it; what draws nothing is real. Returns both parts, in float32 on the CPU."""
+    parameter, scheme = item.info.parameter, item.call.scheme
+    if scheme is None:
+        draft = torch.empty(parameter.shape, dtype=torch.complex64)
+        _fill_part(item, draft, rng.generator(seed, item.info.name), partial(rng.generator, seed, item.info.name))
+    else:
+        halves = [torch.empty(parameter.shape) for _ in range(2 if scheme.random else 1)]
+        for half, name in zip(halves, (item.info.name, f"{item.info.name}\0imaginary"), strict=False):
+            _fill_part(item, half, rng.generator(seed, name), partial(rng.generator, seed, name))
+        mean = item.expected[0] if math.isfinite(item.expected[0]) else 0.0
+        draft = torch.complex(*((half - mean) / math.sqrt(2) for half in halves)) + mean if scheme.random else halves[0].to(torch.complex64)
+    parameter.copy_(draft)
+    return torch.view_as_real(draft)
 
 
 def _kept(item: Assignment) -> list[Block]:
@@ -199,7 +221,7 @@ def _fill_matrix(
 
 
 def measure(parameter: Tensor) -> tuple[float, float]:
-    """Mean and (population) std of the entries; NaN where there is no value yet.
+    """Mean and (population) std of the entries, of complex ones the mean's real part; NaN where there is no value yet.
 
     Example:
         >>> measure(torch.tensor([1.0, 3.0]))
@@ -208,6 +230,9 @@ def measure(parameter: Tensor) -> tuple[float, float]:
     count = parameter.numel()
     if parameter.is_meta or count == 0:
         return math.nan, math.nan
+    if parameter.is_complex():
+        entries = parameter.detach().to(torch.complex128)
+        return entries.mean().real.item(), (entries - entries.mean()).abs().square().mean().sqrt().item()
     flat = parameter.detach().reshape(-1)
     if flat.dtype is not torch.float32:
         flat = flat.float()

@@ -23,6 +23,7 @@ class Acting:
         shape: the batched shape of the layer's input, None when not known.
         known: False when it could not be found out.
         gated: whether the input is what the activation gives times another branch that is linear, as in a gated unit.
+        averaged: over how many places a mean is taken before the layer; 1 without one.
     """
 
     activation: Callable[[Tensor], Tensor] | None
@@ -30,6 +31,7 @@ class Acting:
     shape: torch.Size | None = None
     known: bool = True
     gated: bool = False
+    averaged: float = 1.0
 
 
 def acting_on(infos: Sequence[ParamInfo]) -> dict[int, Acting]:
@@ -44,7 +46,7 @@ def _acting(info: ParamInfo) -> Acting:
         why = f"the model could not be run: {reading.graph.reason}" if not info.model.is_read else f"the run does not use it in {where}"
         return Acting(None, f"not known: {why}", None, False)
     shape = None if reading.tried else torch.Size(traced.shape)
-    return Acting(traced.function, traced.source, shape, gated=traced.gated)
+    return Acting(traced.function, traced.source, shape, gated=traced.gated, averaged=traced.averaged)
 
 
 def find_acting(

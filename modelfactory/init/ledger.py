@@ -8,9 +8,11 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, fields
-from typing import overload
+from typing import Any, overload
 
+from modelfactory.config.errors import ModelFactoryError
 from modelfactory.config.files import write_text
+from modelfactory.config.notebook import html_table
 from modelfactory.init.assign import Assignment
 from modelfactory.numerics.fingerprint import combined
 from modelfactory.numerics.rng import INIT_VERSION
@@ -122,10 +124,37 @@ class Ledger:
             write_text(path, text.getvalue())
         return text.getvalue()
 
-    def __str__(self) -> str:
+    def to_pandas(self) -> Any:
+        """Give the rows as a pandas DataFrame, indexed by name; what does not apply is NaN or None.
+
+        Raises:
+            ModelFactoryError: pandas is not installed.
+
+        Example:
+            >>> import importlib.util
+            >>> frame = Ledger([]).to_pandas() if importlib.util.find_spec("pandas") else None
+            >>> frame is None or list(frame.columns) == list(COLUMNS[1:])
+            True
+        """
+        try:
+            import pandas  # pyright: ignore[reportMissingImports] (an extra)
+        except ImportError as error:
+            raise ModelFactoryError("to_pandas needs pandas: pip install pandas; to_csv does without") from error
+        return pandas.DataFrame([astuple(row) for row in self.rows], columns=list(COLUMNS)).set_index("name")
+
+    def _table(self) -> tuple[list[str], list[tuple[str, ...]]]:
+        """The columns that say something, and their cells."""
         head = ("name", "shape", "role", "origin", "rule", "scheme", "gain", "expected_std", "std", "trainable")
-        shown = [name for name in head if any(_short(getattr(row, name)) for row in self.rows)] or head[:1]
-        table = [tuple(shown), *(tuple(_short(getattr(row, name)) for name in shown) for row in self.rows)]
+        shown = [name for name in head if any(_short(getattr(row, name)) for row in self.rows)] or list(head[:1])
+        return shown, [tuple(_short(getattr(row, name)) for name in shown) for row in self.rows]
+
+    def _repr_html_(self) -> str:
+        """Give the table that a notebook shows."""
+        return html_table(*self._table(), caption=repr(self))
+
+    def __str__(self) -> str:
+        shown, rows = self._table()
+        table = [tuple(shown), *rows]
         widths = [max(len(line[column]) for line in table) for column in range(len(shown))]
         return "\n".join(
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table

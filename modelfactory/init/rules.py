@@ -38,6 +38,7 @@ class SchemeCall:
         gain: a number, "auto", or None when the scheme has none or it is left at the scheme's own.
         automatic: `auto`, which the model is still to be asked about.
         pretrained: nothing is drawn; `name` is the file and the tensor in it that the values come from.
+        source: of `copy`, the module or the parameter whose values it takes over.
         kept: nothing is drawn: no rule picks this block of a packed parameter, whose numbers stay as they are.
     """
 
@@ -49,10 +50,12 @@ class SchemeCall:
     pretrained: bool = False
     automatic: bool = False
     kept: bool = False
+    source: str = ""
 
     @property
     def is_default(self) -> bool:
-        return self.scheme is None and self.function is None and not (self.pretrained or self.automatic or self.kept)
+        elsewhere = self.pretrained or self.automatic or self.kept or self.source
+        return self.scheme is None and self.function is None and not elsewhere
 
 
 @dataclass(frozen=True)
@@ -171,9 +174,11 @@ def read_scheme(value: Any, given: Mapping[str, Any], path: str, problems: Probl
         for name in given:
             problems.add(join(path, name), "not an argument of auto, which takes none")
         return SchemeCall("auto", automatic=True)
+    if value == "copy":
+        return _copying(given, path, problems)
     if not isinstance(value, str) or value not in SCHEMES:
         word = value.removeprefix("torch.nn.init.").rstrip("_") if isinstance(value, str) else ""
-        problems.add(where, f"{value!r} is not a scheme{did_you_mean(word, ('auto', 'default', *SCHEMES), limit=40)}")
+        problems.add(where, f"{value!r} is not a scheme{did_you_mean(word, ('auto', 'copy', 'default', *SCHEMES), limit=40)}")
         return None
     scheme, args, found = SCHEMES[value], dict(given), len(problems)
     gain = args.pop("gain", None) if scheme.uses_gain else None
@@ -184,6 +189,19 @@ def read_scheme(value: Any, given: Mapping[str, Any], path: str, problems: Probl
     check_scheme_arguments(value, args, path, problems)
     args |= dict.fromkeys(_left_to_the_model(scheme, args), "auto")
     return SchemeCall(value, scheme, None, args, gain) if len(problems) == found else None
+
+
+def _copying(given: Mapping[str, Any], path: str, problems: Problems) -> SchemeCall | None:
+    """`scheme: copy`, which takes `of` and nothing else."""
+    found = len(problems)
+    for name in given:
+        if name != "of":
+            problems.add(join(path, name), "not an argument of copy, which takes `of`")
+    source = given.get("of")
+    if not isinstance(source, str) or not source:
+        what = "missing" if source is None else f"{source!r} is not a name"
+        problems.add(join(path, "of"), f"{what}; give the module, or the parameter, whose values it takes over")
+    return SchemeCall("copy", args={"of": source}, source=str(source)) if len(problems) == found else None
 
 
 def _left_to_the_model(scheme: Scheme, given: Mapping[str, Any]) -> list[str]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from modelfactory.model.storages import tensors_in
 from modelfactory.numerics.rng import GLOBAL_STATE
 from modelfactory.tracing.meta_shapes import known_result
 
@@ -105,7 +106,7 @@ class BatchAxis(TorchFunctionMode):
         self._mark(example, None)
         with torch.no_grad(), GLOBAL_STATE, torch.random.fork_rng(devices=[]), torch.device("meta"), self._named(model), self:
             output = model(example)
-        marks = [(tensor, mark) for tensor in tensors(output) if (mark := self._mark_of(tensor)) is not None]
+        marks = [(tensor, mark) for tensor in tensors_in(output) if (mark := self._mark_of(tensor)) is not None]
         whole = [mark for tensor, mark in marks if self._factors(tensor) > 0] or [mark for _, mark in marks]
         self.meeting = next((mark.meeting for mark in whole if mark.meeting is not None), None)
 
@@ -114,13 +115,14 @@ class BatchAxis(TorchFunctionMode):
         self._calls += 1
         if self._calls > _MOST_CALLS:
             raise TooLong
-        marked = [(tensor, mark) for tensor in tensors((args, kwargs)) if (mark := self._mark_of(tensor)) is not None]
+        given = list(tensors_in((args, kwargs)))
+        marked = [(tensor, mark) for tensor in given if (mark := self._mark_of(tensor)) is not None]
         known = known_result(func, args, kwargs) if marked and marked[0][0].is_meta else None
         result = func(*args, **kwargs) if known is None else known
-        made = tensors(result) + ([args[0]] if name in _WRITES else [])
+        made = list(tensors_in(result)) + ([args[0]] if name in _WRITES else [])
         if not marked or not made or name.endswith("_like") or name.startswith("new_"):
             return result
-        self.cost += self._multiplications(name, args, tensors((args, kwargs)), made) / self.batch
+        self.cost += self._multiplications(name, args, given, made) / self.batch
         met = next((mark.meeting for _, mark in marked if mark.meeting is not None), None)
         samples = [mark.sample for _, mark in marked]
         if met is not None:
@@ -200,7 +202,7 @@ class BatchAxis(TorchFunctionMode):
             return f"{name} takes the batch for time"
         if name == "multi_head_attention_forward" and self._is_batch(x, [0]):
             return "attention takes the batch for the positions of one sequence"
-        if name == "scaled_dot_product_attention" and any(self._is_batch(tensor, [-2]) for tensor in tensors(args[:3])):
+        if name == "scaled_dot_product_attention" and any(self._is_batch(tensor, [-2]) for tensor in tensors_in(args[:3])):
             return "attention takes the batch for the positions of one sequence"
         if name in _RESHAPES and not self._keeps_order(x, result):
             return f"{name} cuts the batch at other places than between samples; permute moves a dimension"
@@ -261,15 +263,6 @@ def batch_for(model: nn.Module, shape: Sequence[int]) -> int:
     """
     sizes = {size for tensor in (*model.parameters(), *model.buffers()) for size in tensor.shape} | set(shape)
     return next((prime for prime in PRIMES if all(size % prime for size in sizes)), PRIMES[-1])
-
-
-def tensors(value: Any) -> list[Tensor]:
-    """The tensors among the leaves of nested tuples, lists and mappings."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [tensor for item in value for tensor in tensors(item)] if isinstance(value, (tuple, list)) else []
 
 
 def _dims(name: str, args: Any, kwargs: Any, x: Tensor) -> Sequence[int]:

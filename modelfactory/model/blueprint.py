@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from modelfactory.config.errors import ConfigError, Problem, first_line
 from modelfactory.config.schema import join
@@ -18,6 +20,7 @@ from modelfactory.model.deferred_construction import construction
 from modelfactory.model.deferred_init import Recording
 from modelfactory.parameters.declared import BLOCKS, FANS, ROLES_OF
 from modelfactory.parameters.layer_rules import Definition
+from modelfactory.parameters.written import Written
 
 # Constructors of torch.nn whose parameters are filled by `reset_parameters` and nothing else: it is left out.
 QUIET = frozenset(
@@ -66,18 +69,13 @@ class Draft:
         module: the plain nn.Module.
         recordings: by module name, what the constructors of its parts would have drawn.
         definitions: by module name, what the config says beside it.
-        node: the blueprint.
+        written: by the name of a parameter or buffer, what the constructor of a module of one's own, or of a library, wrote to it.
     """
 
     module: nn.Module
     recordings: dict[str, Recording]
     definitions: dict[str, Definition]
-    node: Node
-
-    @property
-    def incoming(self) -> dict[str, torch.Size]:
-        """By module name, the batched shape that a layer of the grammar is given."""
-        return {name: part.incoming for name, part in walk(self.node) if isinstance(part, Leaf) and part.incoming is not None}
+    written: Mapping[str, Written] = field(default_factory=dict)
 
 
 def assemble(node: Node, seed: int) -> Draft:
@@ -90,11 +88,12 @@ def assemble(node: Node, seed: int) -> Draft:
         ['fc.weight', 'fc.bias']
     """
     recordings: dict[str, Recording] = {}
-    module = _construct(node, seed, "", recordings)
+    written: dict[str, Written] = {}
+    module = _construct(node, seed, "", recordings, written)
     definitions = (
         {name: part.definition for name, part in walk(node) if part.definition.says_something} if _says_something(node) else {}
     )
-    return Draft(module, recordings, definitions, node)
+    return Draft(module, recordings, definitions, written)
 
 
 def _says_something(node: Node) -> bool:
@@ -111,8 +110,9 @@ def walk(node: Node, name: str = "") -> Iterator[tuple[str, Node]]:
             yield from walk(child, join(name, child_name))
 
 
-def _construct(node: Node, seed: int, name: str, recordings: dict[str, Recording]) -> nn.Module:
-    module = _construct_leaf(node, seed, name, recordings) if isinstance(node, Leaf) else _construct_chain(node, seed, name, recordings)
+def _construct(node: Node, seed: int, name: str, recordings: dict[str, Recording], written: dict[str, Written]) -> nn.Module:
+    build = _construct_leaf if isinstance(node, Leaf) else _construct_chain
+    module = build(node, seed, name, recordings, written)  # pyright: ignore[reportArgumentType]
     given = node.definition
     for what, declared in ((ROLES_OF, given.roles), (BLOCKS, given.blocks), (FANS, given.fans)):
         if declared:  # a plain attribute, by which `describe` knows them whoever asks
@@ -120,21 +120,21 @@ def _construct(node: Node, seed: int, name: str, recordings: dict[str, Recording
     return module
 
 
-def _construct_chain(node: Chain, seed: int, name: str, recordings: dict[str, Recording]) -> nn.Module:
+def _construct_chain(node: Chain, seed: int, name: str, recordings: dict[str, Recording], written: dict[str, Written]) -> nn.Module:
     children: OrderedDict[str, nn.Module] = OrderedDict()
     last, mould = None, None
     for place, (child_name, child) in enumerate(node.children):
         if child is last and mould is not None:
             children[child_name] = mould.copy(_without_values)
             continue
-        children[child_name] = module = _construct(child, seed, join(name, child_name), recordings)
+        children[child_name] = module = _construct(child, seed, join(name, child_name), recordings, written)
         is_repeated = place + 1 < len(node.children) and node.children[place + 1][1] is child
         mould = mould_of(module) if is_repeated and child is not last and _is_copyable(child) else None
         last = child
     return node.container(children, **node.options)
 
 
-def _construct_leaf(leaf: Leaf, seed: int, name: str, recordings: dict[str, Recording]) -> nn.Module:
+def _construct_leaf(leaf: Leaf, seed: int, name: str, recordings: dict[str, Recording], written: dict[str, Written]) -> nn.Module:
     if leaf.target in QUIET:
         module = _quiet(leaf.target)(**leaf.arguments)
         module.__class__ = leaf.target  # pyright: ignore[reportAttributeAccessIssue]
@@ -142,15 +142,22 @@ def _construct_leaf(leaf: Leaf, seed: int, name: str, recordings: dict[str, Reco
     if not leaf.has_state and leaf.target.__module__.partition(".")[0] in _NEVER_DRAWING:
         return construct_leaf(leaf)
     with construction(seed, name) as recording:
-        module = construct_leaf(leaf)
+        module = construct_leaf(leaf, recording)
         recording.settle(module, seed, name)
     recordings[name] = recording
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    for inner, each in recording.history.of(tensors).items():
+        copy_of = join(name, each.copy_of) if each.copy_of else ""
+        written[join(name, inner)] = replace(each, copy_of=copy_of, put_off=recording.has_put_off(tensors[inner]))
     return module
 
 
-def construct_leaf(leaf: Leaf) -> nn.Module:
+def construct_leaf(leaf: Leaf, recording: Recording | None = None) -> nn.Module:
     """Calls a leaf's class or builder. On the meta device a constructor that needs values, such as the drop rates of
     `torch.linspace(...).tolist()`, is called on the CPU, and the module taken to the meta device.
+
+    Args:
+        recording: of what the constructor writes, where that is to be known.
 
     Raises:
         ConfigError: it refuses its arguments, or gives something other than a module.
@@ -163,14 +170,31 @@ def construct_leaf(leaf: Leaf) -> nn.Module:
             if torch.get_default_device().type != "meta":
                 raise
             with torch.device("cpu"):
-                module, _ = shadow_of(leaf.target(**construct_arguments(leaf.arguments)))
+                made = leaf.target(**construct_arguments(leaf.arguments))
+                module, _ = shadow_of(made)
+            if recording is not None:
+                for held in (nn.Module.parameters, nn.Module.buffers):
+                    for original, double in zip(held(made), held(module), strict=True):
+                        recording.history.carry(original, double)
     except ConfigError:
         raise
     except Exception as error:  # whatever a constructor raises is about its arguments, and told with their path
         raise ConfigError([Problem(path, f"{name} refuses its arguments: {first_line(error)}")]) from error
-    if not isinstance(module, nn.Module):
+    if isinstance(module, nn.Module):
+        _check_sized(module, path, name)
+    else:
         raise ConfigError([Problem(join(path, "_target_"), f"{name} gives a {type(module).__name__}, not an nn.Module")])
     return module
+
+
+def _check_sized(module: nn.Module, path: str, name: str) -> None:
+    """Raises a ConfigError that names the layers of a module of one's own whose size is left to its first batch."""
+    tensors = itertools.chain(module.named_parameters(), module.named_buffers())
+    layers = dict.fromkeys(full.rpartition(".")[0] for full, tensor in tensors if is_lazy(tensor))
+    if layers:
+        which = ", ".join(f"{layer or name} ({type(module.get_submodule(layer)).__name__})" for layer in layers)
+        what = "whose size comes with its first batch, so that nothing can be drawn before; give it the size, by the class without Lazy"
+        raise ConfigError([Problem(path, f"{name} has {which}, {what}")])
 
 
 def _is_copyable(node: Node) -> bool:

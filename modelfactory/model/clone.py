@@ -120,6 +120,7 @@ def shadow_of(module: nn.Module) -> tuple[nn.Module, dict[int, int]]:
         double = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
         if isinstance(tensor, nn.Parameter):
             double = nn.Parameter(double, tensor.requires_grad)
+            vars(double).update(vars(tensor))  # what an author says of it
         original[id(double)] = id(tensor)
         return double
 

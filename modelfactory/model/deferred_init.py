@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from modelfactory.model.storages import address_of, covers_storage, tensors_in
+from modelfactory.model.write_history import WriteHistory
 from modelfactory.numerics import rng
 from modelfactory.numerics.threads import one_lapack_thread
 
@@ -132,10 +134,19 @@ class Recording(TorchFunctionMode):
         self._seed, self._scope = seed, scope
         self._notes: dict[int, _Notes] = {}
         self._at_once = 0
+        self.history = WriteHistory()
+        """What was written to each tensor, done or noted."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _SHAPE_ONLY or (func in _MAKES and "out" not in kwargs):
+        if func in _SHAPE_ONLY:
+            return func(*args, **kwargs)
+        result = self._note_or_do(func, args, dict(kwargs))
+        self.history.see(func, args, kwargs, result)
+        return result
+
+    def _note_or_do(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        if func in _MAKES and "out" not in kwargs:
             return func(*args, **kwargs)
         own_generator = kwargs.get("generator") is not None
         if func in _DRAWS and not own_generator:
@@ -152,28 +163,28 @@ class Recording(TorchFunctionMode):
             kwargs = {**kwargs, "generator": self._next_generator()}
         if not self._notes:
             return func(*args, **kwargs)
-        noted = [tensor for tensor in _tensors_of_call(args, kwargs) if _address(tensor) in self._notes]
+        noted = [tensor for tensor in _tensors_of_call(args, kwargs) if address_of(tensor) in self._notes]
         return self._call_on_noted(func, args, kwargs, noted) if noted else func(*args, **kwargs)
 
     def _call_on_noted(self, func: Any, args: Any, kwargs: Any, noted: list[Tensor]) -> Any:
         """A call that touches tensors whose values are only noted so far."""
         if isinstance(kwargs.get("out"), Tensor) or func in _REALLOCATES:
             return self._call_with_values(func, args, kwargs, noted)
-        first = args[0] if args and isinstance(args[0], Tensor) and _address(args[0]) in self._notes else None
-        others = [tensor for tensor in noted if first is None or _address(tensor) != _address(first)]
+        first = args[0] if args and isinstance(args[0], Tensor) and address_of(args[0]) in self._notes else None
+        others = [tensor for tensor in noted if first is None or address_of(tensor) != address_of(first)]
         if first is not None and _is_in_place(func):
             for tensor in others:
                 self._do_now(tensor)
-            if func in _OVERWRITES and _covers(first):
+            if func in _OVERWRITES and covers_storage(first):
                 return self._overwrite(func, first, first, tuple(args[1:]), kwargs)
             return self._note(func, first, tuple(args[1:]), kwargs)
         if first is None and _is_in_place(func):
             for tensor in noted:
                 self._do_now(tensor)
             return func(*args, **kwargs)
-        if first is not None and not others and _covers(first) and _is_derived(func, args, kwargs):
+        if first is not None and not others and covers_storage(first) and _is_derived(func, args, kwargs):
             result = torch.empty_like(first)
-            self._watch(result).steps.extend(self._notes[_address(first)].steps)
+            self._watch(result).steps.extend(self._notes[address_of(first)].steps)
             return result if func in _COPIES else self._note(_IN_PLACE_OF[func], result, tuple(args[1:]), kwargs)
         if func is not Tensor.__deepcopy__:
             result = func(*args, **kwargs)
@@ -184,8 +195,8 @@ class Recording(TorchFunctionMode):
     def _call_with_values(self, func: Any, args: Any, kwargs: Any, noted: list[Tensor]) -> Any:
         """The call itself, with the values of all noted tensors but that of an `out` that it writes over."""
         out = kwargs.get("out")
-        read = _tensors((args, {name: value for name, value in kwargs.items() if name != "out"}))
-        if isinstance(out, Tensor) and _covers(out) and all(_address(tensor) != _address(out) for tensor in read):
+        read = tensors_in((args, {name: value for name, value in kwargs.items() if name != "out"}))
+        if isinstance(out, Tensor) and covers_storage(out) and all(address_of(tensor) != address_of(out) for tensor in read):
             self.forget(out)
         for tensor in noted:
             self._do_now(tensor)
@@ -194,12 +205,12 @@ class Recording(TorchFunctionMode):
     def _needed_values(self, result: Any) -> bool:
         """Whether a call computed with values that are not there yet: its result is no view of a noted tensor."""
         results = result if isinstance(result, (tuple, list)) else [] if result is None else [result]
-        return not all(isinstance(item, Tensor) and _address(item) in self._notes for item in results)
+        return not all(isinstance(item, Tensor) and address_of(item) in self._notes for item in results)
 
     def _note_draw(self, func: Any, tensor: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        if _covers(tensor):
+        if covers_storage(tensor):
             self._watch(tensor).steps.clear()
-        elif _address(tensor) not in self._notes:  # a part of a tensor whose other part has its values
+        elif address_of(tensor) not in self._notes:  # a part of a tensor whose other part has its values
             func(tensor.detach(), *args, **{**kwargs, "generator": self._next_generator()})
             return tensor
         return self._note(func, tensor, args, {name: value for name, value in kwargs.items() if name != "generator"})
@@ -212,9 +223,9 @@ class Recording(TorchFunctionMode):
         self, func: Any, target: Tensor, tensor: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
     ) -> Tensor:
         """An assignment of the whole tensor, at once: what was noted before does not matter."""
-        if _covers(tensor):
+        if covers_storage(tensor):
             self.forget(tensor)
-        elif _address(tensor) in self._notes:
+        elif address_of(tensor) in self._notes:
             return self._note(func, tensor, args, kwargs or {})
         func(target, *args, **(kwargs or {}))
         return tensor
@@ -227,7 +238,7 @@ class Recording(TorchFunctionMode):
         return notes
 
     def _do_now(self, tensor: Tensor) -> None:
-        notes = self._notes.pop(_address(tensor), None)
+        notes = self._notes.pop(address_of(tensor), None)
         if notes is not None:
             _play(notes, tensor, self._next_generator())
 
@@ -237,20 +248,24 @@ class Recording(TorchFunctionMode):
 
     def replay(self, tensor: Tensor, seed: int, name: str) -> bool:
         """Does what was noted for `tensor`, keyed by its name; False when its values are there already."""
-        notes = self._notes.pop(_address(tensor), None)
+        notes = self._notes.pop(address_of(tensor), None)
         if notes is not None:
             _play(notes, tensor, rng.generator(seed, name))
         return notes is not None
 
+    def has_put_off(self, tensor: Tensor) -> bool:
+        """Whether the values of `tensor` are noted, and not there yet."""
+        return address_of(tensor) in self._notes
+
     def forget(self, tensor: Tensor) -> None:
         """Drops what was noted for `tensor`, which something else fills."""
-        self._notes.pop(_address(tensor), None)
+        self._notes.pop(address_of(tensor), None)
 
     def settle(self, module: nn.Module, seed: int, prefix: str = "") -> None:
         """Gives all noted tensors but the module's parameters their values: buffers by name, and plain attributes."""
-        later = {_address(parameter) for parameter in module.parameters()}
+        later = {address_of(parameter) for parameter in module.parameters()}
         for name, buffer in module.named_buffers(prefix):
-            if _address(buffer) not in later:
+            if address_of(buffer) not in later:
                 self.replay(buffer, seed, name)
         for address in [address for address in self._notes if address not in later]:
             if self._notes[address].in_use:
@@ -262,7 +277,7 @@ def _play(notes: _Notes, tensor: Tensor, generator: torch.Generator) -> None:
     if tensor.is_meta:
         return
     with torch.no_grad(), torch._C.DisableTorchFunction():
-        contiguous = _covers(tensor) and tensor.is_contiguous()
+        contiguous = covers_storage(tensor) and tensor.is_contiguous()
         whole = tensor.detach() if contiguous else tensor.new_empty(0).set_(notes.storage)  # pyright: ignore
         drawn_in = torch.float32 if whole.is_floating_point() else whole.dtype
         if whole.device.type == "cpu" and whole.dtype is drawn_in:
@@ -275,34 +290,15 @@ def _play(notes: _Notes, tensor: Tensor, generator: torch.Generator) -> None:
         whole.copy_(draft)
 
 
-def _address(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
-
-
 def _geometry(tensor: Tensor) -> _Geometry:
     return tensor.size(), tensor.stride(), tensor.storage_offset()
-
-
-def _covers(tensor: Tensor) -> bool:
-    return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
-
-
-def _tensors(value: Any) -> Iterable[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _tensors(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item)
 
 
 def _tensors_of_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterable[Tensor]:
     """All tensors among the arguments; quickly for most calls, which have one."""
     if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
         return args
-    return _tensors((args, kwargs))
+    return tensors_in((args, kwargs))
 
 
 def _tensor_first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
@@ -321,4 +317,4 @@ def _is_derived(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> boo
     """Whether the result can be had later from the operand's notes: a copy, or elementwise with plain numbers."""
     if func in _COPIES:
         return True
-    return func in _IN_PLACE_OF and args[0].is_floating_point() and not any(_tensors((args[1:], kwargs)))
+    return func in _IN_PLACE_OF and args[0].is_floating_point() and not any(tensors_in((args[1:], kwargs)))

@@ -19,7 +19,7 @@ from modelfactory.config.schema import check_value, join
 from modelfactory.config.target import check_arguments, resolve
 from modelfactory.model.arguments import channel_dim, check_dimensions, with_batch_first, without_weights
 from modelfactory.model.blueprint import Chain, Leaf, Node
-from modelfactory.model.infer import BROKEN, UNKNOWN, Incoming, Inference, shape_of
+from modelfactory.model.infer import BROKEN, UNKNOWN, Incoming, Inference, shape_of, why_no_part
 from modelfactory.model.layers.containers import Parallel, Residual
 from modelfactory.model.layers.glue import Item, SelfAttention
 from modelfactory.model.layers.sizes import shape_text
@@ -208,19 +208,18 @@ class _Reader:
         broken = len(self.problems) > found
         return (None, BROKEN) if broken else (Chain(definition, container, tuple(children), options), flowing)
 
-    def _output(self, index: Any, path: str, incoming: Incoming) -> tuple[Leaf | None, Incoming]:
-        """The part of a tuple that goes on, and a layer that takes it."""
+    def _output(self, part: Any, path: str, incoming: Incoming) -> tuple[Leaf | None, Incoming]:
+        """The part of a tuple, or of an object by its name, that goes on, and a layer that takes it."""
         where = join(path, "output")
         found = len(self.problems)
-        check_value(index, int, where, self.problems)
-        if isinstance(incoming, tuple) and isinstance(index, int) and not -len(incoming) <= index < len(incoming):
-            self.problems.add(where, f"{index} is outside of the {len(incoming)} parts that the layer returns")
-        elif isinstance(incoming, torch.Tensor):
-            self.problems.add(where, f"the layer returns one tensor of shape {shape_text(incoming.shape)}; leave output out")
+        if not isinstance(part, str):
+            check_value(part, int, where, self.problems)
+        if len(self.problems) == found and (wrong := why_no_part(incoming, part)):
+            self.problems.add(where, wrong)
         if len(self.problems) > found:
             return None, BROKEN
-        leaf = Leaf(Definition(path), Item, {"index": index}, None, has_state=False)
-        return leaf, incoming[index] if isinstance(incoming, tuple) else incoming
+        leaf = Leaf(Definition(path), Item, {"index": part}, None, has_state=False)
+        return leaf, incoming if incoming is UNKNOWN or incoming is BROKEN else Item(part)(incoming)
 
     def _residual(
         self, config: Mapping[str, Any], path: str, incoming: Incoming, ending: tuple[Incoming, list[Node]], shortcut: Incoming
@@ -322,12 +321,13 @@ class _Reader:
         return replace(leaf, has_state=traits.has_state), traits.outgoing
 
     def _argument(self, value: Any, path: str) -> Any:
-        """An argument of a layer; a mapping with `_target_` in it is a module (or, with `_partial_`, makes one)."""
+        """An argument of a layer; a mapping with `_target_` in it is a module, or an object of a trusted package such as the settings
+        that its model takes (or, with `_partial_`, makes one)."""
         if isinstance(value, (list, tuple)):
             return type(value)(self._argument(item, f"{path}[{index}]") for index, item in enumerate(value))
         if not isinstance(value, Mapping) or "_target_" not in value:
             return value
-        target = resolve(value["_target_"], join(path, "_target_"), self.problems)
+        target = resolve(value["_target_"], join(path, "_target_"), self.problems, kind="argument")
         given = {
             str(name): self._argument(item, join(path, name))
             for name, item in value.items()

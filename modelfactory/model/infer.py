@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelfactory.config.errors import ConfigError, Problems, first_line
+from modelfactory.config.errors import ConfigError, Problems, did_you_mean, first_line
 from modelfactory.config.schema import join
 from modelfactory.model.blueprint import Leaf, construct_leaf
 from modelfactory.model.deferred_construction import construction
@@ -26,7 +26,7 @@ class Unknown(Enum):
 
 
 UNKNOWN, BROKEN = Unknown.NOT_GIVEN, Unknown.AFTER_A_PROBLEM
-Incoming = torch.Tensor | tuple[Any, ...] | Unknown
+Incoming = torch.Tensor | tuple[Any, ...] | Mapping[str, Any] | Unknown
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,32 @@ class Inference:
             hint = "" if isinstance(incoming, torch.Tensor) else "; say which part goes on with output: 0 beside the layer before"
             self.problems.add(path, f"{name} cannot take what comes in, {what}: {first_line(error)}{hint}")
             return None
-        return tuple(outgoing) if isinstance(outgoing, (tuple, list)) else outgoing
+        return tuple(outgoing) if isinstance(outgoing, list) else outgoing
+
+
+def why_no_part(returned: Any, index: int | str) -> str | None:
+    """What is wrong with taking a part of an example of what a layer returns; None where nothing is, or nothing is known of it.
+
+    Example:
+        >>> why_no_part((torch.zeros(1), torch.ones(1)), 2)
+        '2 is outside of the 2 parts that the layer returns'
+        >>> why_no_part({"logits": torch.ones(2)}, "logit")
+        "the layer returns no 'logit'; did you mean 'logits'?"
+    """
+    if isinstance(returned, torch.Tensor):
+        return f"the layer returns one tensor of shape {shape_text(returned.shape)}; leave output out"
+    if isinstance(index, str):
+        is_mapping = isinstance(returned, Mapping)
+        if isinstance(returned, Unknown) or (index in returned if is_mapping else hasattr(returned, index)):
+            return None
+        names = list(returned) if is_mapping else [*getattr(returned, "_fields", ())]
+        if isinstance(returned, tuple) and not names:  # whose parts have places only
+            quoted = f" (leave the quotes out: {index})" if index.removeprefix("-").isdigit() else ""
+            return f"{index!r} is a text; give a whole number{quoted}"
+        return f"the layer returns no {index!r}{did_you_mean(index, names)}"
+    if isinstance(returned, (tuple, Mapping)) and not -len(returned) <= index < len(returned):
+        return f"{index} is outside of the {len(returned)} parts that the layer returns"
+    return None
 
 
 def needs_values(error: Exception) -> bool:
@@ -139,4 +164,6 @@ def needs_values(error: Exception) -> bool:
 def _signature(incoming: Incoming) -> Any:
     if isinstance(incoming, torch.Tensor):
         return incoming.shape, incoming.dtype
+    if isinstance(incoming, Mapping):  # an object with named parts, such as transformers returns
+        return tuple((name, _signature(part)) for name, part in incoming.items())
     return tuple(map(_signature, incoming)) if isinstance(incoming, tuple) else incoming

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from modelfactory.config.advice import Advice
 from modelfactory.config.errors import Problems, first_line
-from modelfactory.model.batch_axis import BatchAxis, Meeting, TooLong, batch_for, tensors
+from modelfactory.model.batch_axis import BatchAxis, Meeting, TooLong, batch_for
 from modelfactory.model.blueprint import Chain, Leaf, Node, assemble, walk
 from modelfactory.model.infer import needs_values
 from modelfactory.model.layers.glue import Item, Permute, PositionalEmbedding, Reduce, Select, SelfAttention
 from modelfactory.model.layers.sizes import dimensions_of
+from modelfactory.model.storages import tensors_in
 from modelfactory.numerics import rng
 from modelfactory.tracing.meta_shapes import KnownShapes
 
@@ -195,7 +196,7 @@ def _computed(node: Node, shape: Sequence[int], dtype: torch.dtype, middle: int)
                 deviates = torch.empty(parameter.shape).normal_(generator=generator)
                 parameter.mul_(deviates / math.sqrt(max(parameter[0].numel(), 1)))
         x = torch.stack([_sample(shape, dtype, number) for number in (0, middle, 2)])
-        found = [tensor for tensor in tensors(model(x)) if tensor.ndim and len(tensor) == len(x)]
+        found = [tensor for tensor in tensors_in(model(x)) if tensor.ndim and len(tensor) == len(x)]
     return found[0].double() if found else None
 
 

@@ -18,6 +18,7 @@ from modelfactory.parameters.info import ParamFacts, block_role
 from modelfactory.parameters.known_layers import decides, known_blocks, known_roles
 from modelfactory.parameters.parametrized import Computed
 from modelfactory.parameters.residual import MATRICES, Branch, walk_modules
+from modelfactory.parameters.written import Written
 from modelfactory.tracing.packed import Part
 from modelfactory.tracing.read import Reading, read, read_by_trying
 
@@ -52,6 +53,7 @@ class Facts:
 
     def __init__(self, model: nn.Module, owned: Sequence[Owned], declarations: Mapping[str, nn.Module], example: Any = None):
         self._model, self._owned, self._declarations, self._example = model, owned, declarations, example
+        self.written: Mapping[str, Written] = {}  # by name, what constructors wrote, where they were watched
         self.notes: list[str] = []
         """Where a declaration and the run disagree, or neither tells what a parameter is there for."""
 

@@ -15,11 +15,15 @@ from functools import partial
 from typing import Any
 
 from torch import nn
+from torch.nn.utils.spectral_norm import SpectralNorm
 
+from modelfactory.config.compose import plain_nodes
 from modelfactory.config.errors import Problems, did_you_mean
+from modelfactory.config.own_groups import read_groups
 from modelfactory.config.schema import check_value, join
 from modelfactory.parameters.info import ParamInfo
 from modelfactory.parameters.layer_rules import Definition
+from modelfactory.parameters.residual import Outline
 from modelfactory.parameters.roles import describe
 from modelfactory.parameters.selector import SELECTOR_KEYS, Selector, nothing_picked, read_selector
 
@@ -108,7 +112,8 @@ def _read_until(value: Any, path: str, problems: Problems) -> int | None:
 def choose_frozen(
     infos: Sequence[ParamInfo], spec: FreezeSpec, definitions: Mapping[str, Definition], problems: Problems
 ) -> dict[int, int | None]:
-    """The `id` of every parameter to freeze, with the epoch that thaws it (None: never).
+    """The `id` of every parameter to freeze, and of every module that has buffers and no parameters, with the epoch that thaws it
+    (None: never).
 
     One rule decides over a parameter, and decides for the whole training: what it thaws is not caught by an earlier one.
     A rule that picks nothing is a problem, unless it is optional.
@@ -118,16 +123,30 @@ def choose_frozen(
     frozen: dict[int, int | None] = {}
     for info in infos:
         winner = next((rule for rule in reversed(spec.rules) if rule.selector.picks(info)), None)
-        beside = _beside(info.module_name, definitions)
-        if winner is not None and (beside is None or winner.selector.names_parameters):
-            if winner.frozen:
-                frozen[id(info.parameter)] = winner.until
-        elif beside:
-            frozen[id(info.parameter)] = None
+        _decide(frozen, id(info.parameter), winner, _beside(info.module_name, definitions))
+    outline = infos[0].outline if infos else Outline()
+    for name, module in outline.stateful:
+        winner = next((rule for rule in reversed(spec.rules) if rule.selector.picks_state(name, module, outline)), None)
+        _decide(frozen, id(module), winner, _beside(name, definitions))
     for rule in spec.rules:
-        if not rule.selector.optional and not rule.selector.select(infos):
+        if not rule.selector.optional and not rule.selector.select(infos) and not _states(rule.selector, infos):
             problems.add(rule.path, nothing_picked(rule.selector, infos))
     return frozen
+
+
+def _decide(frozen: dict[int, int | None], key: int, winner: FreezeRule | None, beside: bool | None) -> None:
+    """Enters what the last rule that picks it, or what stands beside its layer, says of one parameter or module."""
+    if winner is not None and (beside is None or winner.selector.names_parameters):
+        if winner.frozen:
+            frozen[key] = winner.until
+    elif beside:
+        frozen[key] = None
+
+
+def _states(selector: Selector, infos: Sequence[ParamInfo]) -> list[nn.Module]:
+    """The modules with buffers and without parameters that a selector picks."""
+    outline = infos[0].outline if infos else Outline()
+    return [module for name, module in outline.stateful if selector.picks_state(name, module, outline)]
 
 
 def _beside(module_name: str, definitions: Mapping[str, Definition]) -> bool | None:
@@ -142,12 +161,20 @@ def _beside(module_name: str, definitions: Mapping[str, Definition]) -> bool | N
 
 
 def apply_frozen(model: nn.Module, frozen: Collection[int], dropout: bool = False) -> None:
-    """Freezes the parameters with these ids, and holds the parts that are frozen whole in evaluation mode."""
+    """Freezes the parameters with these ids, and holds the parts that are frozen whole in evaluation mode, as well as the modules
+    with these ids, which have buffers and no parameters.
+
+    Args:
+        frozen: a mapping has the epoch that thaws each; None: never.
+    """
     if not frozen:
         return
     for parameter in model.parameters():
         if id(parameter) in frozen:
             parameter.requires_grad_(False)
+    for module in model.modules():
+        if id(module) in frozen:
+            hold(module, picked=True, until=frozen.get(id(module)) if isinstance(frozen, Mapping) else None)
     for module in _to_hold(model, dropout):
         hold(module)
 
@@ -170,7 +197,10 @@ def thaw(model: nn.Module, thaws: Mapping[str, int], epoch: int, dropout: bool =
         True
     """
     due = [name for name, at in thaws.items() if at <= epoch and not model.get_parameter(name).requires_grad]
-    if due:
+    states = [module for module in model.modules() if (until := _how_held(module).get("until")) is not None and until <= epoch]
+    for module in states:
+        release(module)
+    if due or states:
         for name in due:
             model.get_parameter(name).requires_grad_(True)
         still = _to_hold(model, dropout)
@@ -182,18 +212,25 @@ def thaw(model: nn.Module, thaws: Mapping[str, int], epoch: int, dropout: bool =
 
 def _to_hold(model: nn.Module, dropout: bool) -> set[nn.Module]:
     """Modules that stay in evaluation mode as the parameters are frozen at present."""
+    picked = {module for module in model.modules() if _how_held(module).get("picked") or _moves_frozen(module)}
     whole = {module for module in model.modules() if _is_frozen_whole(module)}
     tops = [*whole, *(child for module in model.modules() for child in _between(module, whole))]
     inside = {inner for module in tops for inner in module.modules()}
     if dropout:
-        return {module for module in inside if _keeps_statistics(module)}
+        return picked | {module for module in inside if _keeps_statistics(module)}
     # cuDNN has no gradient through a recurrent layer in evaluation mode, which is the same where there is no dropout
-    return {module for module in inside if not (isinstance(module, nn.RNNBase) and not module.dropout)}
+    return picked | {module for module in inside if not (isinstance(module, nn.RNNBase) and not module.dropout)}
 
 
 def _is_frozen_whole(module: nn.Module) -> bool:
     parameters = list(module.parameters())
     return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
+
+
+def _moves_frozen(module: nn.Module) -> bool:
+    """Whether a hook of this module would move vectors that go with a frozen weight: torch.nn.utils.spectral_norm."""
+    hooks = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, SpectralNorm)]
+    return any(not getattr(module, f"{hook.name}_orig").requires_grad for hook in hooks)
 
 
 def _between(module: nn.Module, whole: Collection[nn.Module]) -> Iterator[nn.Module]:
@@ -216,8 +253,12 @@ def _keeps_statistics(module: nn.Module) -> bool:
     return own and (not module._modules or getattr(module, "running_mean", None) is not None)
 
 
-def hold(module: nn.Module) -> None:
+def hold(module: nn.Module, picked: bool = False, until: int | None = None) -> None:
     """Keeps a module in evaluation mode, also when `train()` is called on it or on what holds it.
+
+    Args:
+        picked: whether it is held for itself, and not for its parameters, which are frozen.
+        until: the epoch that releases what is picked; None: never.
 
     Example:
         >>> norm = nn.BatchNorm1d(3)
@@ -226,7 +267,9 @@ def hold(module: nn.Module) -> None:
         False
     """
     module.training = False
-    module.__dict__["train"] = partial(_stay, module)
+    if not picked:
+        picked, until = _how_held(module).get("picked", False), _how_held(module).get("until")
+    module.__dict__["train"] = partial(_stay, module, **({"picked": True, "until": until} if picked else {}))
 
 
 def release(module: nn.Module) -> None:
@@ -238,7 +281,12 @@ def _is_held(module: nn.Module) -> bool:
     return getattr(module.__dict__.get("train"), "func", None) is _stay
 
 
-def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
+def _how_held(module: nn.Module) -> Mapping[str, Any]:
+    """What `hold` was told; empty where the module is not held."""
+    return module.__dict__["train"].keywords if _is_held(module) else {}
+
+
+def _stay(module: nn.Module, mode: bool = True, picked: bool = False, until: int | None = None) -> nn.Module:
     """In place of `module.train`: what is held stays in evaluation mode, and each child does what is due to itself."""
     module.training = False
     for child in module.children():
@@ -246,12 +294,15 @@ def _stay(module: nn.Module, mode: bool = True) -> nn.Module:
     return module
 
 
-def freeze(model: nn.Module, what: Iterable[Any], dropout: bool = False) -> list[str]:
-    """Freezes parameters of any model, built here or not, and holds parts frozen whole in evaluation mode.
+def freeze(model: nn.Module, what: Any, dropout: bool | None = None, *, at: str | None = None) -> list[str]:
+    """Freeze parameters of any model, built here or not, and hold parts frozen whole in evaluation mode.
 
     Args:
-        what: globs over parameter names, or selectors (mappings of match, module, role, before, after).
-        dropout: whether dropout and drop path go on acting in parts frozen whole; what keeps statistics never moves.
+        what: globs over parameter names, or selectors (mappings of match, module, role, before, after); or the `freeze` node of a
+            config, `cfg.freeze`, or a config that has one. What its rules thaw at an epoch is frozen.
+        dropout: whether dropout and drop path go on acting in parts frozen whole; what keeps statistics never moves. None: what the
+            node says, or else no.
+        at: where in a config the groups are, as for `build`.
 
     Returns:
         The names of the parameters that the selectors picked, in the model's order.
@@ -266,17 +317,34 @@ def freeze(model: nn.Module, what: Iterable[Any], dropout: bool = False) -> list
         >>> model.train()[1].training
         False
     """
+    if at is not None or isinstance(what, Mapping) and "freeze" in what:
+        found = read_groups(what, ("freeze",), at)
+        with found.told():
+            return freeze(model, found.config.get("freeze"), dropout)
     problems = Problems()
     infos = describe(model)
-    if isinstance(what, (str, Mapping)):
-        what = [what]
+    what = what if isinstance(what, str) else plain_nodes(what, resolve=True)
+    if what is None or isinstance(what, Mapping) and "rules" in what:
+        spec = read_freeze(what, "freeze", problems)
+        problems.raise_if_any()
+        picked = set(choose_frozen(infos, spec or FreezeSpec(), {}, problems))
+        dropout = spec.dropout if dropout is None and spec is not None else dropout
+    else:
+        picked = _pick(infos, [what] if isinstance(what, (str, Mapping)) else what, problems)
+    problems.raise_if_any()
+    apply_frozen(model, picked, bool(dropout))
+    return [info.name for info in infos if id(info.parameter) in picked]
+
+
+def _pick(infos: Sequence[ParamInfo], what: Iterable[Any], problems: Problems) -> set[int]:
+    """The `id` of each parameter that a glob or selector picks."""
     picked = set()
     for index, item in enumerate(what):
         selector = read_selector(item, f"freeze[{index}]", problems)
         found = selector.select(infos) if selector is not None else []
-        if selector is not None and not found and not selector.optional:
+        states = _states(selector, infos) if selector is not None else []
+        if selector is not None and not found and not states and not selector.optional:
             problems.add(f"freeze[{index}]", nothing_picked(selector, infos))
         picked.update(id(info.parameter) for info in found)
-    problems.raise_if_any()
-    apply_frozen(model, picked, dropout)
-    return [info.name for info in infos if id(info.parameter) in picked]
+        picked.update(map(id, states))
+    return picked

@@ -10,6 +10,7 @@ from torch import nn
 
 from modelfactory.parameters.parametrized import Computed
 from modelfactory.parameters.residual import Branch, Outline
+from modelfactory.parameters.written import Written, is_authored
 from modelfactory.tracing.activations import TracedActivation
 from modelfactory.tracing.fans import TracedFans
 from modelfactory.tracing.packed import Part
@@ -92,6 +93,11 @@ class ParamInfo:
         return self.names[0]
 
     @property
+    def written(self) -> Written | None:
+        """What constructors wrote to it; None where they were not watched."""
+        return self.model.written.get(self.names[0])
+
+    @property
     def facts(self) -> ParamFacts:
         return self.model.of(self.index)
 
@@ -99,10 +105,12 @@ class ParamInfo:
     def roles(self) -> tuple[str, ...]:
         """What it is there for, the most telling role first; of one matrix of a packed parameter, what that is there for."""
         facts = self.facts
-        if self.block is None:
-            return facts.roles
-        own = [block_role(name) for name in facts.packed]
-        return (*(role for role in facts.roles if role not in own), *([own[self.block]] if own[self.block] else []))
+        roles = facts.roles
+        if self.block is not None:
+            own = [block_role(name) for name in facts.packed]
+            roles = (*(role for role in roles if role not in own), *([own[self.block]] if own[self.block] else []))
+        by_hand = "authored" not in roles and is_authored(self.parameter, roles, self.written)
+        return (*roles, "authored") if by_hand else roles
 
     @property
     def packed(self) -> tuple[str, ...]:

@@ -58,11 +58,25 @@ class Outline:
     Attributes:
         begins: each module's name, a parent before its children, with its first parameter.
         size: how many parameters there are.
+        stateful: modules that have buffers and, with all inside of them, no parameter, each with its name.
     """
 
     def __init__(self) -> None:
         self.begins: list[tuple[str, int]] = []
         self.size = 0
+        self.stateful: list[tuple[str, nn.Module]] = []
+
+    def is_between(self, name: str, before: str, after: str) -> bool:
+        """Whether a layer is registered before one layer and after another, each the whole name or its end; "" sets no bound."""
+        order = {layer: place for place, (layer, _) in enumerate(self.begins)}
+        for bound, sign in ((before, 1), (after, -1)):
+            found = self.find(bound) if bound else []
+            if bound and len(found) != 1:
+                return False
+            outer, inner = (name, found[0]) if bound and sign > 0 else (found[0] if bound else "", name)
+            if bound and (order[outer] >= order[inner] or f"{inner}.".startswith(f"{outer}.") or not outer):
+                return False
+        return True
 
     @cached_property
     def spans(self) -> dict[str, tuple[int, int]]:

@@ -10,6 +10,7 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -21,6 +22,7 @@ from modelfactory.parameters.facts import Facts, Owned
 from modelfactory.parameters.info import ParamInfo
 from modelfactory.parameters.parametrized import computed_by, is_computing
 from modelfactory.parameters.residual import Outline, walk_modules
+from modelfactory.parameters.written import Written
 
 ROLES = (
     "weight",
@@ -51,6 +53,7 @@ ROLES = (
     "hidden",
     "head",
     "tied",
+    "authored",
     "scale",
     "activation",
     "other",
@@ -70,6 +73,7 @@ MISSING = {
     **dict.fromkeys(("up", "down"), "the model has no gated unit: no activation of one projection times another"),
     "router": "no projection of this model chooses among experts",
     "modulation": "no projection of this model scales what a norm gives",
+    "authored": "no author of a class here set a parameter by hand, or none was watched while the model was made",
     "tied": "no parameter of this model has two names",
     "hidden": "the model has no layer between its first and its last",
 }
@@ -80,13 +84,16 @@ _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 _DECLARING = (ROLES_OF, BLOCKS, FANS)
 
 
-def describe(model: nn.Module, example: Any = None) -> list[ParamInfo]:
+def describe(
+    model: nn.Module, example: Any = None, written: Mapping[str, Written] = MappingProxyType({})
+) -> list[ParamInfo]:
     """Every parameter of the model once, in registration order; tied ones carry all of their names.
 
     What each is there for is found out when it is first asked for, by one run of the model on the meta device.
 
     Args:
         example: an input of the model (its numbers do not matter); without one, sizes that fit its first layers are tried.
+        written: by name, what the model's constructors wrote to a parameter (`Draft.written`), where they were watched.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
@@ -103,6 +110,8 @@ def describe(model: nn.Module, example: Any = None) -> list[ParamInfo]:
     padding: dict[str, int] = {}
     for module_name, module in walk_modules(model):
         outline.begins.append((module_name, len(owners)))
+        if module._buffers and next(module.parameters(), None) is None:
+            outline.stateful.append((module_name, module))
         if "parametrizations" in module._modules:
             computing[module_name] = module
         if isinstance(module, _EMBEDDINGS) and module.padding_idx is not None:
@@ -121,6 +130,7 @@ def describe(model: nn.Module, example: Any = None) -> list[ParamInfo]:
     outline.size = len(owners)
     owned: list[Owned] = []
     facts = Facts(model, owned, declarations, example)
+    facts.written = written
     infos: list[ParamInfo] = []
     for index, (parameter, module, module_name, attr) in enumerate(owners):
         found = computed_by(module, module_name, attr, computing) if is_computing(module) else None

@@ -17,9 +17,12 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
 
+from torch import nn
+
 from modelfactory.config.errors import Problems, did_you_mean, nearest
 from modelfactory.config.schema import check_value, join
 from modelfactory.parameters.info import ParamInfo
+from modelfactory.parameters.residual import NORMS, Outline
 from modelfactory.parameters.roles import MISSING, ROLES
 
 SELECTOR_KEYS = ("match", "module", "role", "before", "after", "optional")
@@ -90,6 +93,17 @@ class Selector:
             if self.before and info.index >= first or self.after and info.index < last:
                 return False
         return not self.match or any(pattern(name) for name in info.known_as for pattern in self._patterns)
+
+    def picks_state(self, name: str, module: nn.Module, outline: Outline) -> bool:
+        """Whether it picks the buffers of a module that has no parameters, by their names, the module's class and its place."""
+        if self.role and not ("norm" in self.role and isinstance(module, NORMS)):
+            return False
+        if self.module and not _class_names(type(module)).intersection(self.module):
+            return False
+        if not outline.is_between(name, self.before, self.after):
+            return False
+        names = [join(name, own) for own, buffer in module._buffers.items() if buffer is not None]
+        return any(not self.match or any(pattern(own) for pattern in self._patterns) for own in names)
 
     def select(self, infos: Iterable[ParamInfo]) -> list[ParamInfo]:
         """Those of `infos` that it picks, in their order."""

@@ -15,7 +15,6 @@ from modelfactory.init.calibrate import Calibration
 from modelfactory.init.choose import Chooser, uses_auto_gain
 from modelfactory.init.input_activation import Acting, acting_on
 from modelfactory.init.ledger import Row, ledger_row
-from modelfactory.init.rules import Rule
 from modelfactory.init.structural_arguments import Shares, unknown_shares
 from modelfactory.model.backbone_front import BACKBONE
 from modelfactory.model.blueprint import Draft
@@ -34,14 +33,14 @@ class Account:
     Attributes:
         frozen: the `id` of each frozen parameter, with the epoch that thaws it, None: never.
         place: tells the optimizer group of each parameter, by its `id`.
-        beside: by module name the rules beside it, each with the glob that it has for the parameters inside.
+        chooser: what chose the rules: it has those beside layers, and what they leave to the model's author.
     """
 
     infos: Sequence[ParamInfo]
     assignments: Sequence[Assignment]
     frozen: Mapping[int, int | None]
     place: Callable[[], Mapping[int, str]]
-    beside: Mapping[str, Sequence[tuple[str, Rule]]]
+    chooser: Chooser
 
     @property
     def thaws(self) -> dict[str, int]:
@@ -52,17 +51,10 @@ class Account:
         """With what a calibration did to the parameters that it changed: the method, the factor in the gain, no expectation."""
         factors = calibration.factors
         items = [
-            _calibrated(item, calibration.method, factors[item.info.name]) if item.info.name in factors else item
+            item.calibrated(calibration.method, factors[item.info.name]) if item.info.name in factors else item
             for item in self.assignments
         ]
         return replace(self, assignments=items)
-
-
-def _calibrated(item: Assignment, method: str, factor: float) -> Assignment:
-    call = replace(item.call, name=f"{item.call.name}+{method}")
-    gain = factor if item.gain is None else item.gain * factor
-    gain = None if "bias" in item.info.roles else gain
-    return replace(item, choice=replace(item.choice, call=call), gain=gain, expected=(math.nan, math.nan))
 
 
 def account(
@@ -78,7 +70,7 @@ def account(
         pretrained: parameter -> the file and tensor that its values come from.
         shares: gives the classes' shares in the data.
     """
-    infos = describe(draft.module, spec.incoming)
+    infos = describe(draft.module, spec.incoming, draft.written)
     for name, definition in draft.definitions.items():
         for role, glob in unused_roles(infos, name, definition.roles).items():
             names = [info.name.removeprefix(f"{name}.") for info in infos if not name or info.name.startswith(f"{name}.")]
@@ -103,7 +95,7 @@ def account(
         places = place_parameters(draft.module, infos, spec.grouping, thaws=_thaws(infos, frozen))
         return {id(info.parameter): place.group for info, place in zip(infos, places, strict=True)}
 
-    return Account(infos, assignments, frozen, place, chooser.beside)
+    return Account(infos, assignments, frozen, place, chooser)
 
 
 def _thaws(infos: Sequence[ParamInfo], frozen: Mapping[int, int | None]) -> dict[str, int]:

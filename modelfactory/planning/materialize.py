@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
 
 from modelfactory.config.errors import ConfigError, Problem, Problems, SchemeError
 from modelfactory.init.calibrate import Calibration, calibrate
+from modelfactory.init.copied import copy_values
 from modelfactory.init.fill import fill, measure
 from modelfactory.init.ledger import Ledger, Row
 from modelfactory.init.structural_arguments import Evidence
@@ -96,6 +97,7 @@ def draw(spec: ModelSpec, evidence: Evidence | None, *, measured: bool) -> Drawn
         apply_frozen(whole, plans.frozen, spec.freeze.dropout)
     calibration = _calibrate(whole, plans, spec, evidence)
     plans = plans if calibration is None else plans.calibrated(calibration)
+    copy_values(plans.assignments)  # of what was loaded or scaled since
     return Drawn(draft, plans, pretrained, stats, digests, calibration)
 
 
@@ -105,7 +107,7 @@ def account_for(drawn: Drawn, spec: ModelSpec, warnings: tuple[str, ...], device
     stats, digests = list(drawn.stats), dict(drawn.digests or {})
     changed = set() if drawn.calibration is None else set(drawn.calibration.factors)
     for index, item in enumerate(plans.assignments):
-        if item.call.pretrained or item.info.name in changed:
+        if item.call.pretrained or item.call.source or item.info.name in changed:
             stats[index] = measure(item.info.parameter)
             digests[item.info.name] = digest(item.info.parameter)
     buffers = listed_buffers(model, plans, pretrained, measured=True)
@@ -129,15 +131,7 @@ def _calibrate(model: nn.Module, plans: Account, spec: ModelSpec, evidence: Evid
     if evidence is None:
         raise ConfigError([Problem(where, f"{asked.method!r} needs data, for a first batch; give data, or null")])
     try:
-        return calibrate(
-            model,
-            evidence.batch(),
-            asked.method,  # pyright: ignore[reportArgumentType]
-            target=asked.target,
-            tol=asked.tol,
-            max_iterations=asked.max_iterations,
-            only=_names_of_drawn(plans),
-        )
+        return calibrate(model, evidence.batch(), **asdict(asked), only=_names_of_drawn(plans))
     except SchemeError as error:
         raise ConfigError([Problem(where, str(error))]) from error
 

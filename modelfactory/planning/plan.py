@@ -23,6 +23,7 @@ from modelfactory.init.rules import InitSpec
 from modelfactory.init.structural_arguments import Evidence
 from modelfactory.model.blueprint import Draft, Leaf, assemble
 from modelfactory.model.infer import Inference
+from modelfactory.model.modes import kept_modes
 from modelfactory.model.samples import check_samples
 from modelfactory.parameters.freezing import apply_frozen
 from modelfactory.planning.account import Account, account, frozen_untrained, ledger_rows
@@ -75,10 +76,8 @@ class Plan:
         with torch.device("meta"):
             draft = assemble(spec.node, spec.seed)
         if isinstance(spec.node, Leaf) and spec.incoming is not None:
-            modes = [(module, module.training) for module in draft.module.modules()]
-            Inference(problems).forward(draft.module, "model", spec.incoming)
-            for module, training in modes:
-                module.training = training
+            with kept_modes(draft.module):
+                Inference(problems).forward(draft.module, "model", spec.incoming)
         mixing = self._mixing(problems)
         pretrained = find_pretrained(draft.module, spec.backbone, problems, fetch=False)
         problems.raise_if_any()
@@ -176,7 +175,7 @@ class Plan:
         rows = [row for row in self.ledger.rows if row.role != "buffer"]
         acting = acting_on(plans.infos)
         items = [replace(item, acting=item.acting or acting.get(id(item.info.parameter))) for item in plans.assignments]
-        return explain(name, items, rows, spec.init, draft.definitions, plans.beside, spec.freeze, spec.seed)
+        return explain(name, items, rows, spec.init, draft.definitions, plans.chooser.beside, spec.freeze, spec.seed)
 
     def materialize(self, device: str | torch.device | None = None, *, evidence: Evidence | None = None) -> Built:
         """Constructs the model, draws every value once, freezes; the model with an account of what was drawn.
@@ -230,13 +229,21 @@ class Plan:
     def __str__(self) -> str:
         return str(self.overview)
 
+    def __repr__(self) -> str:
+        rows = [row for row in self.ledger.rows if row.role != "buffer"]
+        return f"Plan of {len(rows)} parameters, {sum(row.numel for row in rows):,} numbers; print it for the table"
+
+    def _repr_html_(self) -> str:
+        """Give what a notebook shows."""
+        return self.overview._repr_html_()
+
 
 def _schemes(pretrained: Pretrained | None) -> Mapping[str, str]:
     return {} if pretrained is None else pretrained.schemes
 
 
 def _advice(plans: Account, spec: ModelSpec) -> Iterable[Advice]:
-    yield from plan_warnings(plans.assignments, spec.init.rules)
+    yield from plan_warnings(plans.assignments, spec.init.rules, plans.chooser)
     yield from frozen_untrained(plans, spec)
 
 

@@ -34,6 +34,7 @@ GROUPS = (
     "experiment",
     "sweep",
 )
+OF_MODEL = ("seed", "data", "activation", "backbone", "model", "init", "freeze")  # what decides a model and its values
 _DTYPES = {"float32": torch.float32, "int64": torch.int64}
 
 

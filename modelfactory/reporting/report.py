@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from modelfactory.config.files import write_text
+from modelfactory.config.notebook import html_text
 from modelfactory.config.printable import one_line
 from modelfactory.reporting.curves import COLUMNS, History, read_history, scheme_bands
 from modelfactory.reporting.page import page
@@ -45,6 +46,10 @@ class Report:
 
     def __str__(self) -> str:
         return self.text()
+
+    def _repr_html_(self) -> str:
+        """Give what a notebook shows."""
+        return html_text(self.text())
 
     def text(self, failures: bool = True) -> str:
         """What `print` shows, with or without the jobs that did not complete."""

@@ -10,13 +10,15 @@ _SAME = frozenset(
     "activation add sub mul multiply div truediv dropout clone contiguous detach data to float half bfloat16 double masked_fill where pow "
     "neg mean sum var std roll pad cat".split()
 )
+_NEW = -1
 _MOVED = {"transpose": 2, "swapaxes": 2, "swapdims": 2}
 
 
 def unit_of_input(graph: Graph, index: int) -> int:
     """The dimension of the units of an input: the last for what goes into a linear layer, dimension 1 for images.
 
-    The first call that tells decides; what leaves the shape as it is, and what swaps dimensions, is followed.
+    The first call that tells decides; what leaves the shape as it is, swaps dimensions or adds one, is followed. 0 stands for
+    a dimension that a call adds: one unit, such as the one channel of a sound.
 
     Example:
         >>> import torch
@@ -36,13 +38,15 @@ def unit_of_input(graph: Graph, index: int) -> int:
         own, shape = places[before], graph.nodes[before].shape
         told = _told(node, before, len(shape))
         if told is not None:
-            return own[told]
+            return max(own[told], 0)
         if node.op == "permute" or node.op in _MOVED or node.op in ("t", "T", "mT"):
             moved = _order(node, len(shape))
             if moved is not None:
                 places[node.index] = tuple(own[dim] for dim in moved)
         elif node.op in _SAME and len(node.shape) == len(shape):
             places[node.index] = own
+        elif (added := _added(node)) is not None and len(node.shape) == len(shape) + 1:
+            places[node.index] = (*own[:added], _NEW, *own[added:])
     return min(1, max(rank - 1, 0))
 
 
@@ -54,6 +58,17 @@ def _told(node: Node, before: int, rank: int) -> int | None:
         return rank - 1
     if node.op in _SECOND or node.op.startswith("conv") or "pool" in node.op:
         return min(1, rank - 1)
+    return None
+
+
+def _added(node: Node) -> int | None:
+    """Where a call adds a dimension of size 1."""
+    if node.op == "unsqueeze":
+        dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+        return dim % len(node.shape) if isinstance(dim, int) else None
+    index = node.args[1] if node.op == "getitem" else ()
+    if isinstance(index, tuple) and index.count(None) == 1 and all(item is None or item == slice(None) for item in index):
+        return index.index(None)
     return None
 
 

@@ -79,9 +79,7 @@ def _where_of(part: State, out: State, where: Tensor | None) -> Tensor | None:
 
 def stack_forward(context: Context, node: Node, states: list[State]) -> State:
     """Side by side along a new dimension: each moment is the mean over the parts."""
-    parts = _stacked(node)
-    if len(parts) != len(states):
-        raise NotPredicted("it stacks what is no signal")
+    _check_stacked(context, node, states)
     power = sum(part.second for part in states) / len(states)
     mean = sum(part.mean for part in states) / len(states)
     unit = states[0].unit + (_stacked_along(node) <= states[0].unit)
@@ -91,7 +89,15 @@ def stack_forward(context: Context, node: Node, states: list[State]) -> State:
 
 
 def stack_backward(context: Context, node: Node, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
+    _check_stacked(context, node, states)
     return [Gradient(flat(gradient.second, part.power.ndim), gradient.far, gradient.chance) for part in states]
+
+
+def _check_stacked(context: Context, node: Node, states: list[State]) -> None:
+    if len(_stacked(node)) != len(states):
+        raise NotPredicted("it stacks what is no signal")
+    if len({context.roots.of(index) for index in node.inputs}) < len(node.inputs):
+        raise NotPredicted("it stacks functions of one signal")
 
 
 def _stacked(node: Node) -> tuple[Any, ...]:

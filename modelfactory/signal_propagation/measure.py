@@ -7,6 +7,7 @@ way back ends at the first layers: no parameter gets a gradient.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,7 @@ class Measured:
         second, mean, other: of the output: second moment, mean, and mean product of one place of two inputs; without what a
             mask hides.
         gradient: second moment of the gradient by the output.
+        effect: what changes of places by a share of each do to the loss: the sum of the squares of signal times gradient, a unit.
         gradient_far: of what no rule leads a gradient to, the mean product of it at two places, by node and dimension of the units.
         sums: of the output over the batch, where asked for.
         states: full states, of inputs and of what no rule predicts, for each dimension that the units may lie in.
@@ -53,6 +55,7 @@ class Measured:
     mean: dict[int, float] = field(default_factory=dict)
     other: dict[int, float] = field(default_factory=dict)
     gradient: dict[int, float] = field(default_factory=dict)
+    effect: dict[int, float] = field(default_factory=dict)
     gradient_far: dict[tuple[int, int], float] = field(default_factory=dict)
     sums: dict[int, Tensor] = field(default_factory=dict)
     parts: dict[int, Tensor] = field(default_factory=dict)
@@ -121,6 +124,7 @@ class _Collector:
         self._scalars: dict[tuple[str, int], Tensor] = {}
         self._sizes: dict[int, int] = {}
         self._pairs: dict[int, int] = {}  # how many inputs the sums over the batch are of
+        self._places: dict[int, Tensor] = {}  # the norm of every place
         self._edges: dict[int, GradientEdge] = {}
         self._live: set[int] = set()  # nodes that a gradient can reach
         self._masked: set[int] = set()  # nodes some of whose entries a mask hides
@@ -145,7 +149,8 @@ class _Collector:
             self._look_behind_mask(number, values)
         else:
             together = self._over_inputs(number, values)
-            self._scalars["norm", number] = _norm(values)
+            self._places[number] = _by_place(values)
+            self._scalars["norm", number] = torch.linalg.vector_norm(self._places[number]).float()
             self._scalars["sum", number] = together.sum()
             self._scalars["together", number] = torch.linalg.vector_norm(together)
             if node.op == "activation":
@@ -187,7 +192,10 @@ class _Collector:
     def _gradient_of(self, number: int) -> Any:
         def look(gradient: Tensor) -> None:
             with contained(f"the gradient by call {number}", self.failures):
-                self._scalars["gradient", number] = _norm(gradient)
+                places = _by_place(gradient)
+                self._scalars["gradient", number] = torch.linalg.vector_norm(places).float()
+                if number in self._places:
+                    self._scalars["effect", number] = torch.linalg.vector_norm(places * self._places.pop(number)).float()
                 if number in self._continued and gradient.ndim > 2:
                     for dim in {1, gradient.ndim - 1}:
                         self._scalars[f"far {dim}", number] = torch.linalg.vector_norm(_over_places(gradient, dim))
@@ -243,6 +251,8 @@ class _Collector:
                 found.mean[number] = value / size
             elif what == "gradient":
                 found.gradient[number] = value**2 / self._sizes[number]
+            elif what == "effect":
+                found.effect[number] = value**2 / _units(graph.nodes[number].shape)
             elif what == "together" and self._pairs[number] > 1:
                 count = self._pairs[number]
                 found.other[number] = (value**2 - known["norm", number] ** 2) / (size * (count - 1))
@@ -302,16 +312,16 @@ def describe_input(values: Tensor, unit: int = 1) -> Input:
     """What a batch of inputs is like; images with their second moment place by place.
 
     Args:
-        unit: the dimension that their units (channels, features) lie in.
+        unit: the dimension that their units (channels, features) lie in; 0: they are places of one unit.
     """
     if values.ndim < 1 or not values.is_floating_point():
         return Input()
-    state = state_of(values, unit)
+    state = state_of(values, unit) if unit else state_of(values.unsqueeze(1), 1)
     if not math.isfinite(state.second):
         return Input()
     power = None
     if values.ndim > 2:
-        power = values.detach().double().square().mean((0, unit), keepdim=True).cpu()
+        power = values.detach().double().square().mean((0, unit) if unit else 0, keepdim=True).cpu()
     scale = 1 / state.second if state.second > 0 else 0.0
     pairs = {kind: value * scale for kind, value in zip(KINDS, state.pairs.tolist(), strict=True)}
     return Input(mean=state.mean, second=state.second, power=power, unit=unit, **pairs)
@@ -320,3 +330,19 @@ def describe_input(values: Tensor, unit: int = 1) -> Input:
 def _norm(values: Tensor) -> Tensor:
     """The norm, summed in float32 at least."""
     return torch.linalg.vector_norm(values, dtype=torch.promote_types(values.dtype, torch.float32)).float()
+
+
+def _unit_of(shape: Sequence[int]) -> int:
+    """The dimension that units commonly lie in: 1 of images, the last of tokens."""
+    return 1 if len(shape) > 3 else len(shape) - 1
+
+
+def _units(shape: Sequence[int]) -> int:
+    return shape[_unit_of(shape)] if len(shape) > 1 else 1
+
+
+def _by_place(values: Tensor) -> Tensor:
+    """The norm of every place of every input over its units, summed in float32 at least."""
+    if values.ndim < 2:
+        return values.abs()
+    return torch.linalg.vector_norm(values, dim=_unit_of(values.shape), dtype=torch.promote_types(values.dtype, torch.float32))

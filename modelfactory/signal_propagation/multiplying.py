@@ -204,7 +204,7 @@ def _back_to_signals(context: Context, node: Node, found: _Product, one: State, 
         power = gradient.second * columns * other.second
         common = 1 - apart / other.second if other.second > 0 else 0.0
         return [Gradient(flat(power, one.power.ndim), gradient.far, gradient.chance, common=common), value]
-    met = apart if gradient.balanced else other.second
+    met = apart * (1 + gradient.balanced * other.scatter) if gradient.balanced else other.second
     first = Gradient(flat(gradient.second * columns * met, one.power.ndim), 0.0, gradient.chance)
     agreed = one.second + (rows - 1) * max(gradient.far, 0.0) * max(one.pairs[1].item(), 0.0)
     return [first, Gradient(flat(gradient.second * rows * agreed, other.power.ndim), 0.0, gradient.chance)]

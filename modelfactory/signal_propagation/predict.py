@@ -19,6 +19,7 @@ from modelfactory.model.clone import shadow_of
 from modelfactory.numerics.fixed_point import depth_scale
 from modelfactory.numerics.gaussian_moments import NotPredicted, correlation
 from modelfactory.signal_propagation.axes import unit_of_input
+from modelfactory.signal_propagation.fusing import between
 from modelfactory.signal_propagation.graph import Graph, Node, call_of, tensors, trace
 from modelfactory.signal_propagation.row import Numbers, Row
 from modelfactory.signal_propagation.rules.activations import response_of
@@ -28,7 +29,7 @@ from modelfactory.signal_propagation.rules.table import ARRANGING, PARTS, PERMUT
 from modelfactory.signal_propagation.skips import post_norm_warning
 from modelfactory.signal_propagation.state import Gradient, Input, State, Weights, flat
 from modelfactory.signal_propagation.table import SignalTable
-from modelfactory.signal_propagation.verdict import judge
+from modelfactory.signal_propagation.verdict import judged
 
 _BATCH = 64  # inputs at once, where nothing says how many
 T = TypeVar("T")
@@ -58,6 +59,7 @@ class Predicted:
         gradients: of the loss, here a sum weighted by standard normal numbers, by each node's output.
         notes: what is to be said of a node, such as why it is not predicted.
         absent: nodes whose gradient is not predicted, and the call that it would have to come through.
+        passed_over: nodes that are part of a function of several calls, so that not all of their gradient is known.
         failures: calls whose rule raised what no rule should, each with its place and the reason.
     """
 
@@ -65,6 +67,7 @@ class Predicted:
     gradients: list[Gradient | None]
     notes: dict[int, str] = field(default_factory=dict)
     absent: dict[int, str] = field(default_factory=dict)
+    passed_over: set[int] = field(default_factory=set)
     failures: list[str] = field(default_factory=list)
 
 
@@ -142,18 +145,18 @@ def _forward(context: Context, node: Node, data: Input | None, found: Predicted,
         if data is None and node.index in known.states:
             return known.states[node.index][0]
         return replace(data or Input(), unit=unit_of_input(context.graph, node.index)).state(dims)
-    states = [found.states[index] for index in node.inputs]
 
     def by_rule() -> State:
         if node.inputs and not context.graph.nodes[node.inputs[0]].floating and node.floating and node.op != "embedding":
             raise NotPredicted(f"{node.called} of whole or complex numbers")
-        rule, call = rule_of(node)
-        return _checked(rule.forward(context, call, states), node)
+        rule, call = rule_of(context, node)
+        return _checked(rule.forward(context, call, [found.states[index] for index in call.inputs]), node)
 
     state, reason = _tried(node, found, by_rule)
     if state is not None:
         return state
-    unit = unit_after(states[0].unit, context.graph.nodes[node.inputs[0]].shape, node.shape) if states else 1
+    first = node.inputs[0] if node.inputs else None
+    unit = 1 if first is None else unit_after(found.states[first].unit, context.graph.nodes[first].shape, node.shape)
     measured = known.states.get(node.index, ())
     goes_on = "from what was measured" if measured else "from a second moment of 1"
     found.notes[node.index] = f"not predicted ({reason}): goes on {goes_on}"
@@ -200,19 +203,21 @@ def _backward(context: Context, node: Node, found: Predicted, known: Known) -> N
             found.absent.update({before: found.absent[index] for before in node.inputs if before not in found.absent})
     if gradient is None or node.op == "input" or index in known.stopped:
         return
-    states, given = [found.states[before] for before in node.inputs], gradient
+    given = gradient
 
-    def by_rule() -> list[Gradient | None]:
+    def by_rule() -> list[tuple[int, Gradient | None]]:
         if index in found.notes and node.op not in ARRANGING:
             raise NotPredicted("nor is what it makes of the signal")
-        rule, call = rule_of(node)
-        return rule.backward(context, call, states, found.states[index], given)
+        rule, call = rule_of(context, node)
+        if call.inputs != node.inputs:  # several calls as one, between which no gradient is told
+            found.passed_over.update(between(context.graph, call.inputs[0], index)[:-1])
+        states = [found.states[before] for before in call.inputs]
+        return list(zip(call.inputs, rule.backward(context, call, states, found.states[index], given), strict=False))
 
     passed, _ = _tried(node, found, by_rule)
     if passed is None:
         found.absent.update({before: node.called for before in node.inputs if before not in found.absent})
-        return
-    for before, part in zip(node.inputs, passed, strict=False):
+    for before, part in passed or ():
         if part is not None:
             found.gradients[before] = _added(found.gradients[before], part)
 
@@ -236,8 +241,9 @@ def tabulate(context: Context, found: Predicted) -> SignalTable:
     with contained("the residual sums", found.failures):
         said = post_norm_warning(context.graph, {index: state.second for index, state in enumerate(found.states)})
         remarks = [said] if said else []
-    table = SignalTable(rows, math.sqrt(max(start.second, 0.0)), start.cosines[2], failures=found.failures, remarks=remarks)
-    return judge(table, context.graph)
+    cosine = start.cosines[2] if start.second > 0 else 1.0
+    table = SignalTable(rows, math.sqrt(max(start.second, 0.0)), cosine, failures=found.failures, remarks=remarks)
+    return judged(table, context.graph)
 
 
 def _row(context: Context, node: Node, found: Predicted) -> Row:
@@ -302,7 +308,9 @@ def _bias_power(context: Context, node: Node) -> float:
 
 
 def _numbers(context: Context, node: Node, found: Predicted) -> Numbers:
-    state, gradient = found.states[node.index], None if node.index in found.absent else found.gradients[node.index]
+    state, gradient = found.states[node.index], found.gradients[node.index]
+    if node.index in found.absent or node.index in found.passed_over:
+        gradient = None
     saturated = dead = math.nan
     if node.op == "activation":
         before = found.states[node.inputs[0]]

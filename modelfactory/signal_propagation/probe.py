@@ -20,7 +20,7 @@ from modelfactory.signal_propagation.rules.activations import response_of
 from modelfactory.signal_propagation.rules.base import Context
 from modelfactory.signal_propagation.state import Gradient, State, Weights, flat
 from modelfactory.signal_propagation.table import SignalTable
-from modelfactory.signal_propagation.verdict import INITS, is_fatal, judge, summary
+from modelfactory.signal_propagation.verdict import INITS, is_fatal, judged, summary
 
 
 def signal(
@@ -51,27 +51,15 @@ def signal(
     """
     found = probe(model, example, moments, seed, histograms)
     said, failures = summary(found.table), list(found.table.failures)
-    warnings = []
-    if said:
+    warnings, hints = [], []
+    if is_fatal(found.table):
         mend = None
-        with contained("the search for a mend", failures):
-            mend = _mend(found, model, example) if is_fatal(found.table) else None
-        warnings.append(said if mend is None else f"{said}; {mend} mends it by prediction")
-    return found.table.changed(warnings=[*warnings, *found.table.remarks, *told_failures(failures)])
-
-
-def told_failures(failures: Sequence[str]) -> list[str]:
-    """One warning for all that could not be looked at, which names the first.
-
-    Example:
-        >>> told_failures(["block.0 (matmul): ValueError: too many values", "block.1 (matmul): ValueError: too many values"])
-        ['a look at the signal failed at block.0 (matmul): ValueError: too many values (and at 1 other place); all else holds']
-    """
-    if not failures:
-        return []
-    others = len(failures) - 1
-    more = f" (and at {others} other place{'s' if others > 1 else ''})" if others else ""
-    return [f"a look at the signal failed at {failures[0]}{more}; all else holds"]
+        with contained("the search for a fix", failures):
+            mend = _mend(found, model, example)
+        warnings.append(said if mend is None else f"{said}; {mend} is predicted to fix it")
+    elif said:
+        hints.append(said)
+    return found.table.changed(warnings=[*warnings, *found.table.remarks, *told_failures(failures)], hints=hints)
 
 
 def _mend(found: Probe, model: nn.Module, example: Any) -> str | None:
@@ -85,6 +73,20 @@ def _mend(found: Probe, model: nn.Module, example: Any) -> str | None:
         if not is_fatal(found.predict(moments)):
             return f"mf.initialize(model, {name!r}, example=batch)"
     return None
+
+
+def told_failures(failures: Sequence[str]) -> list[str]:
+    """One warning for all that could not be measured or predicted, which names the first place.
+
+    Example:
+        >>> told_failures(["block.0 (matmul): ValueError: too many values", "block.1 (matmul): ValueError: too many values"])
+        ['a look at the signal failed at block.0 (matmul): ValueError: too many values (and at 1 other place); all else holds']
+    """
+    if not failures:
+        return []
+    others = len(failures) - 1
+    more = f" (and at {others} other place{'s' if others > 1 else ''})" if others else ""
+    return [f"a look at the signal failed at {failures[0]}{more}; all else holds"]
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def probe(
         rows = [_measured(row, context.graph.nodes[row.node], predicted, found, failures) for row in table]
         samples = {_name(found.graph.nodes[index]): _flat(pair) for index, pair in sorted(found.samples.items())}
         table = SignalTable(rows, table.input_scale, table.input_cosine, (), samples, failures, table.remarks)
-        return Probe(judge(table, found.graph), found, model)
+        return Probe(judged(table, found.graph), found, model)
 
 
 def _measured(row: Row, node: Node, predicted: Predicted, found: Measured, failures: list[str]) -> Row:
@@ -176,6 +178,7 @@ def _numbers(node: Node, predicted: Predicted, found: Measured) -> Numbers:
         cosine=found.other.get(index, math.nan) / second if second > 0 else math.nan,
         saturated=saturated,
         dead=dead,
+        effect=found.effect.get(index, math.nan) / max(found.batch, 1),
     )
 
 

@@ -19,6 +19,7 @@ class Numbers:
         cosine: between two different inputs' outputs, a mean over pairs.
         saturated: share of outputs where a bounded activation is flat, as tanh is beyond 0.97.
         dead: share of units that a rectifier turns off for every input of the batch.
+        effect: what a change by a share of it does to the loss: the square of signal times gradient, summed over an input's units, a unit.
     """
 
     forward: float = _NAN
@@ -27,6 +28,7 @@ class Numbers:
     cosine: float = _NAN
     saturated: float = _NAN
     dead: float = _NAN
+    effect: float = _NAN
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ class Gradient:
         where: the weight of each point of the law behind that the gradient lands on; None where it lands everywhere.
         worth: relative to the mean, of an input of each power, as `spread.grid`; None where it does not matter.
         common: which share of its power a whole row (the last dimension) has in common.
-        balanced: whether it adds up to 0 over each row.
+        balanced: how many entries each row adds up to 0 over, as behind a softmax; 0 where it does not.
         normed: whether it comes from a norm over the batch, so that it adds up to 0 over the batch.
         parts: of `State.parts`, each one's power relative to the mean.
         lifted: by which units of small variance raised it in the norm that it comes from.
@@ -117,7 +117,7 @@ class Gradient:
     where: Tensor | None = None
     worth: Tensor | None = None
     common: float = 0.0
-    balanced: bool = False
+    balanced: float = 0.0
     normed: bool = False
     parts: tuple[float, ...] = ()
     lifted: float = 1.0

@@ -38,6 +38,7 @@ class SignalTable:
         input_scale: root mean square of the model's input.
         input_cosine: between two of its inputs.
         warnings: what is wrong, and what would mend it.
+        hints: what is worth knowing, and not wrong.
         samples: outputs of activations and their gradients by layer, where they were to be kept.
         remarks: what the architecture itself, whatever its weights, is to be warned of.
         failures: what could not be looked at, each with its place and what was raised there; the rest of the table holds.
@@ -52,6 +53,7 @@ class SignalTable:
         samples: Mapping[str, tuple[Any, Any]] | None = None,
         failures: Iterable[str] = (),
         remarks: Iterable[str] = (),
+        hints: Iterable[str] = (),
     ):
         self.rows = tuple(rows)
         self.input_scale = input_scale
@@ -60,17 +62,25 @@ class SignalTable:
         self.samples = dict(samples or {})
         self.failures = tuple(failures)
         self.remarks = tuple(remarks)
+        self.hints = tuple(hints)
 
-    def changed(self, rows: Iterable[Row] | None = None, warnings: Iterable[str] | None = None) -> SignalTable:
-        """The same with other rows, or other warnings."""
+    def changed(
+        self,
+        rows: Iterable[Row] | None = None,
+        warnings: Iterable[str] | None = None,
+        hints: Iterable[str] | None = None,
+        failures: Iterable[str] | None = None,
+    ) -> SignalTable:
+        """The same with other rows, warnings, hints or failures."""
         return SignalTable(
             self.rows if rows is None else rows,
             self.input_scale,
             self.input_cosine,
             self.warnings if warnings is None else warnings,
             self.samples,
-            self.failures,
+            self.failures if failures is None else failures,
             self.remarks,
+            self.hints if hints is None else hints,
         )
 
     def __iter__(self) -> Iterator[Row]:
@@ -124,7 +134,7 @@ class SignalTable:
         widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
         kept = [column for column in range(len(lines[0])) if any(line[column] for line in lines[1:])]
         table = ["  ".join(line[column].ljust(widths[column]) for column in kept).rstrip() for line in lines]
-        return "\n".join([*table, *(f"warning: {warning}" for warning in self.warnings)])
+        return "\n".join([*table, *(f"warning: {warning}" for warning in self.warnings), *(f"hint: {hint}" for hint in self.hints)])
 
     def __repr__(self) -> str:
         return f"SignalTable of {len(self)} layers"

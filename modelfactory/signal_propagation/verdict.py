@@ -15,8 +15,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from modelfactory.config.errors import contained
 from modelfactory.signal_propagation.graph import Graph
 from modelfactory.signal_propagation.row import Numbers, Row
+from modelfactory.signal_propagation.rules.norms import passes_on
 from modelfactory.signal_propagation.table import SignalTable
 from modelfactory.signal_propagation.trunk import scores_of, trunk_of
 
@@ -41,6 +43,7 @@ class _Place:
     Attributes:
         on_trunk, is_output, is_score: what it is to the model.
         energy, effect: the second moment of an input's whole gradient, and of that times the signal, relative to the last hidden's.
+        recovers: whether a later place has the scale of the input again, as behind a norm.
         before: log of measured over predicted of what comes in.
     """
 
@@ -49,21 +52,40 @@ class _Place:
     is_score: bool
     energy: float
     effect: float
+    recovers: bool
     before: float
 
 
+def judged(table: SignalTable, graph: Graph) -> SignalTable:
+    """The table with its verdicts; without them, and with the reason among its failures, where judging raises."""
+    failures = list(table.failures)
+    with contained("the verdicts", failures):
+        return judge(table, graph)
+    return table.changed(failures=failures)
+
+
 def judge(table: SignalTable, graph: Graph) -> SignalTable:
-    """The table with a verdict for each row."""
+    """The table with a verdict for each row.
+
+    Where batch norms are in evaluation mode with statistics of no data they do not normalise, and nothing is fatal: that is
+    not how the model trains.
+    """
+    untrained = any(passes_on(node) for node in graph)
     trunk, scores = trunk_of(graph), scores_of(graph)
     hidden = [row for row in table if row.node in trunk and row.node not in graph.outputs and _energy(row) > 0]
     last = hidden[-1] if hidden else None
     off = {row.node: _off(row) for row in table}
+    back = max((row.node for row in table if row.node in trunk and _now(row).forward >= _WEAK_FORWARD * _least(table)), default=-1)
     rows = []
     for row in table:
         energy, effect = (math.nan, math.nan) if last is None else (_energy(row) / _energy(last), _effect(row) / _effect(last))
-        is_output = row.node in graph.outputs
-        place = _Place(row.node in trunk, is_output, row.node in scores, energy, effect, _before(graph, row.node, off))
-        rows.append(replace(row, verdict=_verdict(row, place, table)))
+        is_output, before = row.node in graph.outputs, _before(graph, row.node, off)
+        place = _Place(row.node in trunk, is_output, row.node in scores, energy, effect, row.node < back, before)
+        verdict = _verdict(row, place, table)
+        if untrained and verdict in FATAL:
+            note = f"{verdict} while batch norms have statistics of no data: model.train() shows what training sees"
+            row, verdict = replace(row, note=row.note or note), "weak"
+        rows.append(replace(row, verdict=verdict))
     return table.changed(rows)
 
 
@@ -79,8 +101,8 @@ def _energy(row: Row) -> float:
 
 def _effect(row: Row) -> float:
     """What a change by a share of this layer does to the loss: its gradient times itself, which no scale between two layers alters."""
-    forward = _now(row).forward
-    return max(_energy(row) * forward * forward, 1e-300)
+    now = _now(row)
+    return max(_energy(row) * now.forward * now.forward if math.isnan(now.effect) else now.effect, 1e-300)
 
 
 def _off(row: Row) -> float:
@@ -104,12 +126,17 @@ def _verdict(row: Row, place: _Place, table: SignalTable) -> str:
         return "exploding"
     if place.is_score or not (place.on_trunk or place.is_output):
         return "unexpected" if _is_unexpected(row, place) else "ok"
-    scale = _scale_verdict(now.forward, table.input_scale, place)
+    scale = _scale_verdict(now.forward, table, place)
     return scale if scale != "ok" else _other_verdict(row, place, table.input_cosine)
 
 
-def _scale_verdict(forward: float, input_scale: float, place: _Place) -> str:
-    most, least = (max(input_scale, 1.0), min(input_scale, 1.0)) if input_scale > 0 else (1.0, 0.0)
+def _least(table: SignalTable) -> float:
+    """The scale that a signal should keep: the input's, or 1 where that is larger."""
+    return min(table.input_scale, 1.0)
+
+
+def _scale_verdict(forward: float, table: SignalTable, place: _Place) -> str:
+    most, least = max(table.input_scale, 1.0), 0.0 if place.recovers else _least(table)
     if forward > most / _FORWARD or min(place.energy, place.effect) > 1 / _GRADIENT:
         return "exploding"
     if place.is_output:
@@ -135,7 +162,7 @@ def _other_verdict(row: Row, place: _Place, start: float) -> str:
 def _is_indistinct(row: Row, start: float) -> bool:
     """Whether what tells two inputs apart is 1% of what it was, and much less than this architecture is predicted to leave."""
     apart = 1 - row.measured.cosine
-    return apart < _INDISTINCT * (1 - start) and apart < _MORE_ALIKE * (1 - row.predicted.cosine)
+    return start < 1 and apart < _INDISTINCT * (1 - start) and apart < _MORE_ALIKE * (1 - row.predicted.cosine)
 
 
 def _is_unexpected(row: Row, place: _Place) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -60,12 +60,14 @@ class TracedActivation:
         source: where it is, in words: a layer's name with its class, or a function.
         gated: whether the input is the product of what the activation gives with another branch, which is linear.
         shape: of the layer's input, in the run.
+        averaged: over how many places a mean is taken between the two; 1 without one.
     """
 
     function: nn.Module | Callable[[Tensor], Tensor] | None
     source: str
     shape: tuple[int, ...]
     gated: bool = False
+    averaged: float = 1.0
 
 
 def traced_activations(steps: Steps) -> dict[str, TracedActivation]:
@@ -123,8 +125,23 @@ class _Reader:
         return known
 
     def _find(self, value: Value) -> TracedActivation:
-        steps, shape = self.steps, value.shape
-        carried = steps.carried(value, _PASSES)
+        before = self.steps.carried(value, _PASSES)
+        found = self._found(before, value.shape)
+        averaged = self._averaged(value, before)
+        return found if averaged == 1 else replace(found, averaged=averaged * found.averaged)
+
+    def _averaged(self, value: Value, before: Value) -> float:
+        """Over how many places the means between two values are, which lie in one line of steps."""
+        averaged = 1.0
+        while value is not before and value.node is not None:
+            came = self.steps.signals(value.node)[0]
+            if self.steps.kind(value.node) == "mean":
+                averaged *= max(came.numel / max(value.numel, 1), 1.0)
+            value = came
+        return averaged
+
+    def _found(self, carried: Value, shape: tuple[int, ...]) -> TracedActivation:
+        steps = self.steps
         node = carried.node
         if node is None:
             return TracedActivation(None, "the input" if carried.kind == "input" else "a constant", shape)

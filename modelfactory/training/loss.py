@@ -13,6 +13,7 @@ from modelfactory.config import target
 from modelfactory.config.errors import ConfigError, Problem, Problems, TrainingError, first_line
 from modelfactory.config.schema import join
 from modelfactory.data.dataset import IGNORED
+from modelfactory.training.distributed import ALONE, World
 
 _CLASS_LOSSES = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
 _VALUE_LOSSES = (
@@ -193,16 +194,17 @@ class LossSum:
         bad = ((len(values) - 1 - index, values[index]) for index, is_finite in enumerate(finite) if not is_finite)
         return next(bad, None)
 
-    def mean(self) -> float:
-        """The mean over all that was added.
+    def mean(self, world: World = ALONE) -> float:
+        """The mean over all that was added, in all processes.
 
         Raises:
             TrainingError: nothing that was added counts.
         """
         self.read()
-        if not self._weight:
+        total, weight = world.sum_numbers(self._total, self._weight)
+        if not weight:
             raise TrainingError("the loss ignores every target of the epoch, so that it has no mean (trainer.loss.ignore_index, weight)")
-        return self._total / self._weight
+        return total / weight
 
 
 class Correct:
@@ -226,6 +228,7 @@ class Correct:
             self._right += right.sum()
             self._size += y.numel()
 
-    def share(self) -> float:
-        """The share; NaN where no target counts."""
-        return int(self._right) / int(self._size) if int(self._size) else math.nan
+    def share(self, world: World = ALONE) -> float:
+        """The share in all processes; NaN where no target counts."""
+        right, size = world.sum_numbers(int(self._right), int(self._size))
+        return right / size if size else math.nan

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from modelfactory.config.errors import TrainingError
 from modelfactory.config.schema import join
+from modelfactory.model.storages import tensors_in
 
 
 def not_finite(
@@ -52,7 +52,7 @@ def _first_layer(model: nn.Module, x: Tensor) -> tuple[str, nn.Module] | None:
     names = {module: name for name, module in model.named_modules()}
 
     def look(module: nn.Module, _inputs: Any, output: Any) -> None:
-        if not found and not all(tensor.isfinite().all() for tensor in _tensors(output)):
+        if not found and not all(tensor.isfinite().all() for tensor in tensors_in(output) if tensor.is_floating_point()):
             found.append((names[module], module))
 
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
@@ -66,14 +66,3 @@ def _first_layer(model: nn.Module, x: Tensor) -> tuple[str, nn.Module] | None:
         for handle in handles:
             handle.remove()
     return found[0] if found else None
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        if output.is_floating_point():
-            yield output
-    elif isinstance(output, (tuple, list)):
-        for item in output:
-            yield from _tensors(item)
-    elif isinstance(output, dict):
-        yield from _tensors(list(output.values()))

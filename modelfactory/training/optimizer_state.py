@@ -86,8 +86,9 @@ def _signature(parameter: Tensor) -> list[Any]:
 
 
 def _left_over(names: Sequence[str], saved: Mapping[str, Any]) -> Iterator[str]:
+    here = set(names)
     fresh = [name for name in names if name not in saved["parameters"]]
-    dropped = [name for name in saved["parameters"] if name not in set(names)]
+    dropped = [name for name in saved["parameters"] if name not in here]
     if fresh:
         yield f"{_some(fresh)} did not train before, and begins without the optimizer's state"
     if dropped:

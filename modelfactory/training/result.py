@@ -20,6 +20,7 @@ from torch import nn
 
 from modelfactory.config.errors import ConfigError, Problem
 from modelfactory.config.files import remove_leftovers, write_text
+from modelfactory.config.notebook import html_table, html_text
 from modelfactory.numerics.rng import INIT_VERSION
 from modelfactory.training.status import RESULT, Heartbeat, config_hash, read_result, status_of, told, who
 
@@ -47,6 +48,7 @@ class Result:
         init_hash: the ledger's fingerprint of the values that the training began with; None where it is not known.
         resumed: for each time that it was resumed under other settings, from where, after which epoch, and what was changed to
             what; empty for a run that is what its config says from its first epoch on.
+        processes: how many trained it together.
         weights_checksum: SHA-256 of the best epoch's weights, with their names; equal for equal trainings. None where nothing is written.
     """
 
@@ -63,6 +65,7 @@ class Result:
     started: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     init_hash: str | None = None
     resumed: list[dict[str, Any]] = field(default_factory=list)
+    processes: int = 1
     weights_checksum: str | None = field(default=None, repr=False)
 
     @property
@@ -78,6 +81,18 @@ class Result:
         accuracy = self.best["val_accuracy"]
         told = "" if accuracy is None else f", val_accuracy {accuracy:.4f}"
         return f"best epoch {self.best['epoch']}, val_loss {self.best['val_loss']:.4g}{told}"
+
+    def _repr_html_(self) -> str:
+        """Give what a notebook shows: how it ended, what was said, and a row an epoch."""
+        heads = [name for name in METRICS if any(row.get(name) is not None for row in self.history)]
+        rows = ([_shown(row.get(name)) for name in heads] for row in self.history)
+        above = f"{self.status}: {self.error or self.outcome}" + (f": {self.run_dir}" if self.run_dir is not None else "")
+        said = [*(f"warning: {words}" for words in self.warnings), *(f"hint: {words}" for words in self.hints)]
+        return html_text("\n".join([above, *said])) + (html_table(heads, rows) if heads else "")
+
+
+def _shown(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def write_metrics(path: Path, history: Iterable[Mapping[str, Any]]) -> None:
@@ -132,6 +147,7 @@ def write_result(path: Path, result: Result, config: Any) -> None:
         "hints": result.hints,
         **who(),
         "started": result.started,
+        **({"processes": result.processes} if result.processes > 1 else {}),
         **({"resumed": result.resumed} if result.resumed else {}),
     }
     write_text(path, json.dumps(record, indent=2) + "\n")

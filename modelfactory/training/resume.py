@@ -146,7 +146,7 @@ class RunFiles:
         if done >= spec.max_epochs or (spec.max_steps is not None and steps >= spec.max_steps):
             nothing = f"nothing is left to train: {source} has {done} epochs already; give a larger trainer.max_epochs"
             if effects:
-                raise ConfigError([Problem(change.path, f"{_values(change)} cannot take effect: {nothing}") for change in effects])
+                raise ConfigError([Problem(change.path, f"{change.values} cannot take effect: {nothing}") for change in effects])
             self.config = self._saved_config or self.config  # what was trained is what that one says
             run.schedule.steps = state["schedule_steps"][-1]
             log.warning(nothing)
@@ -300,17 +300,11 @@ def _other_sizes(state: Mapping[str, Any], run: Run) -> list[Change]:
 def _refused(changes: list[Change], source: str, rules: tuple[Rule, ...] = (Rule.REFUSED,)) -> list[Problem]:
     """A problem for each change that no training can take over."""
     problems = [
-        Problem(change.path, f"{_values(change)}, and cannot be changed when the run is resumed: {change.policy.why}")
+        Problem(change.path, f"{change.values}, and cannot be changed when the run is resumed: {change.policy.why}")
         for change in changes
         if change.policy.rule in rules
     ]
     return [*problems, Problem(PATH, f"{source} was trained with other settings, which are named above")] if problems else []
-
-
-def _values(change: Change) -> str:
-    _, _, both = str(change).partition(": ")
-    before, _, after = both.partition(" -> ")
-    return f"{after} here, {before} in the run that is resumed"
 
 
 def _scores(result: Result) -> dict[str, str]:

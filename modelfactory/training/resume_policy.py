@@ -60,10 +60,10 @@ POLICY = (
     Policy(("trainer.loss", "trainer.loss.*", "trainer.monitor"), Rule.REFUSED, "the best epoch is chosen by comparing with earlier ones"),
     Policy(("trainer.max_epochs", "trainer.max_steps"), Rule.FREE,
            "how long it trains; a schedule that is fitted to the length changes with it, which is recorded"),
-    Policy(("trainer.check_every", "trainer.cache_features", "trainer.progress", "trainer.tracker", "trainer.signal"), Rule.FREE,
-           "no number depends on it"),
-    Policy(("trainer.device", "trainer.precision", "trainer.compile", "trainer.clip_norm", "trainer.patience", "trainer", "trainer.*"),
-           Rule.TAKES_EFFECT, "from the next epoch"),
+    Policy(("trainer.check_every", "trainer.cache_features", "trainer.progress", "trainer.tracker", "trainer.signal", "trainer.strategy"),
+           Rule.FREE, "no number depends on it"),
+    Policy(("trainer.device", "trainer.precision", "trainer.compile", "trainer.clip_norm", "trainer.patience",
+            "trainer.sync_batchnorm", "trainer", "trainer.*"), Rule.TAKES_EFFECT, "from the next epoch"),
     Policy(("*",), Rule.FREE, "keys of other programs, of sweeps and of experiments"),
 )  # fmt: skip
 
@@ -78,6 +78,10 @@ class Change(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.path}: {_shown(self.before)} -> {_shown(self.after)}"
+
+    @property
+    def values(self) -> str:
+        return f"{_shown(self.after)} here, {_shown(self.before)} in the run that is resumed"
 
 
 class _Order(tuple):

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from modelfactory.config.errors import ConfigError, Problem, Problems, first_line
-from modelfactory.data.batches import make_batches
+from modelfactory.data.batches import Part, make_batches
 from modelfactory.data.dataset import IGNORED, Data
 from modelfactory.training.device import autocast, check_device, make_scaler
+from modelfactory.training.distributed import World
 from modelfactory.training.loss import are_class_shares, build_loss, check_fit, check_num_classes
 from modelfactory.training.loss_mean import LossMean, find_mean, fits, has_ignored, known_mean
 from modelfactory.training.optimizer import DEFAULT, build_optimizer, check_optimizer
+from modelfactory.training.parallel import check_parallel
 from modelfactory.training.scheduler import CONSTANT, Schedule, build_schedule, check_scheduler
 from modelfactory.training.spec import TrainerSpec, check_trainer
 
@@ -46,6 +48,7 @@ class Run:
     val_batches: int
     max_steps: int
     num_samples: int  # for training
+    world: World
     warnings: tuple[str, ...] = ()
 
     @property
@@ -54,7 +57,7 @@ class Run:
 
 
 def set_up(
-    model: nn.Module, data: Data, optimizer: Any, scheduler: Any, trainer: Any, thawed_later: Mapping[str, int] | None
+    model: nn.Module, data: Data, optimizer: Any, scheduler: Any, trainer: Any, thawed_later: Mapping[str, int] | None, world: World
 ) -> Run:
     problems = Problems()
     shares = data.task == "regression" and are_class_shares(data.train.sample(_FEW)[1])
@@ -71,15 +74,18 @@ def set_up(
     loss = build_loss(spec.loss, task, problems)
     if shares:
         task = _task_of_shares(spec, loss, problems)
+    if device is not None:
+        check_parallel(spec, device, model, data, world, problems)
     if device is None or loss is None or problems:
         raise ConfigError(problems)
+    part = Part(world.rank, world.size)
     loss = loss.to(device)
     model.to(device)
     forward = torch.compile(model) if spec.compile else model
     train = make_batches(
-        data.train, data.batch_size, device, seed=data.seed, num_workers=data.num_workers, drop_last=data.drop_last
+        data.train, data.batch_size, device, seed=data.seed, num_workers=data.num_workers, drop_last=data.drop_last, part=part
     )
-    val = make_batches(data.val, data.val_batch_size or data.batch_size, device, num_workers=data.num_workers)
+    val = make_batches(data.val, data.val_batch_size or data.batch_size, device, num_workers=data.num_workers, part=part)
     train_batches, val_batches = len(train), len(val)
     if spec.limit_batches is not None:
         train_batches, val_batches = min(train_batches, spec.limit_batches), min(val_batches, spec.limit_batches)
@@ -106,6 +112,7 @@ def set_up(
         val_batches=val_batches,
         max_steps=max_steps,
         num_samples=len(data.train),
+        world=world,
     )
 
 
@@ -170,6 +177,12 @@ def _check_mean(run: Run, output: Tensor, data: Data) -> tuple[LossMean, list[st
         return mean, [] if fits(mean, run.loss, output, y, data.num_classes) else [warning]
     ignored = mean.ignored if mean.ignored is not None else IGNORED if has_ignored(data, IGNORED) else None
     mean = find_mean(run.loss, output, y, data.num_classes, ignored)
+    if not mean.is_known and run.world.size > 1:
+        message = (
+            f"the losses of the parts of a batch that {run.world.size} processes have do not add up: {name} is no mean over samples; give "
+            "it a method denominator(y): what its mean over the targets y of a batch is over; or start one process"
+        )
+        raise ConfigError([Problem("trainer.loss", message)])
     if not mean.is_known and run.spec.accumulate > 1:
         message = (
             f"{run.spec.accumulate} batches do not add up to a step: {name} is no mean over samples; give 1, or give the loss a method "
@@ -184,9 +197,10 @@ def _check_mean(run: Run, output: Tensor, data: Data) -> tuple[LossMean, list[st
 def _check_last_batch(run: Run, model: nn.Module, x: Tensor, data: Data) -> None:
     """Raises ConfigError where a training batch will have one sample, and the model cannot train on one: batch norm, as a rule."""
     size, count = data.batch_size, len(data.train)
-    always = min(size, count) == 1
+    parts = 1 if run.spec.sync_batchnorm else run.world.size
+    always = min(size, count) // parts == 1
     batches = min(run.train_batches, run.max_steps * run.spec.accumulate)  # a limit may leave the smaller batch out
-    if not always and (data.drop_last or count % size != 1 or batches * size < count):
+    if not always and (data.drop_last or not 0 < count % size < 2 * parts or batches * size < count):
         return
     kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
     entered: list[str] = []
@@ -199,8 +213,14 @@ def _check_last_batch(run: Run, model: nn.Module, x: Tensor, data: Data) -> None
         with torch.no_grad(), run.autocast:
             model(x[:1])
     except ValueError as error:
-        why = "every batch has one sample" if always else f"{count} samples are {count // size} batches of {size} and one of 1"
-        fix = "give 2 or more" if size == 1 else "there must be more samples" if always else "set data.drop_last=true, or give another size"
+        if always:
+            why = "every batch has one sample" + (f" for some of {parts} processes" if parts > 1 else "")
+            fix = f"give {2 * parts} or more" if size < 2 * parts else "there must be more samples"
+        else:
+            why = f"{count} samples are {count // size} batches of {size} and one of {count % size}"
+            why += f", of which some of {parts} processes have one" if parts > 1 else ""
+            fix = "set data.drop_last=true, or give another size"
+        fix += ", or trainer.sync_batchnorm=true" if parts > 1 else ""
         message = f"{size}: {why}, on which layer {entered[-1]} cannot train: {first_line(error)}; {fix}"
         raise ConfigError([Problem("data.batch_size", message)]) from error
     finally:

@@ -18,6 +18,9 @@ from modelfactory.training.trackers import TRACKERS, check_tracker
 CACHES = ("memory", "disk")
 
 
+STRATEGIES = ("auto", "ddp", "fsdp")
+
+
 SIGNALS = ("picture", "histograms", "table", "none")
 
 
@@ -46,6 +49,8 @@ class TrainerSpec:
         cache_features: whether what the frozen beginning of the model gives is computed once and kept: true or memory for
             on the device, disk for under the run directory.
         progress: auto (a bar on a terminal, else a line an epoch), bar, lines or none.
+        strategy: how several processes train together; auto and ddp: each has the model and a part of each batch.
+        sync_batchnorm: whether batch norm has the statistics of the whole batch, not of each process's part.
         tracker: who is told of each epoch beside metrics.csv: tensorboard, mlflow or wandb; null: nobody.
         signal: what is left of a look at the signal before training: picture (signal.csv and signal.png), histograms (these and
             signal_histograms.png), table (signal.csv), or none, which does not look.
@@ -65,6 +70,8 @@ class TrainerSpec:
     limit_batches: int | None = key(None, min=1)
     check_every: int = key(50, min=1)
     cache_features: bool | str | None = False
+    strategy: str = key("auto", choices=STRATEGIES)
+    sync_batchnorm: bool = False
     progress: str = key("auto", choices=STYLES)
     tracker: str | None = key(None, choices=tuple(TRACKERS))
     signal: str = key("picture", choices=SIGNALS)
@@ -97,6 +104,8 @@ def check_trainer(mapping: Any, problems: Problems, path: str = "trainer", task:
     if isinstance(spec.cached, str) and spec.cached not in CACHES:
         hint = did_you_mean(spec.cached, CACHES)
         problems.add(join(path, "cache_features"), f"{spec.cache_features!r} is neither true nor false, nor a place{hint}")
+    if spec.strategy == "fsdp":
+        problems.add(join(path, "strategy"), "'fsdp' is not supported: each process has the whole model; give auto or ddp")
     build_loss(spec.loss, task, problems, join(path, "loss"))
     check_tracker(spec.tracker, join(path, "tracker"), problems)
     if spec.monitor == "val_accuracy" and task == "regression":

@@ -15,14 +15,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modelfactory.config.errors import TrainingError
+from modelfactory.config.errors import RankFailed, TrainingError
 from modelfactory.config.files import read_text, write_text
 
 RESULT = "result.json"
 CHECKPOINT = Path("checkpoint", "last.safetensors")
-# what a run writes beside its result.json, and clears where it begins anew in a folder that was used
+# what a run writes beside its result.json, and clears in this order where it begins anew in a folder that was used
 RUN_FILES = (
-    *("config.yaml", "ledger.csv", "metrics.csv", "model.safetensors", "error.txt", CHECKPOINT),
+    *(CHECKPOINT, "config.yaml", "ledger.csv", "metrics.csv", "model.safetensors", "error.txt"),
     *("signal.csv", "signal.png", "signal_histograms.png"),
 )
 # mappings whose order means something: layers run in it, and a later rule or group wins
@@ -93,6 +93,8 @@ def status_of(error: BaseException) -> str:
         >>> status_of(MemoryError()), status_of(KeyboardInterrupt()), status_of(OSError("the disk is full"))
         ('out_of_memory', 'killed', 'failed')
     """
+    if isinstance(error, RankFailed):
+        return error.status
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return "out_of_memory"  # torch's own class is of the device, and on the CPU there is the message alone
     if isinstance(error, TrainingError):
@@ -216,7 +218,7 @@ def clear_run(folder: Path) -> None:
         ...     os.listdir(folder)
         ['notes.txt']
     """
-    for name in (CHECKPOINT, *RUN_FILES):
+    for name in RUN_FILES:
         (folder / name).unlink(missing_ok=True)
     if (folder / CHECKPOINT.parent).is_dir() and not any((folder / CHECKPOINT.parent).iterdir()):
         (folder / CHECKPOINT.parent).rmdir()

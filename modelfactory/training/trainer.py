@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,6 +17,7 @@ from modelfactory.config.errors import TrainingError
 from modelfactory.data.dataset import Data
 from modelfactory.numerics.rng import key
 from modelfactory.training.device import kept_random_state, scaled_step, seed_device, training_context
+from modelfactory.training.distributed import ALONE, World
 from modelfactory.training.feature_cache import check_features, with_features
 from modelfactory.training.loss import Correct, LossSum
 from modelfactory.training.no_dynamo import eager_step, eager_zero_grad
@@ -25,6 +27,7 @@ from modelfactory.training.result import SCORES, SKIPPED, Recorded, Result
 from modelfactory.training.resume import RunFiles
 from modelfactory.training.setup import Run, check_model, set_up
 from modelfactory.training.spec import MONITORS, TrainerSpec, check_trainer
+from modelfactory.training.sync_batchnorm import synchronized
 from modelfactory.training.trackers import open_tracker
 from modelfactory.training.update_ratio import UpdateWatch
 
@@ -47,6 +50,7 @@ def train_model(
     before_epoch: Callable[[int], Any] | None = None,
     thawed_later: Mapping[str, int] | None = None,
     init_hash: str | None = None,
+    world: World = ALONE,
 ) -> Result:
     """Trains `model` in place on `data`; on the same device the same call gives the same numbers.
 
@@ -64,10 +68,12 @@ def train_model(
         thawed_later: names of parameters that are frozen at first, which the optimizer has to know of, with the epoch in
             which `before_epoch` thaws each.
         init_hash: a hash of the model's initial values, which result.json carries.
+        world: the processes that call this together, each with the same model and data; the first one writes, shows and calls `begin`.
 
     Raises:
         ConfigError: settings that are wrong, or do not go with the model or the data; nothing is written then.
         TrainingError: a loss that is not finite, with the first layer whose output was not.
+        RankFailed: another process failed.
 
     Example:
         >>> from modelfactory.data import build_data
@@ -77,41 +83,55 @@ def train_model(
         >>> result.status, result.final["step"], result.best["val_accuracy"] > 0.5
         ('completed', 69, True)
     """
-    run = set_up(model, data, optimizer, scheduler, trainer, thawed_later)
+    with world.agreed():
+        run = set_up(model, data, optimizer, scheduler, trainer, thawed_later, world)
     spec, device, schedule, scaler, loss_fn = run.spec, run.device, run.schedule, run.scaler, run.loss
     step, zero_grad = eager_step(run.optimizer), eager_zero_grad(run.optimizer)
-    result = Result(run_dir=None if run_dir is None else Path(run_dir), model=model, init_hash=init_hash)
+    folder = Path(run_dir) if run_dir is not None and world.is_first else None
+    result = Result(run_dir=folder, model=model, init_hash=init_hash, processes=world.size)
     settings = {"seed": seed, "optimizer": optimizer, "scheduler": scheduler, "trainer": trainer}
     files = RunFiles(result.run_dir, config, settings)
     steps = done = stale = 0  # optimizer steps, whole epochs, epochs since the best one
     with kept_random_state(device):
-        run = check_model(run, model, data)
-        for warning in run.warnings:
-            log.warning(warning)
-        if spec.resume is None:
-            result.warnings.extend((*data.warnings, *run.warnings))
-        parts = check_features(run, model, data, thawed_later, result.run_dir) if spec.cached is not None else None
-        if spec.resume is not None:
-            run, stale = files.resume(Path(spec.resume), run, model, result)
-            steps, done = result.final["step"], result.final["epoch"]
+        with world.agreed():
+            run = check_model(run, model, data)
+            for warning in run.warnings:
+                log.warning(warning)
+            if spec.resume is None:
+                result.warnings.extend((*data.warnings, *run.warnings))
+            parts = check_features(run, model, data, thawed_later, result.run_dir) if spec.cached is not None else None
+            if spec.resume is not None:
+                run, stale = files.resume(Path(spec.resume), run, model, result)
+                steps, done = result.final["step"], result.final["epoch"]
         # steps that were not skipped, as the schedule counts them: earlier epochs may have had other batches
         updates = schedule.steps or steps - sum(row.get(SKIPPED, 0) for row in result.history)
         watch = UpdateWatch(model, run.optimizer, steps)
         step = watch.around(step)
         began = time.perf_counter() - result.seconds
         tracker = open_tracker(spec.tracker, result.run_dir, files.config, steps)
-        with Recorded(result, files.config), tracker as track, Progress(spec.progress, spec.max_epochs, run.max_steps, steps) as progress:
+        style, together = spec.progress if world.is_first else "none", contextlib.ExitStack()
+        with (
+            Recorded(result, files.config),
+            world.guarded(),
+            tracker as track,
+            Progress(style, spec.max_epochs, run.max_steps, steps) as progress,
+            together,
+        ):
             files.open(result)
-            if begin is not None:
+            if begin is not None and world.is_first:
                 result.warnings.extend(warning for warning in begin(result, files.config) if warning not in result.warnings)
             if parts is not None and done < spec.max_epochs:
                 run = with_features(run, model, parts, data, result.run_dir)
+            world.copy_from_first((*model.parameters(), *model.buffers()))
+            if spec.sync_batchnorm and world.size > 1:
+                together.enter_context(synchronized(model, world))
             for epoch in range(done + 1, spec.max_epochs + 1):
                 if steps >= run.max_steps or (spec.patience is not None and stale >= spec.patience):
                     break
                 if before_epoch is not None:
                     result.warnings.extend(before_epoch(epoch) or ())
-                seed_device(key(seed, f"trainer.epoch.{epoch}"), device)
+                own = f".rank.{world.rank}" if world.rank else ""
+                seed_device(key(seed, f"trainer.epoch.{epoch}{own}"), device)
                 model.train()
                 losses = LossSum(device, is_sum=run.mean.is_sum)
                 seen = {"batches": 0, "samples": 0, "of": run.train_batches}
@@ -121,11 +141,17 @@ def train_model(
 
                 for batches in _grouped(run.train.epoch(epoch), run.train_batches, spec.accumulate):
                     weights = [run.mean.weight(y) for _, y in batches]
-                    total = None if run.mean.is_sum or len(batches) == 1 else sum(weights)
+                    whole = world.totals(weights, device)  # of each batch, of which this process has a part
+                    total = None if run.mean.is_sum or len(batches) == world.size == 1 else sum(whole)
                     updated = False
-                    for (x, y), weight in zip(batches, weights, strict=True):
-                        if may_be_empty and not float(weight):
+                    for (x, y), weight, in_all in zip(batches, weights, whole, strict=True):
+                        if may_be_empty and not float(in_all):
                             continue  # every target is ignored: there is nothing to learn from
+                        updated = True
+                        if not len(y) or (may_be_empty and not float(weight)):
+                            if spec.sync_batchnorm:
+                                _take_part(run, x)
+                            continue
                         with run.autocast:
                             loss = loss_fn(run.forward(x), y)
                         if not losses.add(loss, weight):
@@ -133,7 +159,8 @@ def train_model(
                         if total is not None:
                             loss = loss * (weight / total)  # the mean over all samples of the step, the last one too
                         (loss if scaler is None else scaler.scale(loss)).backward()
-                        updated = True
+                    if updated:
+                        world.sum_gradients(run.parameters)
                     if updated and spec.clip_norm is not None:
                         if scaler is not None:
                             scaler.unscale_(run.optimizer)
@@ -160,9 +187,11 @@ def train_model(
                         break
 
                 _check_kept(losses, run, (x, y), steps, epoch)
+                seen["samples"] = int(world.sum_numbers(seen["samples"])[0])
+                world.copy_from_first(model.buffers())  # each process has the statistics of its parts of the batches
                 val_loss, val_accuracy = _validate(run, model, steps, epoch)
                 result.warnings.extend(watch.tell())
-                row = {"epoch": epoch, "step": steps, "train_loss": losses.mean(), "val_loss": val_loss}
+                row = {"epoch": epoch, "step": steps, "train_loss": losses.mean(world), "val_loss": val_loss}
                 row |= {"val_accuracy": val_accuracy, "lr": lr, "seconds": round(time.perf_counter() - began, 3)}
                 if scaler is not None:
                     row[SKIPPED] = skipped
@@ -191,6 +220,13 @@ def _never_updated(steps: int, scaler: Any) -> str:
         f"no weight was updated: each of the {steps} steps was skipped, for its gradients overflow in fp16; give trainer.precision=bf16 or "
         "fp32, or scale the targets or the loss down"
     )
+
+
+def _take_part(run: Run, x: Tensor) -> None:
+    """Goes through the model with samples that give no gradient, for the sake of processes that wait for their statistics."""
+    with run.autocast:
+        output = run.forward(x)
+    output.backward(torch.zeros_like(output))
 
 
 def _grouped(batches: Iterator[tuple[Tensor, Tensor]], limit: int, accumulate: int) -> Iterator[Any]:
@@ -227,6 +263,8 @@ def _validate(run: Run, model: nn.Module, steps: int, epoch: int) -> tuple[float
     kept: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad():
         for x, y in islice(run.val.epoch(epoch), run.val_batches):
+            if not len(y):
+                continue
             with run.autocast:
                 output = run.forward(x)
                 loss = run.loss(output, y) if run.mean.is_known else None
@@ -246,7 +284,7 @@ def _validate(run: Run, model: nn.Module, steps: int, epoch: int) -> tuple[float
         if bad is not None and x is not None:
             targets = _all_targets(run.val, y)
             raise not_finite(run.trained, x, bad[1], step=steps, epoch=epoch, what="validation loss", y=targets)
-    return losses.mean(), correct.share() if run.task == "classification" else None
+    return losses.mean(run.world), correct.share(run.world) if run.task == "classification" else None
 
 
 def _is_better(row: Mapping[str, Any], best: Mapping[str, Any], monitor: str) -> bool:

@@ -208,10 +208,3 @@ def test_a_config_without_data_trains_nothing(tmp_path):
     with pytest.raises(ConfigError, match="data: missing; give _target_"):
         mf.train({"model": {"layers": {"fc": {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 2}}}}, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-
-
-def test_several_processes_do_not_train_the_same_run(monkeypatch, tmp_path):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="trainer: WORLD_SIZE is 2"):
-        mf.train(mf.compose("trainer=debug", "trainer.progress=none"), run_dir=tmp_path / "run")
-    assert not (tmp_path / "run").exists()

@@ -6,9 +6,11 @@ import csv
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 import modelfactory as mf
 
@@ -46,7 +48,7 @@ def test_a_deep_net_that_cannot_learn_is_called_out_and_the_mend_makes_it_learn(
     said = next(warning for warning in result.warnings if "the signal vanishes" in warning)
     assert said in caplog.text and said in json.loads((tmp_path / "result.json").read_text())["warnings"]
     assert result.final["train_loss"] == pytest.approx(2.302, abs=0.01) and result.final["val_accuracy"] < 0.2
-    mend = re.search(r"; (\S+) mends it by prediction", said)
+    mend = re.search(r"; (\S+) is predicted to fix it", said)
     assert mend is not None
     mended = mf.train(mf.compose(*broken, "trainer.max_epochs=8", mend[1]))
     assert not any("vanishes" in warning for warning in mended.warnings)
@@ -87,3 +89,35 @@ def test_a_signal_check_that_fails_is_one_warning_and_the_run_goes_on(monkeypatc
     result = mf.train(mf.compose(*QUICK))
     assert result.status == "completed"
     assert [text for text in result.warnings if "the signal check: ZeroDivisionError: of this test" in text] == list(result.warnings)
+
+
+def post_norm(depth: int, *overrides: str) -> dict[str, Any]:
+    """A stack of sums with a norm after each, of xavier_normal, which leave half of the stream each."""
+    config: Any = OmegaConf.to_container(mf.compose("init=xavier_normal", *QUICK, *overrides), resolve=True)
+    block = {
+        "body": {"_target_": "modelfactory.Residual", "layers": {"fc": {"_target_": "torch.nn.Linear", "out_features": 32}}},
+        "norm": {"_target_": "torch.nn.LayerNorm"},
+    }
+    layers = {
+        "flatten": {"_target_": "torch.nn.Flatten"},
+        "stem": {"_target_": "torch.nn.Linear", "out_features": 32},
+        "blocks": {"repeat": depth, "layers": block},
+        "head": {"_target_": "torch.nn.Linear", "out_features": 10},
+    }
+    return {**config, "model": {"layers": layers}}
+
+
+@pytest.mark.parametrize(
+    ("depth", "overrides", "is_warned"), [(18, (), True), (6, (), False), (18, ("scheduler=cosine", "scheduler.warmup_epochs=0.5"), False)]
+)
+def test_a_deep_post_norm_stack_is_warned_of_unless_the_config_warms_up(depth: int, overrides: tuple[str, ...], is_warned: bool):
+    config = post_norm(depth, *overrides)
+    assert any("post-norm stack" in warning for warning in mf.train(config).warnings) == is_warned
+    assert overrides or ("post-norm stack" in str(mf.plan(config)).replace("\n", " ")) == is_warned
+
+
+def test_an_output_that_is_large_is_a_hint_and_no_warning():
+    """Adam learns it all the same, so that it is not called a fault."""
+    result = mf.train(mf.compose("+init.rules.head={match: head.weight, scheme: lecun_normal, gain: 16}", "trainer.signal=table", *QUICK))
+    assert any("the output is large" in hint for hint in result.hints)
+    assert not any("the output is large" in warning for warning in result.warnings)

@@ -137,7 +137,7 @@ TOLD = """error: the configuration is wrong
 """
 
 
-@pytest.mark.parametrize("start", [["train"], ["train", "-m", "seed=0,1"], ["plan"], ["explain", "head.weight"]], ids=" ".join)
+@pytest.mark.parametrize("start", [["train"], ["train", "-m", "seed=0,1"], ["plan"], ["explain", "head.weight"], ["audit"]], ids=" ".join)
 def test_every_override_that_is_refused_is_told_with_what_is_wrong_besides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], start: list[str]
 ):
@@ -266,8 +266,10 @@ def test_what_trains_nothing_imports_no_torch(tmp_path: Path, arguments: list[st
     ("line", "expected"),
     [
         ("modelfactory pl", ["plan"]),
-        ("modelfactory ", ["train", "plan", "explain", "report"]),
+        ("modelfactory ", ["train", "plan", "explain", "audit", "report", "eval", "predict", "list"]),
+        ("modelfactory list back", ["backbone"]),
         ("modelfactory plan --j", ["--json"]),
+        ("modelfactory audit --le", ["--level"]),
         ("modelfactory plan --json model=deep_m", ["model=deep_mlp"]),
         ("modelfactory plan model=cnn --against model=deep_m", ["model=deep_mlp"]),
         ("modelfactory explain head.weight model=deep_m", ["model=deep_mlp"]),
@@ -292,6 +294,30 @@ def test_plan_of_a_wrong_config_gives_status_2(tmp_path: Path):
     done = command(tmp_path, "plan", "model=cnn", "model.layers.conv1.out_channels=-1")
     assert done.returncode == 2
     assert "model.layers.conv1.out_channels: -1" in done.stderr
+
+
+def test_audit_says_what_is_wrong_by_its_exit_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["audit", "model=mlp", "init=xavier_normal"]) == 0
+    assert "clean" in capsys.readouterr().out
+    wrong = ["audit", "model=mlp", "init=xavier_normal", "+init.rules.mine={match: fc1.weight, scheme: constant, val: 0.1}"]
+    assert cli.main([*wrong, "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert {"name", "kind", "level", "message", "fix"} == set(found["findings"][0])
+    assert [finding["name"] for finding in found["findings"] if finding["kind"] == "identical_units"] == ["fc1.weight"]
+    assert cli.main(["audit", "model=mlp", "optimizer.lr=-1"]) == 2
+    assert cli.main(["audit", "model=mlp", "--checkpoint", "nowhere.pt"]) == 2
+    assert "there is no file nowhere.pt" in capsys.readouterr().err
+    assert left(tmp_path) == []
+
+
+def test_help_of_audit_imports_no_torch(tmp_path: Path):
+    program = (
+        "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules))\n"
+        "from modelfactory.cli.main import main\nsys.exit(main(['audit', '--help']))"
+    )
+    done = run(tmp_path, program=("-c", program))
+    assert done.stdout.splitlines()[-1] == "False"
 
 
 def test_the_command_itself_helps_and_refuses_what_it_has_not(capsys: pytest.CaptureFixture[str]):

@@ -9,6 +9,7 @@ import pytest
 from torch import nn
 
 import modelfactory as mf
+from modelfactory.api.run import check
 from modelfactory.config import target
 from modelfactory.config.errors import ConfigError, Problems
 from modelfactory.config.target import check_arguments, resolve, split, trusted
@@ -199,8 +200,10 @@ def test_trust_is_for_one_process_and_names_packages_only():
 def test_a_config_adds_no_trust(my_pkg, key):
     layers = {"net": {"_target_": f"{my_pkg}.nets.small.Net"}}
     config = {"model": {"layers": layers}, "data": {"input_shape": [3]}}
+    with pytest.raises(ConfigError, match="is refused"):
+        mf.build({**config, key: [my_pkg]})  # which leaves the key alone: it may be another project's
     with pytest.raises(ConfigError, match=f"{key}: not a key of the config"):
-        mf.build({**config, key: [my_pkg]})
+        check({**config, key: [my_pkg]})
     with pytest.raises(ConfigError, match="is refused"):
         mf.build({**config, "model": {"layers": layers, key: my_pkg}})
     assert my_pkg not in trusted() and my_pkg not in sys.modules

@@ -1059,7 +1059,7 @@ WRONG: list[tuple[str, str, dict[str, Any], str]] = [
         "rule: scheme null",
         "mlp",
         {"init.rules.mine": {"match": "*", "scheme": None}},
-        "init.rules.mine.scheme: None is not a scheme; choose one of auto, default, uniform, normal, ...",
+        "init.rules.mine.scheme: None is not a scheme; choose one of auto, copy, default, uniform, normal, ...",
     ),
     (
         "rule: scheme of torch by its full name",

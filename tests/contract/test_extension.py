@@ -10,6 +10,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ _target_: hydra_plugins.noisy_launcher.Noisy
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with all additions in the package `added`, which is trusted, and their YAML in conf/."""
     for addition in ADDITIONS.values():
         for place, text in ((addition.file, addition.code), (f"conf/{addition.yaml}", addition.text)):

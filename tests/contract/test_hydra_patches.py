@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import hydra._internal.instantiate._instantiate2 as instantiate_module
 import pytest
+import torch
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
@@ -27,6 +29,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from modelfactory.config import hydra_patches
@@ -300,3 +303,14 @@ def test_what_a_job_composed_is_no_part_of_the_loader_that_is_sent_to_another_pr
         assert "_bases" in vars(loader)
         for twin in (copy.deepcopy(loader), pickle.loads(pickle.dumps(loader))):
             assert type(twin) is CheckedLoader and "_bases" not in vars(twin)
+
+
+def test_what_is_inside_of_a_target_that_takes_a_config_is_not_made_first():
+    """For the functions of this package alone: another target's layers are made first, as ever."""
+    inner = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}
+    ours = {"_target_": "modelfactory.build", "cfg": {"model": inner}}
+    config = OmegaConf.create({"ours": ours, "theirs": {"_target_": "torch.nn.Sequential", "_args_": [inner]}})
+    allowed: dict[str, Any] = {"_execution_whitelist_": ["modelfactory.*", "torch.*"]} if OF_1_4 else {}
+    made = instantiate(config, **allowed)
+    assert isinstance(made.ours, torch.nn.Linear) and isinstance(made.theirs[0], torch.nn.Linear)
+    assert getattr(instantiate_module.instantiate_node, "for_configs", None), "Hydra calls another function"

@@ -28,7 +28,7 @@ RULES = {  # one for each kind of draw: elementwise, by factorisation, by the au
     "weights": {"role": "weight", "scheme": "kaiming_normal", "gain": 1.4},
     "projections": {"role": ["query", "key", "value"], "scheme": "orthogonal", "optional": True},
     "ends": {"match": ["*conv2.weight", "*mlp.0.weight"], "scheme": "orthogonal", "optional": True},
-    "head": {"role": "head", "scheme": "trunc_normal", "std": 0.02, "a": -0.04, "b": 0.04},
+    "head": {"match": ["fc.*", "heads.head.*"], "scheme": "trunc_normal", "std": 0.02, "a": -0.04, "b": 0.04},
 }
 TORCHVISION = {
     "resnet18": {"_target_": "torchvision.models.resnet18", "num_classes": 10},

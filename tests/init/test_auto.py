@@ -20,11 +20,16 @@ def rows(*overrides: str) -> dict[str, tuple[str, float | None]]:
     return {row.name: (row.scheme, row.gain) for row in mf.plan(mf.compose("init=auto", *overrides)).ledger}
 
 
+def near_a_guess(classes: int) -> float:
+    """The rms of logits at which the mean of the first loss is 1.05 ln C."""
+    return math.sqrt(0.1 * math.log(classes) / (1 - 1 / classes))
+
+
 def test_the_gain_is_that_of_what_acts_on_the_layer():
     found = rows("activation=tanh")
     assert found["fc1.weight"] == ("lecun_normal", 1.0)
     assert found["fc2.weight"] == ("lecun_normal", pytest.approx(gain("tanh")))
-    assert found["head.weight"] == ("lecun_normal", pytest.approx(0.5 * gain("tanh")))
+    assert found["head.weight"] == ("lecun_normal", pytest.approx(near_a_guess(10) * gain("tanh")))
     assert found["fc1.bias"][0] == "zeros"
 
 
@@ -78,6 +83,43 @@ def test_thirty_layers_get_their_signal_through(name: str):
     assert worst(table) in ("ok", "unexpected")
     hidden = [row.measured.forward for row in table][1:-1:2]
     assert 0.1 < hidden[-1] / hidden[0] < 10
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize(
+    ("name", "width", "depth", "classes"), [("silu", 96, 25, 7), ("mish", 64, 15, 30), ("tanh", 48, 40, 10), ("gelu", 128, 12, 2)]
+)
+def test_the_first_loss_of_a_deep_net_is_near_that_of_a_guess(name: str, width: int, depth: int, classes: int, residual: bool):
+    """Of silu the variance is kept at 16, and residual sums grow by e: the head has to make logits of the same rms of either."""
+    act = ACTIVATIONS[name]
+    ratios = []
+    for seed in range(4):
+        if residual:
+            blocks = [Residual({"a": nn.Linear(width, width), "act": act(), "b": nn.Linear(width, width)}) for _ in range(depth)]
+            model = nn.Sequential(nn.Linear(width, width), *blocks, act(), nn.Linear(width, classes))
+        else:
+            layers = [part for _ in range(depth) for part in (nn.Linear(width, width), act())]
+            model = nn.Sequential(*layers, nn.Linear(width, classes))
+        x, y = torch.randn(256, width, generator=torch.Generator().manual_seed(seed)), torch.arange(256) % classes
+        mf.initialize(model, "auto", seed=seed, example=x[:2])
+        with torch.no_grad():
+            ratios.append(nn.functional.cross_entropy(model(x), y).item() / math.log(classes))
+    assert 1.005 < sum(ratios) / len(ratios) < 1.1, ratios
+
+
+def test_the_head_counts_what_a_mean_over_places_leaves():
+    """Of relu the mean is kept, and 1/4 + 3/16 of the variance, with means over 2x2 places; tokens behind a norm have no mean."""
+    kept = 1 / math.pi
+    left = kept + (1 - kept) * (1 / 4 + 3 / 4 / 4)
+    assert rows("model=cnn")["head.weight"][1] == pytest.approx(near_a_guess(10) * math.sqrt(2 / left))
+    assert rows("model=vit")["head.weight"][1] == pytest.approx(near_a_guess(10) / math.sqrt(1 / 16 + 15 / 16 / 4))
+
+
+def test_the_bias_at_the_end_of_a_residual_branch_is_scaled_with_its_weight():
+    plan = mf.plan(mf.compose("init=auto", "model=deep_residual", "model.depth=9", "activation=gelu"))
+    weight, bias = critical("gelu", stable_level("gelu"))
+    assert plan.ledger["hidden.0.block.fc2.weight"].gain == pytest.approx(math.sqrt(weight / 9))
+    assert plan.ledger["hidden.0.block.fc2.bias"].expected_std == pytest.approx(math.sqrt(bias / 9))
 
 
 def test_the_reason_is_told():

@@ -223,3 +223,62 @@ def test_tied_weights_are_frozen_by_either_name():
     model = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
     model["b"].weight = model["a"].weight
     assert mf.freeze(model, ["b.weight"]) == ["a.weight"] and not model["a"].weight.requires_grad
+
+
+class PlainStatistics(nn.Module):
+    """Norms without parameters, before and after a layer, in a forward of one's own."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn, self.fc = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, affine=False), nn.Linear(8, 4)
+        self.late = nn.BatchNorm1d(4, affine=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.late(self.fc(torch.relu(self.bn(self.conv(x))).mean((2, 3))))
+
+
+HELD = [
+    ({"before": "fc"}, {"bn"}),
+    ({"after": "fc"}, {"late"}),
+    ({"match": "bn.*"}, {"bn"}),
+    ({"match": "*.running_mean"}, {"bn", "late"}),
+    ({"role": "norm"}, {"bn", "late"}),
+    ({"module": "BatchNorm1d"}, {"late"}),
+    ({"match": "fc.*"}, set()),
+    ({"match": "bn.*", "before": "conv", "optional": True}, set()),
+]
+
+
+@pytest.mark.parametrize("selector, still", HELD, ids=[str(case[0]) for case in HELD])
+def test_statistics_of_norms_without_parameters_are_picked_by_name_class_and_place(selector, still):
+    model = PlainStatistics()
+    mf.freeze(model, [selector])
+    for held in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        held.train()
+        before = {name: held.get_submodule(name).running_mean.clone() for name in ("bn", "late")}
+        held(torch.randn(8, 3, 10, 10))
+        assert {name for name, mean in before.items() if torch.equal(held.get_submodule(name).running_mean, mean)} == still
+
+
+def test_statistics_move_again_from_the_epoch_that_thaws_them(monkeypatch):
+    monkeypatch.setenv("MODELFACTORY_TRUST", __name__)
+    target = {"_target_": f"{__name__}.PlainStatistics"}
+    rules = {"body": {"before": "fc", "until": {"epoch": 3}}, "late": {"match": "late.*"}}
+    built = mf.plan({"model": target, "data": {"input_shape": [3, 10, 10]}, "freeze": {"rules": rules}}).materialize()
+    model = built.model
+    seen = []
+    for epoch in (1, 2, 3):
+        built.before_epoch(epoch)
+        model.train()
+        seen.append((model.get_submodule("bn").training, model.get_submodule("late").training))
+    assert seen == [(False, False), (False, False), (True, False)]
+
+
+@pytest.mark.parametrize("norm", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm], ids=["old", "parametrized"])
+def test_the_vectors_of_a_spectral_norm_stay_with_its_frozen_weight(norm):
+    model = nn.Sequential(norm(nn.Linear(4, 4)), nn.Linear(4, 2))
+    mf.freeze(model, ["0.*weight*"])
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.train()(torch.randn(3, 4))
+    assert before and all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+    assert model.get_parameter("0.bias").requires_grad

@@ -366,7 +366,7 @@ def test_every_problem_of_every_group_is_told_at_once():
     with pytest.raises(ConfigError) as caught:
         mf.plan({**config, "freeze": {"rules": {"f": {"mtch": "*"}}}})
     paths = {problem.path for problem in caught.value.problems}
-    assert {"modle", "seed", "model.layers.bad._target_", "init.rules.a.role", "freeze.rules.f.mtch"} <= paths
+    assert {"seed", "model.layers.bad._target_", "init.rules.a.role", "freeze.rules.f.mtch"} <= paths
 
 
 def test_collection_is_on_again_after_a_build_also_after_a_failed_one():

@@ -140,7 +140,7 @@ def test_what_mends_a_module_is_named_and_mends():
     layers = [layer for _ in range(25) for layer in (nn.Linear(128, 128), nn.ReLU())]
     model, batch = nn.Sequential(*layers, nn.Linear(128, 10)), torch.randn(64, 128)
     (said,) = mf.signal(model, batch).warnings  # torch's default, whose biases keep a signal that tells nothing
-    assert "the gradient vanishes" in said and said.endswith("mf.initialize(model, 'auto', example=batch) mends it by prediction")
+    assert "the gradient vanishes" in said and said.endswith("mf.initialize(model, 'auto', example=batch) is predicted to fix it")
     mf.initialize(model, "auto", example=batch)
     assert mf.signal(model, batch).warnings == ()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -9,18 +10,22 @@ from torch import Tensor, nn
 
 
 class Item(nn.Module):
-    """One part of a tuple: what `output: 0` beside a layer that returns a tuple (LSTM, attention) puts after it.
+    """One part of what a layer returns: what `output: 0` (of a tuple) or `output: logits` (of an object) beside it puts after it.
 
     Example:
         >>> Item(1)((torch.zeros(1), torch.ones(1)))
         tensor([1.])
+        >>> Item("logits")({"loss": None, "logits": torch.ones(2)})
+        tensor([1., 1.])
     """
 
-    def __init__(self, index: int):
+    def __init__(self, index: int | str):
         super().__init__()
         self.index = index
 
     def forward(self, input: Any) -> Any:
+        if isinstance(self.index, str) and not isinstance(input, Mapping):
+            return getattr(input, self.index)
         return input[self.index]
 
     def extra_repr(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from modelfactory.config.notebook import html_table, html_text
 from modelfactory.init.ledger import Row
 from modelfactory.init.rules import Rule
 from modelfactory.planning.overview.layers import Branch, Layer, grow, numbers
@@ -90,6 +91,16 @@ class Overview:
 
     def __str__(self) -> str:
         return self.text()
+
+    def _repr_html_(self) -> str:
+        """Give what a notebook shows: a table of the layers, then sums, rules, the signal and warnings."""
+        lines = lines_of(self.root)
+        of_layers, of_values = columns_of(lines)
+        columns = [column for column in (*of_layers, *of_values) if any(column.cells)]
+        rows = zip(*(column.cells for column in columns), strict=True)
+        warnings = "\n".join(f"warning: {words}" for words in self.warnings)
+        below = "\n\n".join(part for part in (self._sums(), self._uses(WIDTH), self.signal.text(False, WIDTH), warnings) if part)
+        return html_table([column.head for column in columns], rows) + html_text(below)
 
     def _sums(self) -> str:
         totals = self.totals

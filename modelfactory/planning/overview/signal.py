@@ -35,6 +35,7 @@ class Prediction:
         verdict: the gravest of the rows; None without a prediction.
         said: what is wrong, in a sentence; "" where nothing is.
         reason: why nothing could be predicted.
+        remarks: what the architecture, whatever its weights, is to be warned of.
     """
 
     rows: tuple[SignalRow, ...] = ()
@@ -42,6 +43,7 @@ class Prediction:
     said: str = ""
     fatal: bool = False
     reason: str | None = None
+    remarks: tuple[str, ...] = ()
 
     def text(self, every: bool, width: int) -> str:
         """The table: of a net of many layers the first, the last and some between."""
@@ -76,7 +78,7 @@ def predicted(model: nn.Module, rows: Sequence[Row], example: torch.Tensor | Non
         found = predict(model, example, moments)
     except Exception as error:  # a forward of one's own may need values, which there are none of
         return Prediction(reason=first_line(error))
-    return Prediction(found.rows, worst(found), summary(found), is_fatal(found))
+    return Prediction(found.rows, worst(found), summary(found), is_fatal(found), remarks=found.remarks)
 
 
 def _moments(row: Row) -> tuple[float, float]:
@@ -92,14 +94,15 @@ def mended(prediction: Prediction, init: InitSpec, predict_with: Callable[[InitS
         init: that of the config.
         predict_with: the prediction of the same model under another one.
     """
+    remarks = [Advice(f"predicted signal: {remark}") for remark in prediction.remarks]
     if not prediction.said:
-        return []
+        return remarks
     mend = None
     for override, other in _candidates(init) if prediction.fatal and len(prediction.rows) <= _MENDED else ():
         if not predict_with(other).fatal:
             mend = override
             break
-    return [Advice(f"predicted signal: {prediction.said}", mend)]
+    return [Advice(f"predicted signal: {prediction.said}", mend), *remarks]
 
 
 def _candidates(init: InitSpec) -> Iterator[tuple[str, InitSpec]]:

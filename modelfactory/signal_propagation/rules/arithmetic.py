@@ -229,7 +229,7 @@ def _multiplied_back(context: Context, node: Node, one: State, other: State, gra
     for value, own, partner in ((given["input"], one, other), (given["other"], other, one)):
         if isinstance(value, Signal):
             before = context.graph.nodes[value.node].shape
-            plain = replace(gradient, where=None, common=0.0, balanced=False) if not _is_number(partner) else replace(gradient, where=None)
+            plain = replace(gradient, where=None, common=0.0, balanced=0.0) if not _is_number(partner) else replace(gradient, where=None)
             back.append(_unbroadcast(plain, node.shape, before, own, partner).scaled(partner.second))
         else:
             back.append(None)

@@ -61,7 +61,7 @@ def softmax_backward(context: Context, node: Node, states: list[State], out: Sta
     shared = out.second * count
     kept = 1 - min(shared * left.square / max(left.inverse, 1e-300) ** 2, 1.0) if left.inverse < 1 else 0.0
     power = out.second * gradient.second * (1 - gradient.common) * max(kept, 0.0)
-    return [Gradient(flat(power, len(node.shape)), gradient.far, gradient.chance, balanced=True)]
+    return [Gradient(flat(power, len(node.shape)), gradient.far, gradient.chance, balanced=1 / max(left.inverse, 1e-300))]
 
 
 @dataclass(frozen=True)
@@ -115,14 +115,19 @@ def mixed_back(gradient: Gradient, shared: float, left: Shown, rows: int, keys: 
 
 
 def _scored_back(heads: _Heads, gradient: Gradient, dims: int) -> tuple[Gradient, Gradient]:
-    """To queries and keys, by way of the scores."""
+    """To queries and keys, by way of the scores.
+
+    A query gets `sum_s dz_s k_s`, and `dz_s` depends on `v_s`, which comes of the same token as `k_s`: over the tokens that are
+    shown this adds the scatter of the keys times their number.
+    """
     value_apart = max(heads.value.second - max(heads.value.pairs[1].item(), 0.0), 0.0)
     shared, left = heads.shared, heads.left
     kept = 1 - min(shared * left.square / max(left.inverse, 1e-300) ** 2, 1.0) if left.inverse < 1 else 0.0
     scores = heads.width * gradient.second * value_apart * shared / heads.keys * max(kept, 0.0) * heads.scale**2
     key_apart = max(heads.key.second - max(heads.key.pairs[1].item(), 0.0), 0.0)
     far = max(gradient.far, 0.0)
-    query = Gradient(flat(heads.keys * scores * key_apart, dims), 0.0, gradient.chance)
+    met = key_apart * (1 + heads.key.scatter / max(left.inverse, 1e-300))
+    query = Gradient(flat(heads.keys * scores * met, dims), 0.0, gradient.chance)
     agreed = heads.query.second + (heads.rows - 1) * far * max(heads.query.pairs[1].item(), 0.0)
     key = Gradient(flat(heads.rows * scores * agreed, dims), 0.0, gradient.chance)
     return query, key
@@ -236,9 +241,8 @@ def _projected(context: Context, state: State, weight: Any, bias: Any, rows: sli
     if isinstance(bias, Value):
         shift, spread = context.weights.moments(bias.name, bias.tensor, rows)
         power, pairs = power + spread + shift * shift, pairs + spread + shift * shift
-    return State(
-        flat(power.mean().item(), power.ndim), fan * mean * state.mean, pairs, state.power.ndim - 1, None, state.chance + state.own
-    )
+    unit, chance, scatter = state.power.ndim - 1, state.chance + state.own, state.scatter + 1 / fan
+    return State(flat(power.mean().item(), power.ndim), fan * mean * state.mean, pairs, unit, None, chance, scatter=scatter)
 
 
 def _power_back(context: Context, weight: Any, rows: slice | None) -> float:

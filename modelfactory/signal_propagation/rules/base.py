@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from modelfactory.signal_propagation.fusing import Roots
 from modelfactory.signal_propagation.graph import Graph, Node, Signal
 from modelfactory.signal_propagation.state import Gradient, State, Weights
 
@@ -24,6 +26,11 @@ class Context:
     graph: Graph
     weights: Weights
     batch: int
+
+    @cached_property
+    def roots(self) -> Roots:
+        """Which calls are one function of one signal."""
+        return Roots(self.graph)
 
     def places(self, node: Node, unit: int) -> int:
         """How many places (pixels, tokens) an output has."""

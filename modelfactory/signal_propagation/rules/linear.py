@@ -49,7 +49,7 @@ def linear_backward(context: Context, node: Node, states: list[State], _out: Sta
     last = states[0].power.ndim - 1
     power = averaged(gradient.power, [gradient.power.ndim - 1]) * fan_out * (variance + mean * mean)
     far = gradient.far if states[0].unit == last else 0.0
-    return [replace(gradient, power=power, where=None, far=far, common=0.0, balanced=False, parts=(), lifted=1.0)]
+    return [replace(gradient, power=power, where=None, far=far, common=0.0, balanced=0.0, parts=(), lifted=1.0)]
 
 
 def _weight(given: dict[str, Any]) -> Value:

@@ -112,12 +112,24 @@ def _running(context: Context, node: Node, state: State, given: dict[str, Any]) 
     mean, variance = given["running_mean"], given["running_var"]
     if not (isinstance(mean, Value) and isinstance(variance, Value)):
         raise NotPredicted("its running statistics are computed")
-    fresh = variance.tensor.is_meta or bool((variance.tensor == 1).all())
-    if not fresh:
+    if not _is_fresh(variance):
         level = context.pair_mean(node, state)
         return level, _of_all(level), state.power * (1 - level / state.second) if state.second > 0 else state.power
     given["eps"] = 1 - max(state.second, 0.0) + given["eps"]  # so that the variance divided by is 1 + eps
     return 0.0, _of_all(0.0), state.power
+
+
+def _is_fresh(variance: Value) -> bool:
+    """Whether a running variance is as it starts."""
+    return variance.tensor.is_meta or bool((variance.tensor == 1).all())
+
+
+def passes_on(node: Node) -> bool:
+    """Whether a call is a batch norm in evaluation mode whose statistics are of no data, so that it leaves the signal as it is."""
+    if node.op != "batch_norm":
+        return False
+    given = arguments(node, _BATCH)
+    return given["training"] is False and isinstance(given["running_var"], Value) and _is_fresh(given["running_var"])
 
 
 def norm_backward(context: Context, node: Node, states: list[State], out: State, gradient: Gradient) -> list[Gradient | None]:

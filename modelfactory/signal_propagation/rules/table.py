@@ -26,7 +26,7 @@ from modelfactory.signal_propagation.rules import (
 from modelfactory.signal_propagation.rules import (
     reshape as shaping,
 )
-from modelfactory.signal_propagation.rules.base import Rule
+from modelfactory.signal_propagation.rules.base import Context, Rule
 
 _ACTIVATION = Rule(bending.bend_forward, bending.bend_backward)
 _SAME = Rule(shaping.same_forward, shaping.same_backward)
@@ -84,12 +84,17 @@ RULES: dict[str, Rule] = {
 }
 
 
-def rule_of(node: Node) -> tuple[Rule, Node]:
-    """The rule of a call, and the call as the rule takes it.
+def rule_of(context: Context, node: Node) -> tuple[Rule, Node]:
+    """The rule of a call, and the call as the rule takes it: what calls before it and it are together, if that is one function.
 
     Raises:
         NotPredicted: there is none.
     """
+    fused = context.roots.fused(node)
+    if fused is not None:
+        return _ACTIVATION, fused
+    if context.roots.is_product_with_itself(node):
+        raise NotPredicted(f"{node.called} of a signal with itself")
     op = node.op.removeprefix("_")  # torch's own private spellings, such as _max_pool2d
     rule = RULES.get(op)
     if rule is not None and (node.op == "activation" or any(isinstance(item, Signal) for item in _signals(node))):

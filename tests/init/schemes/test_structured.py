@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import modelfactory as mf
 from modelfactory.config.errors import SchemeError
 from modelfactory.init.fans import Fans
 from modelfactory.init.schemes.table import SCHEMES
@@ -94,3 +95,19 @@ def test_fans_of_zero_are_refused_unless_there_is_nothing_to_draw():
     with pytest.raises(SchemeError, match="must both be > 0"):
         SCHEMES["xavier_normal"].fill(torch.empty(2, 5), fans=Fans(5.0, 0.0))
     SCHEMES["xavier_normal"].fill(torch.empty(0, 5), fans=Fans(5.0, 0.0))
+
+
+@pytest.mark.parametrize(("channels", "kernel"), [((4, 6), 3), ((4, 4), 1), ((5, 15), 5)])
+def test_a_transposed_convolution_of_delta_orthogonal_keeps_the_norm(channels: tuple[int, int], kernel: int):
+    """Its weight has the channels in first, so that more channels out than in are a longer second axis."""
+    layer = nn.ConvTranspose2d(*channels, kernel, padding=kernel // 2, bias=False)
+    ledger = mf.initialize(layer, {"match": "weight", "scheme": "delta_orthogonal", "gain": 2.0}, example=torch.zeros(1, channels[0], 8, 8))
+    x = torch.randn(3, channels[0], 8, 8)
+    assert layer(x).norm().item() == pytest.approx(2 * x.norm().item(), rel=1e-4)
+    row = ledger["weight"]
+    assert row.expected_std == pytest.approx(layer.weight.square().mean().sqrt().item(), rel=1e-4)
+
+
+def test_a_transposed_convolution_of_fewer_channels_out_is_refused():
+    with pytest.raises(mf.ConfigError, match="4 out and 6 in"):
+        mf.initialize(nn.ConvTranspose2d(6, 4, 3), {"match": "weight", "scheme": "delta_orthogonal"})

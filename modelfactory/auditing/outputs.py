@@ -1,0 +1,136 @@
+"""Find outputs that start wrong: logits of a tied embedding, a first loss far from that of a guess, a signal that does not get through."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modelfactory.auditing.finding import Finding
+from modelfactory.auditing.subject import Subject
+from modelfactory.model.modes import kept_modes
+from modelfactory.signal_propagation.graph import call_of
+from modelfactory.signal_propagation.probe import probe
+from modelfactory.signal_propagation.verdict import FATAL, summary
+from modelfactory.tracing.graph import tensors_of
+
+_LOGITS = 4.0
+_ABOVE = 1.5
+_MOST_INPUTS = 32
+
+
+def find_tied_scales(subject: Subject) -> Iterator[Finding]:
+    """Tables that are looked up and are the head as well, with values for a table alone."""
+    if subject.reading is None:
+        return
+    steps = subject.reading.steps
+    for item in subject.items:
+        uses = subject.reading.uses.get(item.name, [])
+        heads = [use.node for use in uses if use.kind == "weight"]
+        if not heads or not any(use.kind == "embedding" for use in uses) or len(item.shape) != 2 or not item.trains:
+            continue
+        signals = steps.signals(heads[-1])
+        before = steps.carried(signals[0]).node if signals else None
+        logits = item.rms * math.sqrt(item.shape[1]) * abs(subject.factor(heads[-1]))
+        if steps.kind(before) == "norm" and logits > _LOGITS:
+            right = 1 / math.sqrt(item.shape[1])
+            message = (
+                f"std {item.std:.3g} of an embedding that is the head as well makes logits of std {logits:.3g}: the first loss is about "
+                f"{logits**2 / 2:.3g} above that of a guess; about {right:.2g} or less is right"
+            )
+            fix = f"mf.initialize(model, {{'match': '{item.name}', 'scheme': 'normal', 'std': {min(right, 0.02):.2g}}})"
+            yield Finding(item.name, "tied_scale", "warn", message, fix)
+
+
+def split_batch(model: nn.Module, batch: Any) -> tuple[Any, Tensor | None]:
+    """The inputs and the targets of a batch; None where it has no targets.
+
+    Example:
+        >>> inputs, targets = split_batch(nn.Linear(2, 3), (torch.zeros(4, 2), torch.zeros(4, dtype=torch.long)))
+        >>> inputs.shape, targets.shape
+        (torch.Size([4, 2]), torch.Size([4]))
+    """
+    if isinstance(batch, Mapping) and not isinstance(batch, dict):
+        batch = dict(batch)
+    if isinstance(batch, dict) and isinstance(batch.get("labels"), Tensor):
+        return {name: value for name, value in batch.items() if name != "labels"}, batch["labels"]
+    if isinstance(batch, list):
+        batch = tuple(batch)
+    if isinstance(batch, tuple) and len(batch) == 1:
+        return batch[0], None
+    if not isinstance(batch, tuple) or len(batch) != 2 or not all(isinstance(part, Tensor) for part in batch):
+        return batch, None
+    inputs, targets = batch
+    of_classes = targets.ndim == 1 and not targets.is_floating_point() and inputs.ndim > 1 and len(targets) == len(inputs)
+    return (inputs, targets) if of_classes or not _takes_two(model) else (batch, None)
+
+
+def _takes_two(model: nn.Module) -> bool:
+    try:
+        inspect.signature(model.forward).bind(None, None)
+    except TypeError:
+        return False
+    return True
+
+
+def find_signal(subject: Subject, targets: Tensor | None) -> Iterator[Finding]:
+    """What one batch shows: a signal or a gradient that vanishes or explodes, dead units, a first loss far above a guess."""
+    with kept_modes(subject.model):
+        subject.model.train()
+        table = probe(subject.model, subject.example).table
+    subject.notes += table.failures
+    said = summary(table)
+    fatal = next((row for verdict in FATAL for row in table if row.verdict == verdict), None)
+    if fatal is not None and said:
+        name = fatal.layer or fatal.label
+        fix = "print(mf.signal(model, batch)), or mf.initialize(model, 'auto', example=batch)"
+        yield Finding(name, "signal", "error" if fatal.verdict in ("vanishing", "exploding") else "warn", said, fix)
+    loss = _first_loss(subject, targets)
+    if loss is not None:
+        yield loss
+
+
+def _first_loss(subject: Subject, targets: Tensor | None) -> Finding | None:
+    head = next((item for item in subject.items if item.has("head") and item.roles[0] in ("weight", "embedding") and item.fans), None)
+    logits = _output(subject)
+    if head is None or head.fans is None or logits is None or logits.ndim < 2:
+        return None
+    node = head.info.facts.fans[-1].node
+    classes = 1 if logits.ndim > 2 and targets is not None and targets.shape == (logits.shape[0], *logits.shape[2:]) else logits.ndim - 1
+    count = logits.shape[classes]
+    if count < 2 or not node.outputs or node.output.shape[-1:] != logits.shape[-1:] and classes != 1:
+        return None
+    guess = math.log(count)
+    logits = logits.float().movedim(classes, -1).reshape(-1, count)
+    if targets is not None and not targets.is_floating_point() and targets.numel() == len(logits):
+        first = nn.functional.cross_entropy(logits, targets.reshape(-1).to(logits.device)).item()
+    else:
+        first = (logits.logsumexp(-1) - logits.mean(-1)).mean().item()
+    if not math.isfinite(first) or first - guess <= _ABOVE:
+        return None
+    message = (
+        f"the first loss is {first:.3g}, where a guess among {count} classes has ln {count} = {guess:.3g}: the outputs have "
+        f"std {logits.std(-1).mean().item():.3g}, and the first steps go into undoing that"
+    )
+    fix = f"mf.initialize(model, {{'match': '{head.name}', 'scheme': 'lecun_normal', 'gain': 0.1}})"
+    return Finding(head.name, "first_loss", "warn", message, fix)
+
+
+def _output(subject: Subject) -> Tensor | None:
+    """The first output of floating point of the model in training, for the batch; its buffers stay as they are."""
+    args, kwargs = call_of(subject.example)
+    statistics = {name: buffer.clone() for name, buffer in subject.model.named_buffers()}
+    try:
+        with kept_modes(subject.model), torch.no_grad(), torch.random.fork_rng():
+            output = subject.model.train()(*args, **kwargs)
+    finally:
+        for name, buffer in subject.model.named_buffers():
+            if name in statistics and buffer.shape == statistics[name].shape:
+                buffer.copy_(statistics[name])
+    found = [tensor for tensor in tensors_of(output) if tensor.is_floating_point()]
+    named = getattr(output, "logits", None)
+    return named if isinstance(named, Tensor) else found[0] if len(found) == 1 or isinstance(output, tuple) and found else None
