@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -33,17 +33,17 @@ from modelfactory.planning.plan import Plan, make_plan
 from modelfactory.planning.spec import GROUPS, OF_MODEL, read_spec
 from modelfactory.sweeping.experiment import check_experiment
 from modelfactory.sweeping.spec import check_sweep
-from modelfactory.training.device import training_context
 from modelfactory.training.distributed import ALONE, World
 from modelfactory.training.frozen_prefix import divide
 from modelfactory.training.launch import open_world
 from modelfactory.training.loss import ignored_target
 from modelfactory.training.optimizer import build_optimizer, check_optimizer
+from modelfactory.training.requests import Request, alone
 from modelfactory.training.result import Result
 from modelfactory.training.resume import check_resume
 from modelfactory.training.scheduler import check_scheduler
 from modelfactory.training.spec import TrainerSpec, check_trainer
-from modelfactory.training.trainer import train_model
+from modelfactory.training.trainer import training
 
 log = logging.getLogger(__name__)
 _Folder = str | os.PathLike[str]
@@ -199,7 +199,7 @@ def _check_figures(cfg: Any, problems: Problems) -> None:
 def _settled(config: dict[str, Any]) -> dict[str, Any]:
     """The config with the weights of its pretraining, which is done here, in one process, where it is not done yet."""
     problems = Problems()
-    settled = settle(config, problems, check, partial(_train, world=ALONE, pictures=True))
+    settled = settle(config, problems, check, partial(alone(_training), world=ALONE, pictures=True))
     problems.raise_if_any()
     return settled
 
@@ -256,24 +256,45 @@ def train(cfg: Any, *args: Any, resume: _Folder | None = None, train: Any = None
         return train_module(cfg, *args, train=train, val=val, **folder)
     if train is not None or val is not None:
         raise TypeError("train= and val= are for a model that exists: mf.train(model, train=..., val=...)")
-    return _train_config(cfg, *args, resume=resume, **folder)
+    return alone(training_of)(cfg, *args, resume=resume, **folder)
 
 
-@training_context()
-def _train_config(
-    cfg: Any, run_dir: _Folder | None = None, *, resume: _Folder | None = None, pictures: bool = True
-) -> Result:
+def training_of(
+    cfg: Any,
+    run_dir: _Folder | None = None,
+    *,
+    resume: _Folder | None = None,
+    pictures: bool = True,
+    quiet: bool = False,
+    load: Callable[..., Data] = build_data,
+) -> Generator[Request, Any, Result]:
+    """Train a config as one of several that are answered together; `train` is the same alone.
+
+    It yields what it asks for, as `modelfactory.training.trainer.training` does.
+
+    Args:
+        cfg, run_dir, resume, pictures: as for `train`.
+        quiet: whether nothing is shown of its progress.
+        load: builds the data of a config.
+    """
     config = _read(read_groups(cfg, GROUPS).config)
     if resume is not None:
         config["trainer"] = {**(config.get("trainer") or {}), "resume": str(resume)}
     with open_world() as world:
-        return _train(config, run_dir, world, pictures)
+        return (yield from _training(config, run_dir, world, pictures, quiet, load))
 
 
-def _train(config: dict[str, Any], run_dir: _Folder | None, world: World, pictures: bool) -> Result:
+def _training(
+    config: dict[str, Any],
+    run_dir: _Folder | None,
+    world: World,
+    pictures: bool,
+    quiet: bool = False,
+    load: Callable[..., Data] = build_data,
+) -> Generator[Request, Any, Result]:
     """Trains a config in the processes of `world`, each of which builds the same model of the same data."""
     with world.agreed(), world.first_goes_first():  # what is fetched, or trained first, is so once
-        made, data, built = _prepare(config)
+        made, data, built = prepare(config, load)
     rows = [row for row in built.ledger if row.role != "buffer"]
     for done in (built.pretrained, built.calibration):
         if done is not None:
@@ -306,7 +327,7 @@ def _train(config: dict[str, Any], run_dir: _Folder | None, world: World, pictur
         if thawed:
             log.info("epoch %d: %d tensors train from here on, %s to %s", epoch, len(thawed), thawed[0], thawed[-1])
 
-    return train_model(
+    result = yield from training(
         built.model,
         data,
         optimizer=config.get("optimizer"),
@@ -320,10 +341,12 @@ def _train(config: dict[str, Any], run_dir: _Folder | None, world: World, pictur
         thawed_later=built.thaws,
         init_hash=built.ledger.fingerprint,
         world=world,
+        quiet=quiet,
     )
+    return result
 
 
-def _prepare(config: dict[str, Any]) -> tuple[Plan, Data, Built]:
+def prepare(config: dict[str, Any], load: Callable[..., Data] = build_data) -> tuple[Plan, Data, Built]:
     """The plan of a config that is checked, its data and what is built of it."""
     made = check(config)
     config.pop("sweep", None)  # how a sweep of runs goes on is no part of a run
@@ -332,5 +355,5 @@ def _prepare(config: dict[str, Any]) -> tuple[Plan, Data, Built]:
         made = check(settled)
     if config.get("data") is None:
         raise ConfigError([Problem("data", "missing; give _target_, such as modelfactory.data.digits")])
-    data = build_data(config["data"], backbone=settled.get("backbone"), ignored=ignored_target(config.get("trainer")))
+    data = load(config["data"], backbone=settled.get("backbone"), ignored=ignored_target(config.get("trainer")))
     return made, data, made.materialize(evidence=evidence_of(lambda: data))

@@ -31,6 +31,8 @@ from modelfactory.config.hydra_errors import complaint
 from modelfactory.config.rejected_overrides import Refused
 from modelfactory.config.target import trusted
 from modelfactory.sweeping.folders import folder_problems, quoted
+from modelfactory.sweeping.group import Member, leave_hydra_folder, why_alone
+from modelfactory.sweeping.grouping import MOST, plan_groups, side_by_side, tell_groups
 from modelfactory.sweeping.job import STOPPED, JobFailed, SweepJob, job_config
 from modelfactory.sweeping.job_problems import JobProblems, chosen_too_late, without_seeds
 from modelfactory.sweeping.process import start_server
@@ -75,6 +77,7 @@ class SweepLauncher(Launcher):
         self._jobs: dict[int, Job] = {}  # all that sweep.json lists, by number
         self._about: dict[str, Any] = {}
         self._zipped: ZippedAxes | None = None
+        self._alone: dict[str, str | None] = {}  # why jobs are trained alone, by their config without seeds
         self._left_out = 0  # jobs of all combinations that paired axes leave out
 
     def setup(self, *, hydra_context: HydraContext, task_function: Any, config: DictConfig) -> None:
@@ -106,22 +109,44 @@ class SweepLauncher(Launcher):
         batch = self._checked(job_overrides, first)
         self.begin(batch)
         if self._inner is None:
-            self._inner = self._make(SweepJob(self._spec, trusted(), str(Path.cwd())))
+            self._task = SweepJob(self._spec, trusted(), str(Path.cwd()))
+            self._inner = self._make(self._task)
         batch = self._numbered(batch)
         waiting = [job for job in batch if job.status not in (*FINISHED, "running")]
         if len(waiting) < len(batch):
             log.info("%s of %s jobs are done in %s", len(batch) - len(waiting), len(batch), self.root)
         if waiting:
-            first = _Numbers(waiting[0].number)
-            first.numbers = [job.number for job in waiting]
+            leading = self._grouped(waiting)
+            first = _Numbers(leading[0].number)
+            first.numbers = [job.number for job in leading]
             with self._listed():
                 try:
-                    self._inner.launch([[*self._words(job), _number_override(job.number)] for job in waiting], initial_job_idx=first)
+                    self._inner.launch([[*self._words(job), _number_override(job.number)] for job in leading], initial_job_idx=first)
                 except Exception as error:
                     log.error("%s: %s: %s", type(self._inner).__name__, type(error).__name__, error)
                     if any(read_job(job).status == "pending" for job in waiting):  # else each job's folder says what became of it
                         raise
         return [self._returned(read_job(job)) for job in batch]
+
+    def _grouped(self, jobs: Sequence[Job]) -> list[Job]:
+        """The jobs for which the launcher is called: those that are trained alone, and the first of each group of others."""
+        why = None if not self._config.hydra.job.chdir else "hydra.job.chdir: each job is in its own directory"
+        groups = plan_groups(
+            jobs,
+            lambda job: why or self._alone.get(config_hash(without_seeds(job.config))),
+            self._spec.at_once or MOST,
+            side_by_side(self._config.hydra.launcher),
+        )
+        self._task.groups.clear()
+        if self._spec.at_once != 1:
+            tell_groups(groups)
+        for group in groups:
+            leader, *others = group.jobs
+            for job in others:
+                leave_hydra_folder(self._context, self._config, [*self._words(job), _number_override(job.number)], job.number)
+            if others:
+                self._task.groups[leader.number] = tuple(map(Member.of, group.jobs))
+        return [group.jobs[0] for group in groups]
 
     def _words(self, job: Job) -> list[str]:
         """The overrides that a launcher is given for a job: with its folder, so that it is the one that is recorded."""
@@ -197,7 +222,7 @@ class SweepLauncher(Launcher):
                 job = self._compose(tuple(overrides), first + place, refused)
                 known = config_hash(without_seeds(job.config))
                 if known not in checked:
-                    checked[known] = self._problems(job.config)
+                    checked[known] = self._problems(job.config, known)
                 told = [*refused, *checked[known]]
             except ConfigError as error:
                 told = [*refused, *error.problems]
@@ -211,11 +236,13 @@ class SweepLauncher(Launcher):
         problems.raise_if_any()
         return batch
 
-    def _problems(self, config: Mapping[str, Any]) -> tuple[Problem, ...]:
+    def _problems(self, config: Mapping[str, Any], known: str) -> tuple[Problem, ...]:
         try:
-            self._check(self._as_checked_here(config))
+            plan = self._check(self._as_checked_here(config))
         except ConfigError as error:
             return error.problems
+        if self._spec.at_once != 1:
+            self._alone[known] = why_alone(plan)
         return ()
 
     def _as_checked_here(self, config: Mapping[str, Any]) -> Mapping[str, Any]:

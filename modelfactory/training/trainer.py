@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from modelfactory.config.errors import TrainingError
 from modelfactory.data.dataset import Data
 from modelfactory.numerics.rng import key
-from modelfactory.training.device import kept_random_state, scaled_step, seed_device, training_context
+from modelfactory.training.device import kept_random_state, scaled_step
 from modelfactory.training.distributed import ALONE, World
 from modelfactory.training.feature_cache import check_features, with_features
 from modelfactory.training.loss import Correct, LossSum
 from modelfactory.training.no_dynamo import eager_step, eager_zero_grad
 from modelfactory.training.nonfinite import not_finite
 from modelfactory.training.progress import Progress
+from modelfactory.training.requests import Evaluation, Gradients, Request, Seed, alone
 from modelfactory.training.result import SCORES, SKIPPED, Recorded, Result
 from modelfactory.training.resume import RunFiles
 from modelfactory.training.setup import Run, check_model, set_up
@@ -32,11 +33,10 @@ from modelfactory.training.trackers import open_tracker
 from modelfactory.training.update_ratio import UpdateWatch
 
 log = logging.getLogger(__name__)
-__all__ = ["Result", "TrainerSpec", "check_trainer", "train_model"]
+__all__ = ["Result", "TrainerSpec", "check_trainer", "train_model", "training"]
 
 
-@training_context()
-def train_model(
+def training(
     model: nn.Module,
     data: Data,
     *,
@@ -51,10 +51,13 @@ def train_model(
     thawed_later: Mapping[str, int] | None = None,
     init_hash: str | None = None,
     world: World = ALONE,
-) -> Result:
-    """Trains `model` in place on `data`; on the same device the same call gives the same numbers.
+    quiet: bool = False,
+) -> Generator[Request, Any, Result]:
+    """Trains `model` in place on `data`, as one of many or alone; on the same device the same call gives the same numbers.
 
-    Global random state is left as it was: dropout and the like draw from generators seeded by (seed, epoch).
+    `train_model(...)` is the same as a function. As a generator it yields what it asks for (`modelfactory.training.requests`), so
+    that several trainings can be answered together. Global random state is left as it was: dropout and the like draw from generators
+    seeded by (seed, epoch).
 
     Args:
         optimizer, scheduler, trainer: the groups of a config as plain mappings; None: AdamW at 0.001, constant, and
@@ -69,6 +72,7 @@ def train_model(
             which `before_epoch` thaws each.
         init_hash: a hash of the model's initial values, which result.json carries.
         world: the processes that call this together, each with the same model and data; the first one writes, shows and calls `begin`.
+        quiet: whether nothing is shown of its progress, whatever the trainer says.
 
     Raises:
         ConfigError: settings that are wrong, or do not go with the model or the data; nothing is written then.
@@ -85,7 +89,7 @@ def train_model(
     """
     with world.agreed():
         run = set_up(model, data, optimizer, scheduler, trainer, thawed_later, world)
-    spec, device, schedule, scaler, loss_fn = run.spec, run.device, run.schedule, run.scaler, run.loss
+    spec, device, schedule, scaler = run.spec, run.device, run.schedule, run.scaler
     step, zero_grad = eager_step(run.optimizer), eager_zero_grad(run.optimizer)
     folder = Path(run_dir) if run_dir is not None and world.is_first else None
     result = Result(run_dir=folder, model=model, init_hash=init_hash, processes=world.size)
@@ -109,7 +113,7 @@ def train_model(
         step = watch.around(step)
         began = time.perf_counter() - result.seconds
         tracker = open_tracker(spec.tracker, result.run_dir, files.config, steps)
-        style, together = spec.progress if world.is_first else "none", contextlib.ExitStack()
+        style, together = spec.progress if world.is_first and not quiet else "none", contextlib.ExitStack()
         with (
             Recorded(result, files.config),
             world.guarded(),
@@ -131,7 +135,7 @@ def train_model(
                 if before_epoch is not None:
                     result.warnings.extend(before_epoch(epoch) or ())
                 own = f".rank.{world.rank}" if world.rank else ""
-                seed_device(key(seed, f"trainer.epoch.{epoch}{own}"), device)
+                yield Seed(run, key(seed, f"trainer.epoch.{epoch}{own}"))
                 model.train()
                 losses = LossSum(device, is_sum=run.mean.is_sum)
                 seen = {"batches": 0, "samples": 0, "of": run.train_batches}
@@ -152,13 +156,10 @@ def train_model(
                             if spec.sync_batchnorm:
                                 _take_part(run, x)
                             continue
-                        with run.autocast:
-                            loss = loss_fn(run.forward(x), y)
+                        # of the mean over all samples of the step, the last one too
+                        loss = yield Gradients(run, x, y, None if total is None else weight / total)
                         if not losses.add(loss, weight):
                             raise not_finite(run.trained, x, loss, step=steps + 1, epoch=epoch, y=y)
-                        if total is not None:
-                            loss = loss * (weight / total)  # the mean over all samples of the step, the last one too
-                        (loss if scaler is None else scaler.scale(loss)).backward()
                     if updated:
                         world.sum_gradients(run.parameters)
                     if updated and spec.clip_norm is not None:
@@ -189,7 +190,7 @@ def train_model(
                 _check_kept(losses, run, (x, y), steps, epoch)
                 seen["samples"] = int(world.sum_numbers(seen["samples"])[0])
                 world.copy_from_first(model.buffers())  # each process has the statistics of its parts of the batches
-                val_loss, val_accuracy = _validate(run, model, steps, epoch)
+                val_loss, val_accuracy = yield from _validate(run, model, steps, epoch)
                 result.warnings.extend(watch.tell())
                 row = {"epoch": epoch, "step": steps, "train_loss": losses.mean(world), "val_loss": val_loss}
                 row |= {"val_accuracy": val_accuracy, "lr": lr, "seconds": round(time.perf_counter() - began, 3)}
@@ -211,6 +212,9 @@ def train_model(
                 raise TrainingError(_never_updated(steps, scaler))
     result.warnings.extend([files.notice] if files.notice else [])
     return result
+
+
+train_model = alone(training)
 
 
 def _never_updated(steps: int, scaler: Any) -> str:
@@ -254,36 +258,33 @@ def _all_targets(batches: Any, y: Tensor | None) -> Tensor | None:
     return getattr(batches, "y", y)
 
 
-def _validate(run: Run, model: nn.Module, steps: int, epoch: int) -> tuple[float, float | None]:
+def _validate(run: Run, model: nn.Module, steps: int, epoch: int) -> Generator[Request, Any, tuple[float, float | None]]:
     """Mean loss and, for classes, accuracy over the validation batches; leaves the model in eval mode."""
     model.eval()
     losses, correct = LossSum(run.device, is_sum=run.mean.is_sum), Correct(run.mean.ignored)
     x: Any = None
     y: Any = None
     kept: list[tuple[Tensor, Tensor]] = []
-    with torch.no_grad():
-        for x, y in islice(run.val.epoch(epoch), run.val_batches):
-            if not len(y):
-                continue
-            with run.autocast:
-                output = run.forward(x)
-                loss = run.loss(output, y) if run.mean.is_known else None
-            if loss is None:
-                kept.append((output, y))
-            elif not losses.add(loss, run.mean.weight(y)):
-                raise not_finite(run.trained, x, loss, step=steps, epoch=epoch, what="validation loss", y=y)
-            if run.task == "classification":
-                correct.add(output, y)
-        if kept:
-            outputs, y = (torch.cat(part) for part in zip(*kept, strict=True))
-            with run.autocast:
-                loss = run.loss(outputs, y)
-            if not losses.add(loss, len(y)):
-                raise not_finite(run.trained, x, loss, step=steps, epoch=epoch, what="validation loss", y=y)
-        bad = losses.read()
-        if bad is not None and x is not None:
-            targets = _all_targets(run.val, y)
-            raise not_finite(run.trained, x, bad[1], step=steps, epoch=epoch, what="validation loss", y=targets)
+    for x, y in islice(run.val.epoch(epoch), run.val_batches):
+        if not len(y):
+            continue
+        output, loss = yield Evaluation(run, x, y)
+        if loss is None:
+            kept.append((output, y))
+        elif not losses.add(loss, run.mean.weight(y)):
+            raise not_finite(run.trained, x, loss, step=steps, epoch=epoch, what="validation loss", y=y)
+        if run.task == "classification":
+            correct.add(output, y)
+    if kept:
+        outputs, y = (torch.cat(part) for part in zip(*kept, strict=True))
+        with torch.no_grad(), run.autocast:
+            loss = run.loss(outputs, y)
+        if not losses.add(loss, len(y)):
+            raise not_finite(run.trained, x, loss, step=steps, epoch=epoch, what="validation loss", y=y)
+    bad = losses.read()
+    if bad is not None and x is not None:
+        targets = _all_targets(run.val, y)
+        raise not_finite(run.trained, x, bad[1], step=steps, epoch=epoch, what="validation loss", y=targets)
     return losses.mean(run.world), correct.share(run.world) if run.task == "classification" else None
 
 

@@ -1,0 +1,111 @@
+"""How many models to train at once: as many as there is memory for, and one where stacking them would lose."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from modelfactory.training.stacked import Stacked
+
+log = logging.getLogger(__name__)
+_TRIED, _STEPS = 8, 3  # models in the stack that is measured, and steps of which the fastest counts
+_SHARE = 0.5  # of the memory that is free
+_COPIES = 6  # of each parameter: itself, its gradient, two of an optimizer, and what a checkpoint packs
+_GAIN = 0.95  # of the time alone: at least so much faster a model has to be in a stack
+
+
+class AtOnce(NamedTuple):
+    """How many models to train at once, and why."""
+
+    number: int
+    why: str
+
+
+def choose_number(model: nn.Module, loss: nn.Module, x: Tensor, y: Tensor, wanted: int) -> AtOnce:
+    """Measure a few steps of a model alone and in a stack.
+
+    Args:
+        model: like those that are to be trained, which is left as it is.
+        x, y: one batch of training data.
+        wanted: how many models there are.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> choose_number(model, nn.CrossEntropyLoss(), torch.randn(16, 8), torch.zeros(16, dtype=torch.long), 5).number
+        5
+    """
+    needed = _memory_of(model, loss, x, y)
+    fits = max(1, int(_SHARE * free_memory(x.device) / max(1, needed)))
+    number = min(wanted, fits)
+    if number < 2:
+        return AtOnce(1, f"a model takes {needed / 2**20:,.0f} MB, and more than one would not fit")
+    tried = min(number, _TRIED)
+    models = [copy.deepcopy(model).train() for _ in range(tried)]
+    own = _fastest(lambda: loss(models[0](x), y).backward(), x.device)
+    stacked = Stacked(models, loss)
+    many_x, many_y = torch.stack([x] * tried), torch.stack([y] * tried)
+    together = _fastest(lambda: stacked.backward(many_x, many_y), x.device) / tried
+    if together > _GAIN * own:
+        return AtOnce(1, f"a step takes {own * 1e3:.2g} ms alone, and {together * 1e3:.2g} ms a model in a stack of {tried}")
+    return AtOnce(number, f"a step takes {together * 1e3:.2g} ms a model in a stack of {tried}, and {own * 1e3:.2g} ms alone")
+
+
+def _fastest(step: Callable[[], object], device: torch.device) -> float:
+    step()
+    times = []
+    for _ in range(_STEPS):
+        began = time.perf_counter()
+        step()
+        if device.type != "cpu":
+            torch.accelerator.synchronize()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def _memory_of(model: nn.Module, loss: nn.Module, x: Tensor, y: Tensor) -> int:
+    """Bytes that one more model takes: its parameters and what goes with each, and what a forward pass keeps for the backward pass."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    tried = copy.deepcopy(model).train()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss(tried(x), y)
+    parameters = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    return _COPIES * parameters + 2 * sum(kept.values()) + x.numel() * x.element_size()
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free where a model trains.
+
+    Example:
+        >>> free_memory(torch.device("cpu")) > 0
+        True
+    """
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    found = []
+    for line in _lines("/proc/meminfo"):
+        name, _, value = line.partition(":")
+        if name == "MemAvailable":
+            found.append(int(value.split()[0]) * 1024)
+    limit, used = (next(iter(_lines(f"/sys/fs/cgroup/memory.{name}")), "") for name in ("max", "current"))
+    if limit.isdigit() and used.isdigit():
+        found.append(max(0, int(limit) - int(used)))
+    return min(found, default=2 * 2**30)
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
