@@ -1,4 +1,4 @@
-"""Jobs of a sweep that are trained together, in one process: each leaves what it would have left alone."""
+"""Jobs of a sweep that are trained as one stack, in one process: each leaves what it would have left alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ log = logging.getLogger(__name__)
 
 
 def train_group(members: Sequence[Mapping[str, Any]], trusted: Sequence[str] = (), at_once: int | None = None) -> int:
-    """Train resolved configs together, each in its own folder.
+    """Train resolved configs as one stack of models, each in its own folder.
+
+    The numbers of a job do not depend on how many there are: one that is trained here by itself has those that it has with others.
 
     Args:
         members: number, config and folder of each job; their configs differ only in what stacks.
@@ -34,18 +36,18 @@ def train_group(members: Sequence[Mapping[str, Any]], trusted: Sequence[str] = (
 
     Returns:
         The exit status: that of a job, FAILED where any job failed; NOT_TOGETHER: the jobs that are not done have to be trained alone;
-        ONE_BY_ONE: none was begun, since a stack would not pay.
+        ONE_BY_ONE: none was begun, since several at once would be slower.
     """
     trust(*trusted)
     load = SharedData()
-    number = at_once or _number(members, load)
-    if number == 1:
+    number = len(members) if len(members) == 1 else at_once or _number(members, load)
+    if number < min(2, len(members)):
         return ONE_BY_ONE
     code = DONE
     with members_logs(members) as turn:
         for start in range(0, len(members), number):
             chosen = members[start : start + number]
-            jobs = [job_of(member["config"], member["folder"], trusted, quiet=True, load=load) for member in chosen]
+            jobs = [job_of(member["config"], member["folder"], trusted, quiet=len(members) > 1, load=load) for member in chosen]
             try:
                 ended = train_together(jobs, lambda place, chosen=chosen: turn(chosen[place]))
             except CannotStack as error:

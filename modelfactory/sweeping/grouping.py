@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,8 @@ class Group:
 
     Attributes:
         jobs: several that are trained together, or one.
-        why_alone: why there is no other; None for several.
+        why_alone: why it is trained as a run is, by itself; None: as a part of a stack, which it has to itself where the others of the
+            sweep are done, so that its numbers are what they would have been with them.
     """
 
     jobs: tuple[Job, ...]
@@ -71,11 +73,14 @@ def why_never(config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def plan_groups(jobs: Sequence[Job], why_alone: Callable[[Job], str | None], most: int, tasks: int = 1) -> list[Group]:
+def plan_groups(
+    jobs: Sequence[Job], why_alone: Callable[[Job], str | None], most: int, tasks: int = 1, every: Sequence[Job] | None = None
+) -> list[Group]:
     """Put jobs into groups, in the order of the first job of each.
 
     Args:
         why_alone: why a job is trained alone, whichever others there are.
+        every: all jobs of the sweep, of which some may be done; None: there are no others.
         most: jobs of a group.
         tasks: how many run side by side, so that there are as many groups at least.
 
@@ -93,12 +98,13 @@ def plan_groups(jobs: Sequence[Job], why_alone: Callable[[Job], str | None], mos
             alike.setdefault(config_hash(shared_config(job.config)), []).append(job)
         else:
             groups.append(Group((job,), why))
-    for same in alike.values():
+    others = Counter(config_hash(shared_config(job.config)) for job in (jobs if every is None else every))
+    for known, same in alike.items():
         count = min(len(same), max(math.ceil(len(same) / most), tasks))
         size = math.ceil(len(same) / count)
         for start in range(0, len(same), size):
             chosen = tuple(same[start : start + size])
-            groups.append(Group(chosen, None if len(chosen) > 1 else "no other job differs from it only in what stacks"))
+            groups.append(Group(chosen, None if others[known] > 1 else "no other job differs from it only in what stacks"))
     return sorted(groups, key=lambda group: group.jobs[0].number)
 
 
@@ -107,7 +113,9 @@ def tell_groups(groups: Sequence[Group]) -> None:
     together = [group for group in groups if group.why_alone is None]
     if together:
         shown = "; ".join(numbers(job.number for job in group.jobs) for group in together)
-        log.info("sweep.batch: %s jobs are trained in %s: %s", sum(len(group.jobs) for group in together), _groups(len(together)), shown)
+        count = sum(len(group.jobs) for group in together)
+        trained = "1 job is trained" if count == 1 else f"{count} jobs are trained"
+        log.info("sweep.batch: %s in %s: %s", trained, _groups(len(together)), shown)
     alone: dict[str, list[int]] = {}
     for group in groups:
         if group.why_alone is not None:

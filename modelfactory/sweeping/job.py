@@ -47,7 +47,7 @@ class SweepJob:
         trusted: packages that the Python that began the sweep allows.
         cwd: where the sweep was begun, and where its jobs are too, if there is such a folder where they run.
         function: full name of what does a job: `function(config, folder, trusted)` leaves a result.json.
-        groups: the jobs that are trained together, by the number of the first, for which the launcher calls.
+        groups: the jobs that are trained as one stack, by the number of the first, for which the launcher calls.
     """
 
     spec: SweepSpec
@@ -73,13 +73,12 @@ class SweepJob:
         try:
             left = self._together(members, place) if len(members) > 1 else members
             for member in left:
-                if self.spec.on_error == "stop" and (root / STOPPED).exists():
-                    break
-                self._alone(member, place)
+                self._alone(member, place, stacked=number in self.groups)
                 self._told(member, root)
         except KeyboardInterrupt as error:
             for member in members:
-                end_record(Path(member.folder), "killed", str(error) or "interrupted")
+                if member.number == number or member.status != "pending":
+                    end_record(Path(member.folder), "killed", str(error) or "interrupted")
             raise
         failed = [member for member in members if self._told(member, root, quiet=member in left)]
         if failed:
@@ -99,26 +98,32 @@ class SweepJob:
         return True
 
     def _together(self, members: Sequence[Member], place: _Place) -> Sequence[Member]:
-        """Trains jobs together; returns those that have to be trained alone, as they have not ended by themselves."""
+        """Trains jobs together; returns those that have to be trained one by one, as they have not ended by themselves."""
         shown = numbers(member.number for member in members)
         log.info("jobs %s are trained together", shown)
-        arguments = {"members": [asdict(member) for member in members], "trusted": list(self.trusted), "at_once": self.spec.at_once}
-        code, ended = self._call(FUNCTION, arguments, place)
+        code, (_, reason) = self._stacked(members, place)
         if code == ONE_BY_ONE:
             return members
         if code == NOT_TOGETHER:
-            left = [member for member in members if member.was_cut]
-        else:  # what was running when the process ended
-            left = [member for member in members if member.status in ("pending", "running", "killed")]
-            if left:
-                log.error("jobs %s: %s; each of %s is run once more, alone", shown, ended[1], numbers(member.number for member in left))
+            return [member for member in members if member.was_cut]
+        left = [member for member in members if member.status in ("pending", "running", "killed")]  # when the process ended
+        if left:
+            log.error("jobs %s: %s; each of %s is run once more, alone", shown, reason, numbers(member.number for member in left))
         return left
 
-    def _alone(self, member: Member, place: _Place) -> None:
-        arguments = {"config": member.config, "folder": member.folder, "trusted": list(self.trusted)}
-        _, (status, reason) = self._call(self.function, arguments, place.of(member))
-        if self.spec.isolate:
-            end_record(Path(member.folder), status, reason)
+    def _stacked(self, members: Sequence[Member], place: _Place) -> tuple[int, tuple[str, str]]:
+        arguments = {"members": [asdict(member) for member in members], "trusted": list(self.trusted), "at_once": self.spec.at_once}
+        return self._call(FUNCTION, arguments, place)
+
+    def _alone(self, member: Member, place: _Place, stacked: bool) -> None:
+        """Trains one job, by itself as a run is, or, where it stacks, so that it has the numbers that it has with others."""
+        place, folder = place.of(member), Path(member.folder)
+        code, ended = self._stacked([member], place) if stacked else (NOT_TOGETHER, None)
+        if code == NOT_TOGETHER:
+            arguments = {"config": member.config, "folder": member.folder, "trusted": list(self.trusted)}
+            code, ended = self._call(self.function, arguments, place)
+        if self.spec.isolate and ended is not None:
+            end_record(folder, *ended)
 
     def _call(self, function: str, arguments: Mapping[str, Any], place: _Place) -> tuple[int, tuple[str, str]]:
         """Calls a function where the jobs run; its exit status, and what that makes of a job that has not ended."""

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
@@ -34,7 +33,7 @@ from modelfactory.sweeping.folders import folder_problems, quoted
 from modelfactory.sweeping.group import Member, leave_hydra_folder, why_alone
 from modelfactory.sweeping.grouping import MOST, plan_groups, side_by_side, tell_groups
 from modelfactory.sweeping.job import STOPPED, JobFailed, SweepJob, job_config
-from modelfactory.sweeping.job_problems import JobProblems, chosen_too_late, without_seeds
+from modelfactory.sweeping.job_problems import JobProblems, chosen_too_late, swept_twice, without_seeds
 from modelfactory.sweeping.process import start_server
 from modelfactory.sweeping.records import FINISHED, REPORTS, SWEEP, Job, Sweep, objective, read_about, read_job, read_sweep, write_sweep
 from modelfactory.sweeping.spec import AUTO, SweepSpec, check_sweep
@@ -130,12 +129,14 @@ class SweepLauncher(Launcher):
 
     def _grouped(self, jobs: Sequence[Job]) -> list[Job]:
         """The jobs for which the launcher is called: those that are trained alone, and the first of each group of others."""
-        why = None if not self._config.hydra.job.chdir else "hydra.job.chdir: each job is in its own directory"
+        why = "hydra.job.chdir: each job is in its own directory" if self._config.hydra.job.chdir else None
+        why = "sweep.on_error is stop: no job begins before the one before it has ended" if self._spec.on_error == "stop" else why
         groups = plan_groups(
             jobs,
             lambda job: why or self._alone.get(config_hash(without_seeds(job.config))),
             self._spec.at_once or MOST,
             side_by_side(self._config.hydra.launcher),
+            list(self._jobs.values()),
         )
         self._task.groups.clear()
         if self._spec.at_once != 1:
@@ -144,7 +145,7 @@ class SweepLauncher(Launcher):
             leader, *others = group.jobs
             for job in others:
                 leave_hydra_folder(self._context, self._config, [*self._words(job), _number_override(job.number)], job.number)
-            if others:
+            if group.why_alone is None:
                 self._task.groups[leader.number] = tuple(map(Member.of, group.jobs))
         return [group.jobs[0] for group in groups]
 
@@ -342,25 +343,6 @@ def read_sweep_spec(config: DictConfig) -> SweepSpec:
     if spec is None:
         raise ConfigError(problems)
     return spec
-
-
-def swept_twice(words: Iterable[str]) -> list[Problem]:
-    """The keys that a sweep is given more than once, of which Hydra's sweepers would take the last and drop the others in silence.
-
-    Example:
-        >>> print(*swept_twice(["model=cnn", "seed=0,1", "optimizer.lr=0.1", "+seed=3"]))
-        seed: is given 2 times (seed=0,1 +seed=3), of which a sweep takes the last; give all values at once, as in seed=A,B,C
-    """
-    given: dict[str, list[Override]] = defaultdict(list)
-    for override in OverridesParser.create().parse_overrides(list(words)):
-        given[override.get_key_element().lstrip("+~")].append(override)
-    problems = Problems()
-    for key, found in given.items():
-        if len(found) > 1 and any(override.is_sweep_override() for override in found):
-            told = " ".join(str(override.input_line) for override in found)
-            what = f"is given {len(found)} times ({told}), of which a sweep takes the last"
-            problems.add(key, f"{what}; give all values at once, as in {key}=A,B,C")
-    return list(problems)
 
 
 def move_sweep(config: DictConfig, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""How many models to train at once: as many as there is memory for, and one where stacking them would lose."""
+"""How many models to train at once: as many as there is memory for, and one where more would be slower."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from modelfactory.training.stacked import Stacked
 
 log = logging.getLogger(__name__)
-_TRIED, _STEPS = 8, 3  # models in the stack that is measured, and steps of which the fastest counts
+_TRIED, _STEPS = 8, 5  # models in the stack that is measured, and steps of which the fastest counts
 _SHARE = 0.5  # of the memory that is free
 _COPIES = 6  # of each parameter: itself, its gradient, two of an optimizer, and what a checkpoint packs
-_GAIN = 0.95  # of the time alone: at least so much faster a model has to be in a stack
 
 
 class AtOnce(NamedTuple):
@@ -29,7 +28,7 @@ class AtOnce(NamedTuple):
 
 
 def choose_number(model: nn.Module, loss: nn.Module, x: Tensor, y: Tensor, wanted: int) -> AtOnce:
-    """Measure a few steps of a model alone and in a stack.
+    """Measure a few steps of a stack of one model and of several: the numbers are the same, and only the time differs.
 
     Args:
         model: like those that are to be trained, which is left as it is.
@@ -47,14 +46,16 @@ def choose_number(model: nn.Module, loss: nn.Module, x: Tensor, y: Tensor, wante
     if number < 2:
         return AtOnce(1, f"a model takes {needed / 2**20:,.0f} MB, and more than one would not fit")
     tried = min(number, _TRIED)
-    models = [copy.deepcopy(model).train() for _ in range(tried)]
-    own = _fastest(lambda: loss(models[0](x), y).backward(), x.device)
-    stacked = Stacked(models, loss)
-    many_x, many_y = torch.stack([x] * tried), torch.stack([y] * tried)
-    together = _fastest(lambda: stacked.backward(many_x, many_y), x.device) / tried
-    if together > _GAIN * own:
-        return AtOnce(1, f"a step takes {own * 1e3:.2g} ms alone, and {together * 1e3:.2g} ms a model in a stack of {tried}")
-    return AtOnce(number, f"a step takes {together * 1e3:.2g} ms a model in a stack of {tried}, and {own * 1e3:.2g} ms alone")
+    one, many = (_seconds(model, loss, x, y, count) for count in (1, tried))
+    told = f"a step takes {many * 1e3:.2g} ms a model with {tried} at once, and {one * 1e3:.2g} ms one by one"
+    return AtOnce(number if many < one else 1, told)
+
+
+def _seconds(model: nn.Module, loss: nn.Module, x: Tensor, y: Tensor, count: int) -> float:
+    """What a step takes for each of so many models."""
+    stacked = Stacked([copy.deepcopy(model).train() for _ in range(count)], loss)
+    many_x, many_y = torch.stack([x] * count), torch.stack([y] * count)
+    return _fastest(lambda: stacked.backward(many_x, many_y), x.device) / count
 
 
 def _fastest(step: Callable[[], object], device: torch.device) -> float:

@@ -7,14 +7,14 @@ alone, to the last bit, and its gradients go where they would alone.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from modelfactory.training.stackable import looped
+from modelfactory.training.stackable import looped, stacks
 
 _DRAWING = (nn.modules.dropout._DropoutNd, nn.RReLU, nn.MultiheadAttention, nn.RNNBase)
 """Layers that draw; a module that is none of torch's may draw too."""
@@ -85,11 +85,11 @@ class Loops:
 
 
 class OneByOne(nn.Module):
-    """Stands in the skeleton for a layer of which each model calls its own."""
+    """Stands in the skeleton for layers, one after another, of which each model calls its own."""
 
-    def __init__(self, name: str, loops: Loops, draws: bool):
+    def __init__(self, names: Sequence[str], loops: Loops, draws: bool):
         super().__init__()
-        self._name, self._loops, self._draws = name, loops, draws
+        self._names, self._loops, self._draws = names, loops, draws
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         leaves, spec = pytree.tree_flatten((args, kwargs))
@@ -98,11 +98,13 @@ class OneByOne(nn.Module):
         return pytree.tree_unflatten(list(outputs), call.made)  # pyright: ignore[reportArgumentType]
 
     def of(self, place: int, args: Any, kwargs: Any) -> Any:
-        module = self._loops.models[place].get_submodule(self._name)
-        if not self._draws:
-            return module(*args, **kwargs)
-        with self._loops.streams.of(place):
-            return module(*args, **kwargs)
+        """What the layers of the model of a place give."""
+        with self._loops.streams.of(place) if self._draws else contextlib.nullcontext():
+            first, *others = (self._loops.models[place].get_submodule(name) for name in self._names)
+            output = first(*args, **kwargs)
+            for module in others:
+                output = module(output)
+            return output
 
 
 class _Call:
@@ -130,27 +132,58 @@ class _EachModel(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Sequence[int | None], call: _Call, *leaves: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        own = [[leaf] * info.batch_size if dim is None else leaf.unbind(dim) for leaf, dim in zip(leaves, in_dims[1:], strict=True)]
+        # contiguous, so that a model's part lies in memory in the same way whatever the stack
+        own = [
+            [leaf] * info.batch_size if dim is None else leaf.movedim(dim, 0).contiguous().unbind(0)
+            for leaf, dim in zip(leaves, in_dims[1:], strict=True)
+        ]
         made = [call.of(place, [leaf[place] for leaf in own]) for place in range(info.batch_size)]
         stacked = [torch.stack(part) if isinstance(part[0], Tensor) else part[0] for part in zip(*made, strict=True)]
         return tuple(stacked), tuple(0 if isinstance(part, Tensor) else None for part in stacked)
 
 
 def skeleton_of(model: nn.Module) -> tuple[nn.Module, Loops]:
-    """A module of the model's own children and parameters in which what does not stack is computed by each model itself."""
+    """A module of the model's own children and parameters in which what does not stack is computed by each model itself.
+
+    In a chain, layers without parameters between two such layers go with them, so that the batch is divided once.
+    """
     loops = Loops()
     alone = dict(looped(model))
 
     def copied(module: nn.Module, name: str) -> nn.Module:
-        if name in alone:
-            return OneByOne(name, loops, draws(module))
         twin = object.__new__(type(module))
         twin.__dict__ = dict(module.__dict__)
-        children = {key: copied(child, f"{name}.{key}" if name else key) for key, child in module.named_children()}
+        children: dict[str, nn.Module] = {}
+        for run in _runs(module, name, alone):
+            paths = [f"{name}.{key}" if name else key for key, _ in run]
+            if paths[0] in alone:
+                children[run[0][0]] = OneByOne(paths, loops, any(draws(child) for _, child in run))
+            else:
+                children |= {key: copied(child, path) for (key, child), path in zip(run, paths, strict=True)}
         twin.__dict__ |= {"_parameters": dict(module._parameters), "_modules": children}
         return twin
 
     return copied(model, ""), loops
+
+
+def _runs(module: nn.Module, name: str, alone: Collection[str]) -> Iterator[list[tuple[str, nn.Module]]]:
+    """The children of a module, each by itself; in a chain those that each model computes itself together, and what is between them."""
+    run: list[tuple[str, nn.Module]] = []
+    between: list[tuple[str, nn.Module]] = []
+    for key, child in module.named_children():
+        if (f"{name}.{key}" if name else key) in alone:
+            run, between = [*run, *between, (key, child)], []
+        elif run and next(child.parameters(), None) is None:
+            between.append((key, child))
+        else:
+            yield from [run] * bool(run)
+            yield from ([part] for part in (*between, (key, child)))
+            run, between = [], []
+        if run and type(module) is not nn.Sequential:
+            yield run
+            run = []
+    yield from [run] * bool(run)
+    yield from ([part] for part in between)
 
 
 def draws(module: nn.Module) -> bool:
@@ -160,4 +193,5 @@ def draws(module: nn.Module) -> bool:
         >>> draws(nn.Dropout()), draws(nn.Conv2d(1, 1, 1))
         (True, False)
     """
-    return any(isinstance(part, _DRAWING) or not type(part).__module__.startswith("torch.nn.") for part in module.modules())
+    parts = [part for part in module.modules() if not stacks(part)]
+    return any(isinstance(part, _DRAWING) or not type(part).__module__.startswith("torch.nn.") for part in parts)

@@ -50,16 +50,30 @@ def why_alone(model: nn.Module) -> str | None:
 
 
 def looped(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The outermost modules that each model computes by itself, with their names."""
+    """The outermost modules that each model computes by itself, with their names: layers that do not stack, and parts of nothing else
+    that has parameters.
+    """
     for name, child in model.named_children():
-        if stacks(child):
+        if stacks(child) and (_has_stacked(child) or all(map(stacks, child.modules()))):
             yield from looped(child, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", child
 
 
+def _has_stacked(module: nn.Module) -> bool:
+    """Whether any parameter of a module that stacks is stacked: its own, or that of a part of it that stacks."""
+    if not stacks(module):
+        return False
+    return next(module.parameters(recurse=False), None) is not None or any(map(_has_stacked, module.children()))
+
+
 def stacked_names(model: nn.Module) -> list[str]:
-    """The names of the parameters that are stacked."""
+    """The names of the parameters that are stacked.
+
+    Example:
+        >>> stacked_names(nn.Sequential(nn.Conv1d(2, 2, 1), nn.Flatten(), nn.Linear(4, 2, bias=False)))
+        ['2.weight']
+    """
     own = tuple(f"{name}." for name, _ in looped(model))
     return [name for name, _ in model.named_parameters() if not name.startswith(own)]
 
