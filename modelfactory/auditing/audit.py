@@ -71,7 +71,7 @@ def audit_with(model: nn.Module, batch: Any, checkpoint: Checkpoint | None) -> A
     subject = Subject(model, inputs, loaded)
     findings: list[Finding] = []
     if checkpoint is not None:
-        findings += find_not_loaded(model, checkpoint)
+        findings += find_not_loaded(model, checkpoint, loaded)
     checks = list(CHECKS)
     if inputs is not None:
         checks.append(lambda subject: find_signal(subject, targets))

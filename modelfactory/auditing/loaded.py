@@ -66,10 +66,9 @@ def loaded_names(model: nn.Module, checkpoint: Checkpoint) -> frozenset[str]:
     return frozenset(name for name, tensor in state.items() if id(tensor) in same)
 
 
-def find_not_loaded(model: nn.Module, checkpoint: Checkpoint) -> Iterator[Finding]:
+def find_not_loaded(model: nn.Module, checkpoint: Checkpoint, loaded: frozenset[str]) -> Iterator[Finding]:
     """What of a model the checkpoint does not have, or has with other values, and what of the checkpoint no model takes."""
     state = model.state_dict(keep_vars=True)
-    loaded = loaded_names(model, checkpoint)
     named: dict[int, list[str]] = {}
     for name, tensor in state.items():
         named.setdefault(id(tensor), []).append(name)

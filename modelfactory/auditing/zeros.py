@@ -25,12 +25,7 @@ def find_zeros(subject: Subject) -> Iterator[Finding]:
 def _not_zero_alone(subject: Subject, told: set[str]) -> Iterator[Finding]:
     """Matrices and ends of branches that are drawn where half of the others of their kind or more start at 0."""
     for items in subject.groups():
-        zero = [item for item in items if item.is_zero]
-        if zero and 2 * len(zero) >= len(items):
-            for item in items:
-                if not item.is_zero and item.name not in told:
-                    told.add(item.name)
-                    yield _not_zero(item, f"{len(zero)} of the {len(items)} repeats of this layer are", "zeros")
+        yield from _peers(items, "repeats of this layer", told)
     yield from _of_branches(subject, told)
     modulation = [item for item in subject.items if item.trains and item.is_matrix and item.has("modulation")]
     yield from _peers(modulation, "projections that modulate a norm", told)
@@ -52,7 +47,7 @@ def _of_branches(subject: Subject, told: set[str]) -> Iterator[Finding]:
                 for item in items:
                     if not item.is_zero and item.name not in told:
                         told.add(item.name)
-                        yield _not_zero(item, f"{len(silent)} of {len(silencing)} residual branches are", "zeros")
+                        yield _not_zero(item, f"{len(silent)} of {len(silencing)} residual branches are")
 
 
 def _peers(items: Sequence[Item], what: str, told: set[str]) -> Iterator[Finding]:
@@ -60,12 +55,13 @@ def _peers(items: Sequence[Item], what: str, told: set[str]) -> Iterator[Finding
     if zero and 2 * len(zero) >= len(items):
         for item in items:
             if not item.is_zero and item.name not in told:
-                yield _not_zero(item, f"{len(zero)} of the {len(items)} {what} are", "zeros")
+                told.add(item.name)
+                yield _not_zero(item, f"{len(zero)} of the {len(items)} {what} are")
 
 
-def _not_zero(item: Item, others: str, scheme: str) -> Finding:
+def _not_zero(item: Item, others: str) -> Finding:
     message = f"rms {item.rms:.3g}, where {others} 0 at the start: this one alone changes the signal from the first step on"
-    return Finding(item.name, "not_zero", "warn", message, f"mf.initialize(model, {{'match': '{item.name}', 'scheme': '{scheme}'}})")
+    return Finding(item.name, "not_zero", "warn", message, f"mf.initialize(model, {{'match': '{item.name}', 'scheme': 'zeros'}})")
 
 
 def _adapters(subject: Subject) -> Iterator[Finding]:

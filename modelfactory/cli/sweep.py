@@ -9,6 +9,7 @@ from modelfactory.cli.hydra_app import run_application
 from modelfactory.cli.main import check_config, train_config
 from modelfactory.config.errors import ConfigError
 from modelfactory.reporting.report import Report, report
+from modelfactory.sweeping.folders import quoted
 
 
 def sweep(*overrides: str, folder: str | os.PathLike[str] | None = None, config_dir: str | os.PathLike[str] | None = None) -> Report:
@@ -31,7 +32,7 @@ def sweep(*overrides: str, folder: str | os.PathLike[str] | None = None, config_
     """
     words = ["-m", *(["--config-dir", str(config_dir)] if config_dir is not None else []), *overrides]
     if folder is not None:
-        words.append(f"hydra.sweep.dir={Path(folder).resolve()}")
+        words.append(f"hydra.sweep.dir={quoted(str(Path(folder).resolve()))}")
     folders: list[Path] = []
     try:
         run_application(train_config, words, check_config, folders.append)

@@ -21,6 +21,7 @@ from modelfactory.config.errors import contained
 from modelfactory.numerics.activation import ACTIVATIONS, is_activation
 from modelfactory.tracing.activations import Applied
 from modelfactory.tracing.meta_shapes import known_result
+from modelfactory.tracing.operators import VIEW_ATTRIBUTES
 
 _ACTIVATIONS = frozenset(ACTIVATIONS) | {f"{name}_" for name in ACTIVATIONS}
 _PASSIVE = frozenset(
@@ -31,8 +32,6 @@ _PASSIVE = frozenset(
 """Calls whose result carries no signal: what they take of a tensor is its shape, its kind, or an answer about it."""
 _PIECES = frozenset(("chunk", "split", "unbind", "tensor_split", "unsafe_chunk", "unsafe_split"))
 """Calls that return pieces of one tensor, each of which is a node of the same kind."""
-_PARTS_OF = frozenset(("T", "mT", "H", "mH", "data", "real", "imag"))
-"""Attributes of a tensor that are a signal too."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +241,7 @@ class _Recorder(TorchFunctionMode):
             if name != "__get__" or self._unheard or not isinstance(output, Tensor) or self.node_of(args[0]) is None:
                 return output
             name = getattr(func.__self__, "__name__", "")  # an attribute that is a tensor
-            if name in _PARTS_OF:
+            if name in VIEW_ATTRIBUTES:
                 self._note(func, name, self._frozen(args), {}, output)
             return output
         given = [tensor for tensor in tensors((args, kwargs)) if self.node_of(tensor) is not None]

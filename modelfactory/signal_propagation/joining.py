@@ -82,7 +82,7 @@ def stack_forward(context: Context, node: Node, states: list[State]) -> State:
     _check_stacked(context, node, states)
     power = sum(part.second for part in states) / len(states)
     mean = sum(part.mean for part in states) / len(states)
-    unit = states[0].unit + (_stacked_along(node) <= states[0].unit)
+    unit = states[0].unit + (_along(node) <= states[0].unit)
     pairs = torch.stack([part.pairs for part in states]).mean(0)
     chance = sum(part.chance + part.own for part in states) / len(states) ** 2
     return State(flat(power, len(node.shape)), mean, pairs, unit, None, chance)
@@ -103,7 +103,3 @@ def _check_stacked(context: Context, node: Node, states: list[State]) -> None:
 def _stacked(node: Node) -> tuple[Any, ...]:
     given = arguments(node, ("tensors", "dim"))["tensors"]
     return given if isinstance(given, tuple) else (given,)
-
-
-def _stacked_along(node: Node) -> int:
-    return (arguments(node, ("tensors", "dim"))["dim"] or 0) % len(node.shape)

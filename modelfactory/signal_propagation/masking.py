@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -59,6 +60,7 @@ def all_shown(rows: int, keys: int) -> Shown:
     return Shown(1 / keys, 1 / keys**2, (rows / keys) ** 2, 1 / keys)
 
 
+@lru_cache(maxsize=64)
 def causal(rows: int, keys: int) -> Shown:
     """What a causal mask leaves, by which a row shows the keys up to its own."""
     return shown(torch.ones(rows, keys, dtype=torch.bool).tril())

@@ -8,7 +8,7 @@ or the result of a call): its positions are `start + stride * i` for `i < size`,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -99,11 +99,12 @@ def reshaped(layout: Layout, shape: Sequence[int]) -> Layout:
         if left > 1:  # sizes that do not divide: what follows is not known any more
             known = len(axes)
             return Layout((*axes, *(one(more) for more in shape[known:])), layout.starts)
-        axes.append(_merged(taken))
+        axes.append(merged(taken))
     return Layout(tuple(axes), layout.starts)
 
 
-def _merged(atoms: list[Atom]) -> Axis:
+def merged(atoms: Iterable[Atom]) -> Axis:
+    """Atoms in order, those that go on where the one before ends as one."""
     found: list[Atom] = []
     for atom in atoms:
         last = found[-1] if found else None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from modelfactory.tracing.graph import Node, Value
 from modelfactory.tracing.operators import CONVOLUTIONS
-from modelfactory.tracing.steps import Steps
+from modelfactory.tracing.steps import BENDS, Steps
 
 _PARTS = frozenset({"chunk", "split", "unbind", "select", "gather", "index_select", "split_with_sizes", "tensor_split", "narrow"})
 _ONLY_CARRY = frozenset({"carry"})
@@ -42,7 +42,6 @@ class TracedBranch:
     width: int
     stream: int = 0
     in_decoder: bool = False
-    end_nodes: tuple[Node, ...] = field(default=(), repr=False)
 
 
 def traced_branches(steps: Steps) -> list[TracedBranch]:
@@ -198,8 +197,7 @@ class _Branches:
         kind = self.steps.kind(node)
         if kind == "norm" and node.op in ("batch_norm", "instance_norm"):
             return ""
-        bends = kind in ("activation", "softmax", "norm", "product", "mix", "glu", "recurrent", "max", "bend", "other")
-        return "bends" if bends else kind
+        return "bends" if kind in BENDS else kind
 
     def _branch(self, node: Node, trunk: Value, terms: tuple[Value, ...], region: frozenset[int]) -> TracedBranch | None:
         ends: list[Node] = []
@@ -207,18 +205,17 @@ class _Branches:
         for term in terms:
             found, norm = self._ends(term, region)
             ends += found
-        names = [name for end in ends for name in self._names(end)]
+        names = [name for end in ends for name in self.steps.weight_names(end)]
         if not names:
             return None
         path = self._path(terms, region)
         order = sorted(index for index in path if self.steps.kind(self.steps.graph.nodes[index]) == "weights")
-        weights = [name for index in order for name in self._names(self.steps.graph.nodes[index])]
+        weights = [name for index in order for name in self.steps.weight_names(self.steps.graph.nodes[index])]
         width = self._width(ends[-1])
         crosses = self._crosses(trunk, region)
-        unique = tuple(dict.fromkeys(ends))
         return TracedBranch(
             node, trunk, terms[0], tuple(dict.fromkeys(weights)), tuple(dict.fromkeys(names)), norm if len(terms) == 1 else None,
-            self._longest(path), crosses, width, end_nodes=unique,
+            self._longest(path), crosses, width,
         )  # fmt: skip
 
     def _width(self, end: Node) -> int:
@@ -228,10 +225,6 @@ class _Branches:
         for axis in product.coming_out(weight):
             size *= weight.value.shape[axis]
         return size
-
-    def _names(self, node: Node) -> list[str]:
-        weight = self.steps.weight(node)
-        return [] if weight is None else sorted(self.steps.labels[weight].mains)
 
     def _ends(self, term: Value, region: frozenset[int]) -> tuple[list[Node], str | None]:
         """The products with weights first met backwards from a term, and the scale of a norm between."""

@@ -69,7 +69,7 @@ def contraction(node: Node) -> Contraction | None:
         (('o', 'i', 'k0', 'k1'), [1, 2, 3], [0])
     """
     op = node.op
-    if op not in PRODUCTS_OF_MATRICES and op != "rmatmul":
+    if op not in PRODUCTS_OF_MATRICES:
         return None
     if op in CONVOLUTIONS or op in TRANSPOSED:
         return _convolution(node, op in TRANSPOSED)
@@ -121,10 +121,8 @@ def _matmul(node: Node) -> Contraction:
     return _product(node, other, one) if node.op == "rmatmul" else _product(node, one, other)
 
 
-def _added(node: Node) -> Contraction | None:
+def _added(node: Node) -> Contraction:
     bias, one, other = node.args[:3] if len(node.args) >= 3 else node.inputs[:3]
-    if node.op == "addbmm":
-        return None
     return _product(node, one, other, bias)
 
 
@@ -205,12 +203,6 @@ def convolution_arguments(node: Node) -> dict[str, Any]:
     names = _TRANSPOSED if node.op in TRANSPOSED else _CONVOLUTION
     given: dict[str, Any] = {**_DEFAULTS, **dict(zip(names, node.args, strict=False)), **node.kwargs}
     return given
-
-
-def embedding_arguments(node: Node) -> tuple[Value, Value]:
-    """The indices and the table of a lookup."""
-    indices, table = _values(node, ("input", "weight"))
-    return indices, table
 
 
 _RULES: dict[str, Any] = {

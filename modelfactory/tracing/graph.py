@@ -21,7 +21,6 @@ class Value:
         name: the full name of a parameter or buffer; None of any other.
         kind: "input", "parameter", "constant" or "result".
         users: the calls that take it, in order.
-        version: the value that a write in place made of the same tensor; None where there was none.
     """
 
     __slots__ = ("index", "shape", "floating", "node", "place", "name", "kind", "users", "tensor")

@@ -98,7 +98,7 @@ def _by_layers(model: nn.Module) -> Iterator[tuple[tuple[int, ...], torch.dtype]
         elif isinstance(module, (nn.Linear, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)):
             width = getattr(module, "in_features", None) or getattr(module, "input_size", None) or getattr(module, "embed_dim", None)
             yield from _wide(int(width or 1), dtype)  # pyright: ignore[reportArgumentType]
-            yield from _flat(module, model, int(width or 1), dtype)  # pyright: ignore[reportArgumentType]
+            yield from _flat(int(width or 1), dtype)  # pyright: ignore[reportArgumentType]
         else:
             for parameter in module._parameters.values():
                 if parameter is not None and not isinstance(parameter, nn.parameter.UninitializedParameter):
@@ -110,7 +110,7 @@ def _wide(width: int, dtype: torch.dtype) -> Iterator[tuple[tuple[int, ...], tor
     yield from (((2, *(5,) * axes, width), dtype) for axes in (0, 1, 2))
 
 
-def _flat(module: nn.Module, model: nn.Module, width: int, dtype: torch.dtype) -> Iterator[tuple[tuple[int, ...], torch.dtype]]:
+def _flat(width: int, dtype: torch.dtype) -> Iterator[tuple[tuple[int, ...], torch.dtype]]:
     """Images that a first Linear sees flat."""
     for channels in (1, 3):
         side = round((width / channels) ** 0.5)

@@ -94,7 +94,7 @@ class Labels:
         else:
             largest = max(value.numel for value in inputs)
             main = [value for value in inputs if value.numel == largest]
-            if node.op in ("mul", "div") and len(main) > 1 and node.op == "div":
+            if node.op == "div" and len(main) > 1:
                 main = main[:1]
             if node.op in NORMS or node.op == "_weight_norm":
                 main = inputs[:1]

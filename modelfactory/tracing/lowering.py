@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,14 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-_SIGNATURE = inspect.signature(F.multi_head_attention_forward)
+from modelfactory.tracing.meta_shapes import attention_arguments
 
 
 def _attention(mode: TorchFunctionMode, _func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
     """torch.nn.functional.multi_head_attention_forward without its masks, which change no shape: [L, N, E] or [L, E]."""
-    bound = _SIGNATURE.bind(*args, **kwargs)
-    bound.apply_defaults()
-    given = bound.arguments
+    given = attention_arguments(args, kwargs)
     with mode:
         query, key, value = given["query"], given["key"], given["value"]
         weights = [given[f"{letter}_proj_weight"] for letter in "qkv"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from modelfactory.tracing.axes import Atom, Axis, Dim, Layout, sliced
+from modelfactory.tracing.axes import Axis, Dim, Layout, merged, sliced
 from modelfactory.tracing.graph import Node, Value
 from modelfactory.tracing.labels import Facts, Labels
 from modelfactory.tracing.operators import JOINS
@@ -122,17 +122,7 @@ def _split_output(steps: Steps, name: str, products: Sequence[tuple[Node, Value]
 def _part(layout: Layout, dim: Dim) -> Part:
     atoms = [atom for axis in layout.axes for atom in axis if atom.dim is dim]
     atoms.sort(key=lambda atom: -atom.stride)
-    return Part(dim.axis, layout.starts.get(dim, 0), tuple((atom.size, atom.stride) for atom in _joined(atoms)))
-
-
-def _joined(atoms: Sequence[Atom]) -> list[Atom]:
-    found: list[Atom] = []
-    for atom in atoms:
-        if found and found[-1].stride == atom.stride * atom.size:
-            found[-1] = Atom(atom.dim, found[-1].size * atom.size, atom.stride)
-        else:
-            found.append(atom)
-    return found
+    return Part(dim.axis, layout.starts.get(dim, 0), tuple((atom.size, atom.stride) for atom in merged(atoms)))
 
 
 def _covers(parts: Sequence[Part], size: int) -> bool:

@@ -110,14 +110,10 @@ class _Reader:
                 ahead += [base] if base is not None else self.steps.signals(node)
         return found
 
-    def _weights(self, node: Node) -> list[str]:
-        weight = self.steps.weight(node)
-        return [] if weight is None else sorted(self.steps.labels[weight].mains)
-
     def _note(self, projections: Iterable[tuple[Node, set[int]]], role: str) -> None:
         """Gives a role to the weights of projections, or to the parts of them that lie on the way."""
         for node, seen in projections:
-            for name in self._weights(node):
+            for name in self.steps.weight_names(node):
                 met = {place for index in seen for owner, place in self._by_value.get(index, ()) if owner == name}
                 if name in self.parts and role not in ("router", "modulation", "head", "stem", "down"):
                     for place in met:
@@ -204,7 +200,7 @@ class _Reader:
         """Whether they are two projections, or two parts of one."""
         if {node.index for node, _ in gates} != {node.index for node, _ in ups}:
             return True
-        names = {name for node, _ in gates for name in self._weights(node)}
+        names = {name for node, _ in gates for name in self.steps.weight_names(node)}
         return any(name in self.parts for name in names)
 
     def _downs(self, node: Node) -> None:
@@ -213,7 +209,7 @@ class _Reader:
                 self._note([(user, set())], "down")
 
     def _halved(self, node: Node) -> None:
-        for name in {name for found, _ in self._projections(node.inputs[0], _PLAINLY) for name in self._weights(found)}:
+        for name in {name for found, _ in self._projections(node.inputs[0], _PLAINLY) for name in self.steps.weight_names(found)}:
             for place, part in enumerate(self.parts.get(name, ())):
                 named = next((value.name for value in part.values if value.node is node and value.name), None)
                 if named is not None:

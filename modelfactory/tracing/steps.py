@@ -113,6 +113,11 @@ class Steps:
         pure = [operand.value for operand in found.operands if self.labels.pure(operand.value)]
         return pure[-1] if pure else None
 
+    def weight_names(self, node: Node) -> list[str]:
+        """The parameters that the weight of a product stands for."""
+        weight = self.weight(node)
+        return [] if weight is None else sorted(self.labels[weight].mains)
+
     def _kind(self, node: Node) -> str:
         signals = self.signals(node)
         if not node.outputs or not self.labels.signal(node.output):

@@ -59,9 +59,13 @@ def softmax_backward(context: Context, node: Node, states: list[State], out: Sta
     count = node.shape[-1 if dim is None else dim]
     left = _left(states[0], node, count)
     shared = out.second * count
-    kept = 1 - min(shared * left.square / max(left.inverse, 1e-300) ** 2, 1.0) if left.inverse < 1 else 0.0
-    power = out.second * gradient.second * (1 - gradient.common) * max(kept, 0.0)
+    power = out.second * gradient.second * (1 - gradient.common) * _kept(shared, left)
     return [Gradient(flat(power, len(node.shape)), gradient.far, gradient.chance, balanced=1 / max(left.inverse, 1e-300))]
+
+
+def _kept(shared: float, left: Shown) -> float:
+    """What is left of a row's gradient without what one share alone gets."""
+    return max(1 - min(shared * left.square / max(left.inverse, 1e-300) ** 2, 1.0), 0.0) if left.inverse < 1 else 0.0
 
 
 @dataclass(frozen=True)
@@ -122,8 +126,7 @@ def _scored_back(heads: _Heads, gradient: Gradient, dims: int) -> tuple[Gradient
     """
     value_apart = max(heads.value.second - max(heads.value.pairs[1].item(), 0.0), 0.0)
     shared, left = heads.shared, heads.left
-    kept = 1 - min(shared * left.square / max(left.inverse, 1e-300) ** 2, 1.0) if left.inverse < 1 else 0.0
-    scores = heads.width * gradient.second * value_apart * shared / heads.keys * max(kept, 0.0) * heads.scale**2
+    scores = heads.width * gradient.second * value_apart * shared / heads.keys * _kept(shared, left) * heads.scale**2
     key_apart = max(heads.key.second - max(heads.key.pairs[1].item(), 0.0), 0.0)
     far = max(gradient.far, 0.0)
     met = key_apart * (1 + heads.key.scatter / max(left.inverse, 1e-300))
