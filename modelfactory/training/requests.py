@@ -17,7 +17,8 @@ from torch import Tensor
 from modelfactory.training.device import seed_device, training_context
 from modelfactory.training.setup import Run
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, eq=False)

@@ -162,8 +162,8 @@ class Stacked:
             for name in self._names:
                 self._own[index][name].data = self._own[index][name].detach().clone()
         kept = [index for index in self._all if index not in set(left)]
-        models, losses, streams = ([part[index] for index in kept] for part in (self.models, self._losses, self._streams))
-        return Stacked(models, losses, streams)
+        losses, streams = [self._losses[index] for index in kept], [self._streams[index] for index in kept]
+        return Stacked([self.models[index] for index in kept], losses, streams)
 
 
 def _padded(count: int, unit: int) -> int:
