@@ -69,7 +69,22 @@ class Evaluation:
             return output, run.loss(output, self.y) if run.mean.is_known else None
 
 
-Request = Seed | Gradients | Evaluation
+@dataclass(frozen=True, eq=False)
+class Step:
+    """Take a step of the optimizer.
+
+    Attributes:
+        take: does it.
+    """
+
+    run: Run
+    take: Callable[[], Any]
+
+    def answer(self) -> None:
+        self.take()
+
+
+Request = Seed | Gradients | Evaluation | Step
 
 
 def alone(training: Callable[P, Generator[Request, Any, R]]) -> Callable[P, R]:

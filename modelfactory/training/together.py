@@ -12,8 +12,9 @@ from torch import Tensor
 
 from modelfactory.config.errors import ConfigError, ModelFactoryError, first_line
 from modelfactory.training.device import kept_random_state, training_context
+from modelfactory.training.joint_step import JointStep
 from modelfactory.training.one_by_one import Stream
-from modelfactory.training.requests import Evaluation, Gradients, Request, Seed
+from modelfactory.training.requests import Evaluation, Gradients, Request, Seed, Step
 from modelfactory.training.setup import Run
 from modelfactory.training.stacked import Stacked
 
@@ -104,8 +105,9 @@ def _answer_all(waiting: list[_Member[Any]]) -> None:
     with _told_as_cannot_stack():
         stacked = _stack(waiting)
     with kept_random_state(_run_of(waiting[0]).device):
+        steps = JointStep()
         while waiting:
-            _answer(waiting, stacked)
+            _answer(waiting, stacked, steps)
             if any(member.request is None for member in waiting):
                 left = [place for place, member in enumerate(waiting) if member.request is None]
                 waiting = [member for member in waiting if member.request is not None]
@@ -137,15 +139,20 @@ def _told_as_cannot_stack():
         raise CannotStack(first_line(error)) from error
 
 
-def _answer(waiting: Sequence[_Member[Any]], stacked: Stacked) -> None:
-    """Answers one kind of what is waited for: seeds, then evaluations, and gradients when all wait for those: so they stay together."""
-    for kind in (Seed, Evaluation, Gradients):
+def _answer(waiting: Sequence[_Member[Any]], stacked: Stacked, steps: JointStep) -> None:
+    """Answers one kind of what is waited for: gradients come last, when all wait for them, so that they stay together."""
+    for kind in (Seed, Step, Evaluation, Gradients):
         places = [place for place, member in enumerate(waiting) if isinstance(member.request, kind)]
         if not places:
             continue
         if kind is Seed:
             for place in places:
                 waiting[place].stream.seed(waiting[place].request.value)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
+                waiting[place].go_on()
+            return
+        if kind is Step:
+            steps.take([waiting[place].request for place in places])  # pyright: ignore[reportArgumentType]
+            for place in places:
                 waiting[place].go_on()
             return
         alike: dict[Any, list[int]] = {}

@@ -23,7 +23,7 @@ from modelfactory.training.loss import Correct, LossSum
 from modelfactory.training.no_dynamo import eager_step, eager_zero_grad
 from modelfactory.training.nonfinite import not_finite
 from modelfactory.training.progress import Progress
-from modelfactory.training.requests import Evaluation, Gradients, Request, Seed, alone
+from modelfactory.training.requests import Evaluation, Gradients, Request, Seed, Step, alone
 from modelfactory.training.result import SCORES, SKIPPED, Recorded, Result
 from modelfactory.training.resume import RunFiles
 from modelfactory.training.setup import Run, check_model, set_up
@@ -110,7 +110,7 @@ def training(
         # steps that were not skipped, as the schedule counts them: earlier epochs may have had other batches
         updates = schedule.steps or steps - sum(row.get(SKIPPED, 0) for row in result.history)
         watch = UpdateWatch(model, run.optimizer, steps)
-        step = watch.around(step)
+        watched_step = watch.around(step)
         began = time.perf_counter() - result.seconds
         tracker = open_tracker(spec.tracker, result.run_dir, files.config, steps)
         style, together = spec.progress if world.is_first and not quiet else "none", contextlib.ExitStack()
@@ -166,8 +166,10 @@ def training(
                         if scaler is not None:
                             scaler.unscale_(run.optimizer)
                         nn.utils.clip_grad_norm_(run.parameters, spec.clip_norm)
-                    if updated and scaler is None:
-                        step()
+                    if updated and scaler is None and watch.is_over:
+                        yield Step(run, step)
+                    elif updated and scaler is None:
+                        watched_step()
                     elif updated and scaler is not None:
                         updated = scaled_step(scaler, run.optimizer)
                         skipped += not updated
