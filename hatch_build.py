@@ -1,4 +1,7 @@
-"""Puts conf/ into the wheel as modelfactory/conf; an editable install reads it where it is, so that no copy grows stale."""
+"""Puts conf/ into the wheel as modelfactory/conf, and the project that `modelfactory new` writes beside it.
+
+An editable install reads both where they are, so that no copy grows stale.
+"""
 
 from __future__ import annotations
 
@@ -11,3 +14,4 @@ class ConfBuildHook(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         if version != "editable":
             build_data["force_include"]["conf"] = "modelfactory/conf"
+            build_data["force_include"]["examples/other_project"] = "modelfactory/other_project"

@@ -18,6 +18,7 @@ from torch import nn
 import modelfactory as mf
 from modelfactory.data import Data, Split
 from modelfactory.training.trainer import train_model
+from modelfactory.training.training_spec import training_spec
 
 SAMPLES, SIDE, CLASSES = 256, 64, 10
 EPOCHS = 20  # of the fast one, for one of the slow one
@@ -42,7 +43,7 @@ def epoch_seconds(model: nn.Module, data: Data, epochs: int, cached: bool) -> tu
     """The median wall time of an epoch, validation included, and the time before the first one."""
     begun = [time.perf_counter()]
     trainer = {"max_epochs": epochs + 1, "device": "cpu", "progress": "none", "cache_features": cached}
-    train_model(model, data, trainer=trainer, before_epoch=lambda _: begun.append(time.perf_counter()))
+    train_model(model, data, training_spec(trainer=trainer), before_epoch=lambda _: begun.append(time.perf_counter()))
     lengths = [later - earlier for earlier, later in itertools.pairwise(begun)]
     return statistics.median(lengths[1:]), lengths[0]
 

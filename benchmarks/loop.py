@@ -127,10 +127,11 @@ def dataloader() -> Outcome:
 
 def ours(folder: str | None = None) -> Outcome:
     from modelfactory.training.trainer import train_model
+    from modelfactory.training.training_spec import training_spec
 
     optimizer = {"_target_": "torch.optim.AdamW", "lr": LR}
     settings = {"max_epochs": EPOCHS + 1, "device": "cpu", "progress": "none"}
-    history = train_model(mlp(), digits(), optimizer=optimizer, trainer=settings, run_dir=folder).history
+    history = train_model(mlp(), digits(), training_spec(optimizer, trainer=settings), run_dir=folder).history
     first, last = history[0], history[-1]
     return (last["step"] - first["step"]) / (last["seconds"] - first["seconds"]), last["val_accuracy"]
 

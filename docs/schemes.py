@@ -40,6 +40,7 @@ SHOWN: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "t_fixup_embedding": (MATRIX, {"depth": 6}),
     "deepnorm": (MATRIX, {"depth": 12}),
     "small_init": (MATRIX, {"width": 256}),
+    "depth_trunc_normal": (MATRIX, {"layer": 3}),
     "mup": (MATRIX, {"base_width": 64}),
     "siren": (MATRIX, {"first": False}),
     "prior_bias": ((4,), {"priors": [0.6, 0.25, 0.1, 0.05]}),

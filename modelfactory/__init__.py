@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from modelfactory.api.coordcheck import coordcheck
     from modelfactory.api.own_loop import build_data, build_optimizer, build_scheduler, evaluate, predict
     from modelfactory.api.run import build, plan, train
     from modelfactory.api.saved_model import load
@@ -23,20 +24,25 @@ if TYPE_CHECKING:
     from modelfactory.init.ledger import Ledger
     from modelfactory.model.layers.containers import Parallel, Residual
     from modelfactory.model.layers.glue import Item, Permute, PositionalEmbedding, Reduce, Select, SelfAttention
+    from modelfactory.model.layers.transformer import Attention, GatedMLP, SinusoidalPositions
     from modelfactory.parameters.freezing import freeze
     from modelfactory.planning.materialize import Built
     from modelfactory.planning.plan import Plan
     from modelfactory.reporting.report import report
     from modelfactory.signal_propagation.probe import signal
+    from modelfactory.training.muon import Muon
     from modelfactory.training.result import Result
 
 __all__ = [
+    "Attention",
     "Audit",
     "Built",
     "ConfigError",
+    "GatedMLP",
     "Item",
     "Ledger",
     "ModelFactoryError",
+    "Muon",
     "Parallel",
     "Permute",
     "Plan",
@@ -47,6 +53,7 @@ __all__ = [
     "SchemeError",
     "Select",
     "SelfAttention",
+    "SinusoidalPositions",
     "TrainingError",
     "audit",
     "build",
@@ -55,6 +62,7 @@ __all__ = [
     "build_scheduler",
     "calibrate",
     "compose",
+    "coordcheck",
     "evaluate",
     "freeze",
     "initialize",
@@ -69,6 +77,7 @@ __all__ = [
 ]
 
 _NAMES = {
+    "modelfactory.api.coordcheck": ("coordcheck",),
     "modelfactory.api.own_loop": ("build_data", "build_optimizer", "build_scheduler", "evaluate", "predict"),
     "modelfactory.api.run": ("build", "plan", "train"),
     "modelfactory.api.saved_model": ("load",),
@@ -83,11 +92,13 @@ _NAMES = {
     "modelfactory.init.ledger": ("Ledger",),
     "modelfactory.model.layers.containers": ("Parallel", "Residual"),
     "modelfactory.model.layers.glue": ("Item", "Permute", "PositionalEmbedding", "Reduce", "Select", "SelfAttention"),
+    "modelfactory.model.layers.transformer": ("Attention", "GatedMLP", "SinusoidalPositions"),
     "modelfactory.parameters.freezing": ("freeze",),
     "modelfactory.planning.materialize": ("Built",),
     "modelfactory.planning.plan": ("Plan",),
     "modelfactory.reporting.report": ("report",),
     "modelfactory.signal_propagation.probe": ("signal",),
+    "modelfactory.training.muon": ("Muon",),
     "modelfactory.training.result": ("Result",),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}

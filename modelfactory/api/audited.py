@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from modelfactory.api.existing_model import load_data
 from modelfactory.api.run import build, check
 from modelfactory.auditing.audit import audit_with
 from modelfactory.auditing.finding import Audit
 from modelfactory.auditing.loaded import Checkpoint, load_fitting, read_checkpoint
 from modelfactory.config.compose import to_plain
 from modelfactory.config.errors import contained
-from modelfactory.data.spec import build_data
-from modelfactory.training.loss import ignored_target
 
 _MOST_INPUTS = 32
 
@@ -54,7 +53,7 @@ def _batch(config: Mapping[str, Any], model: nn.Module) -> tuple[torch.Tensor, t
     given = config.get("data")
     if not isinstance(given, Mapping) or "_target_" not in given:
         return None
-    data = build_data(given, backbone=config.get("backbone"), ignored=ignored_target(config.get("trainer")))
+    data = load_data(config)
     parameter = next(model.parameters(), torch.empty(0))
     inputs, targets = (tensor.to(parameter.device) for tensor in data.train.sample(min(data.batch_size, _MOST_INPUTS)))
     return inputs, targets

@@ -10,16 +10,19 @@ from typing import Any
 from torch import nn
 
 from modelfactory.config.compose import as_given
-from modelfactory.config.errors import ConfigError, Problem
+from modelfactory.config.errors import ConfigError, Problem, Problems
 from modelfactory.config.own_groups import read_groups
-from modelfactory.data.dataset import Data
-from modelfactory.data.spec import build_data, data_of
+from modelfactory.config.schema import read_seed
+from modelfactory.data.backbone_transforms import read_own_backbone
+from modelfactory.data.dataset import IGNORED, Data
+from modelfactory.data.spec import DataSource, data_of, load_source, read_data
 from modelfactory.training.launch import num_processes
 from modelfactory.training.loss import ignored_target
 from modelfactory.training.result import Result
 from modelfactory.training.trainer import train_model
+from modelfactory.training.training_spec import read_training
 
-_GROUPS = ("seed", "data", "backbone", "optimizer", "scheduler", "trainer")
+GROUPS = ("seed", "data", "backbone", "optimizer", "scheduler", "trainer")
 _COMMON = ("num_classes", "batch_size", "val_batch_size", "seed", "num_workers", "drop_last")
 
 
@@ -45,31 +48,36 @@ def train_module(
     if (size := num_processes()) > 1:  # each may have built another model
         say = f"a model that exists is trained in one process, and {size} were started; train a config, or start one"
         raise ConfigError([Problem("trainer.strategy", say)])
-    found = read_groups({} if cfg is None else as_given(cfg), _GROUPS)
+    found = read_groups({} if cfg is None else as_given(cfg), GROUPS)
     with found.told():
-        config = found.config
+        config, problems = found.config, Problems()
         if (train is None) != (val is None):
             missing, other = ("val", "train") if val is None else ("train", "val")
             raise ConfigError([Problem(missing, f"missing beside {other}=; give both, or a config with data")])
-        if train is None:
-            data = load_data(config)
+        seed, training = read_seed(config, problems), read_training(config, problems).whole()
+        source = _read_source(config, problems) if train is None else None
+        if training is None or problems:
+            raise ConfigError(problems)
+        ignored = IGNORED if training.loss is None else training.loss.ignored
+        if source is not None:
+            data = load_source(source, ignored)
         else:
             keys = {key: value for key, value in (config.get("data") or {}).items() if key in _COMMON}
-            data = data_of(train, val, keys, ignored=ignored_target(config.get("trainer")))
-        return train_model(
-            model,
-            data,
-            optimizer=config.get("optimizer"),
-            scheduler=config.get("scheduler"),
-            trainer=config.get("trainer"),
-            seed=config.get("seed", 0),
-            run_dir=None if run_dir is None else Path(run_dir),
-            config=config,
-        )
+            data = data_of(train, val, keys, ignored=ignored)
+        return train_model(model, data, training, seed=seed, run_dir=None if run_dir is None else Path(run_dir), config=config)
+
+
+def _read_source(config: Mapping[str, Any], problems: Problems) -> DataSource | None:
+    """The data set of a config that must have one."""
+    data = config.get("data")
+    if isinstance(data, Mapping):
+        return read_data(data, problems, backbone=read_own_backbone(data, config.get("backbone"), problems))
+    problems.add("data", "missing; give _target_, such as modelfactory.data.digits")
+    return None
 
 
 def load_data(config: Mapping[str, Any]) -> Data:
-    """Load the data of a plain config.
+    """Load the data of a plain config, of whose other groups any may be another project's.
 
     Raises:
         ConfigError: it has none, or they are wrong.
@@ -78,7 +86,8 @@ def load_data(config: Mapping[str, Any]) -> Data:
         >>> len(load_data({"data": {"_target_": "modelfactory.data.digits"}}).val)
         359
     """
-    data = config.get("data")
-    if not isinstance(data, Mapping):
-        raise ConfigError([Problem("data", "missing; give _target_, such as modelfactory.data.digits")])
-    return build_data(data, backbone=config.get("backbone"), ignored=ignored_target(config.get("trainer")))
+    problems = Problems()
+    source = _read_source(config, problems)
+    if source is None or problems:
+        raise ConfigError(problems)
+    return load_source(source, ignored_target(config.get("trainer")))

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from modelfactory.api.existing_model import load_data
+from modelfactory.api.existing_model import GROUPS, load_data
 from modelfactory.api.saved_model import load
 from modelfactory.config.compose import as_given
 from modelfactory.config.errors import ConfigError, Problem, Problems
 from modelfactory.config.own_groups import read_groups
+from modelfactory.config.schema import read
 from modelfactory.data.dataset import Data
 from modelfactory.data.input_files import read_files
 from modelfactory.data.spec import data_of
@@ -23,11 +24,13 @@ from modelfactory.model.weights.files import WEIGHTS
 from modelfactory.training import optimizer as optimizers
 from modelfactory.training.checkpoint import read_weights
 from modelfactory.training.evaluate import compute_outputs, measure_split
-from modelfactory.training.scheduler import CONSTANT, Schedule, build_schedule, check_scheduler
+from modelfactory.training.loss import read_loss
+from modelfactory.training.optimizer import read_optimizer
+from modelfactory.training.scheduler import Schedule, build_schedule, read_scheduler
 from modelfactory.training.spec import TrainerSpec
 
 _DATA = ("seed", "data", "backbone", "trainer")
-_PARTS = ("seed", "data", "backbone", "optimizer", "scheduler", "trainer")
+_OF_SCHEDULE = ("max_epochs", "monitor", "accumulate")  # what a schedule has to know of a `trainer`, which may be another project's
 
 
 def build_data(cfg: Any, *overrides: str, at: str | None = None) -> Data:
@@ -66,8 +69,11 @@ def build_optimizer(model: nn.Module, cfg: Any, *overrides: str, at: str | None 
     """
     found = read_groups(as_given(cfg, overrides), ("optimizer",), at)
     with found.told():
-        group = found.config.get("optimizer")
-        return optimizers.build_optimizer(optimizers.DEFAULT if group is None else group, model)
+        problems = Problems()
+        spec = read_optimizer(found.config.get("optimizer"), problems)
+        if spec is None:
+            raise ConfigError(problems)
+        return optimizers.build_optimizer(spec, model)
 
 
 def build_scheduler(
@@ -96,14 +102,16 @@ def build_scheduler(
         >>> schedule.lr < 0.1
         True
     """
-    found = read_groups(as_given(cfg, overrides), _PARTS, at)
+    found = read_groups(as_given(cfg, overrides), GROUPS, at)
     with found.told():
         config, problems = found.config, Problems()
-        given = (config.get("trainer") or {}) if isinstance(config.get("trainer"), Mapping) else {}
-        epochs = given.get("max_epochs", TrainerSpec.max_epochs) if max_epochs is None else max_epochs
-        group = CONSTANT if config.get("scheduler") is None else config["scheduler"]
-        spec = check_scheduler(group, problems, max_epochs=epochs, monitor=given.get("monitor", TrainerSpec.monitor))
-        if spec is None or problems:
+        given = config.get("trainer")
+        known = {key: given[key] for key in _OF_SCHEDULE if key in given} if isinstance(given, Mapping) else {}
+        trainer = read(TrainerSpec, known, "trainer", problems)
+        epochs = max_epochs if max_epochs is not None or trainer is None else trainer.max_epochs
+        monitor = None if trainer is None else trainer.monitor
+        spec = read_scheduler(config.get("scheduler"), problems, max_epochs=epochs, monitor=monitor)
+        if spec is None or trainer is None or epochs is None or problems:
             raise ConfigError(problems)
         if steps_per_epoch is None and (spec.interval == "step" or spec.warmup_epochs):
             if config.get("data") is None:
@@ -111,7 +119,7 @@ def build_scheduler(
                 raise ConfigError([Problem("scheduler", what)])
             data = load_data(config)
             batches = len(data.train) // data.batch_size if data.drop_last else -(-len(data.train) // data.batch_size)
-            steps_per_epoch = -(-batches // given.get("accumulate", 1))
+            steps_per_epoch = -(-batches // trainer.accumulate)
         steps = steps_per_epoch or 1
         return build_schedule(spec, optimizer, steps, epochs * steps)
 
@@ -143,8 +151,9 @@ def evaluate(model: Any, data: Any = None, split: str = "val", *, at: str | None
         return measure_split(model, data_of(data, data), split)
     found = read_groups(as_given(data), _DATA, at)
     with found.told():
-        trainer = found.config.get("trainer")
-        loss = trainer.get("loss") if isinstance(trainer, Mapping) and "_target_" not in trainer else None
+        trainer, problems = found.config.get("trainer"), Problems()
+        loss = read_loss(trainer.get("loss"), problems) if isinstance(trainer, Mapping) and "_target_" not in trainer else None
+        problems.raise_if_any()
         return measure_split(model, load_data(found.config), split, loss)
 
 

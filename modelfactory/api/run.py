@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -13,36 +14,29 @@ from typing import Any, overload
 import torch
 from torch import nn
 
-from modelfactory.api.existing_model import train_module
+from modelfactory.api.existing_model import load_data, train_module
 from modelfactory.api.pretraining import settle
-from modelfactory.api.signal_check import check_signal
-from modelfactory.config.compose import as_given, to_plain, to_yaml
+from modelfactory.api.run_hooks import RunHooks
+from modelfactory.config.compose import as_given, to_plain
 from modelfactory.config.errors import ConfigError, Problem, Problems, did_you_mean, nearest
-from modelfactory.config.files import write_text
 from modelfactory.config.hydra_patches import give_configs_as_they_stand
 from modelfactory.config.nesting import check_depth
 from modelfactory.config.own_groups import read_groups
 from modelfactory.config.unused_keys import unused_figures
 from modelfactory.data.dataset import Data
 from modelfactory.data.first_batch import evidence_of
-from modelfactory.data.spec import build_data, check_data
+from modelfactory.data.spec import DataSource, load_source
 from modelfactory.init.structural_arguments import Evidence
 from modelfactory.model.grammar import MODEL_KEYS
 from modelfactory.planning.materialize import Built
 from modelfactory.planning.plan import Plan, make_plan
+from modelfactory.planning.run_spec import RunSpec, read_run
 from modelfactory.planning.spec import GROUPS, OF_MODEL, read_spec
-from modelfactory.sweeping.experiment import check_experiment
-from modelfactory.sweeping.spec import check_sweep
+from modelfactory.training.device import deterministic
 from modelfactory.training.distributed import ALONE, World
-from modelfactory.training.frozen_prefix import divide
 from modelfactory.training.launch import open_world
-from modelfactory.training.loss import ignored_target
-from modelfactory.training.optimizer import build_optimizer, check_optimizer
 from modelfactory.training.requests import Request, alone
 from modelfactory.training.result import Result
-from modelfactory.training.resume import check_resume
-from modelfactory.training.scheduler import check_scheduler
-from modelfactory.training.spec import TrainerSpec, check_trainer
 from modelfactory.training.trainer import training
 
 log = logging.getLogger(__name__)
@@ -71,14 +65,15 @@ def plan(cfg: Any, *overrides: str, at: str | None = None) -> Plan:
         '10x8'
     """
     with _own(as_given(cfg, overrides), (*OF_MODEL, "optimizer"), at) as own:
-        problems = Problems()
+        problems, of_optimizer = Problems(), Problems()
         config = settle(own, problems, check)
-        if _is_optimizer(config.get("optimizer")):
-            told = Problems()
-            check_optimizer(config["optimizer"], told)
-            problems.extend(problem for problem in told if problem.path != "optimizer._target_")
-        problems.raise_if_any()
-        return make_plan(config, evidence=_evidence(config))
+        spec = read_spec(config, problems, of_optimizer)
+        problems.extend(problem for problem in of_optimizer if problem.path != "optimizer._target_")  # which may be another project's
+        if spec is None or problems:
+            raise ConfigError(problems)
+        made = Plan(spec, _evidence(config))
+        _ = made.ledger  # which tells what only the model itself shows to be wrong
+        return made
 
 
 def build(cfg: Any, *overrides: str, at: str | None = None, device: str | torch.device | None = None) -> nn.Module:
@@ -109,8 +104,8 @@ def build(cfg: Any, *overrides: str, at: str | None = None, device: str | torch.
         )
     """
     with _own(as_given(cfg, overrides), OF_MODEL, at) as own:
-        config = _settled(own)
-        return make_plan(config, look=False, evidence=_evidence(config)).build(device)
+        config = _trained_first(own)
+        return replace(make_plan(config), _evidence=_evidence(config)).build(device)
 
 
 @contextmanager
@@ -120,11 +115,6 @@ def _own(cfg: Any, groups: Collection[str], at: str | None = None) -> Iterator[d
     with found.told():
         check_depth(found.config)
         yield found.config
-
-
-def _is_optimizer(value: Any) -> bool:
-    """Whether this can be an optimizer of ours, and not what another project makes of the name: `_partial_: true` is for Hydra."""
-    return isinstance(value, Mapping) and not any(str(key).startswith("_") and key != "_target_" for key in value)
 
 
 def _read(cfg: Any) -> dict[str, Any]:
@@ -139,7 +129,7 @@ def _evidence(config: Mapping[str, Any]) -> Evidence | None:
     data = config.get("data")
     if not isinstance(data, Mapping) or "_target_" not in data:
         return None
-    return evidence_of(lambda: build_data(data, backbone=config.get("backbone"), ignored=ignored_target(config.get("trainer"))))
+    return evidence_of(lambda: load_data(config))
 
 
 def check(cfg: Any, strict: bool = True) -> Plan:
@@ -157,34 +147,23 @@ def check(cfg: Any, strict: bool = True) -> Plan:
         modelfactory.config.errors.ConfigError: model.layers: is empty; give at least one name: {_target_: ...}
         optimizer.lr: -1 is too small; give a number >= 0
     """
+    config = _read(cfg if strict else read_groups(cfg, GROUPS).config)
+    return _checked(config, cfg).plan
+
+
+def _checked(config: dict[str, Any], cfg: Any) -> RunSpec:
+    """What a config says, all of it right; `cfg` is the same as it was given.
+
+    Raises:
+        ConfigError: everything that is wrong.
+    """
     problems = Problems()
-    config = settle(_read(cfg if strict else read_groups(cfg, GROUPS).config), problems, check)
+    config = settle(config, problems, check)
     _check_figures(cfg, problems)
-    spec = read_spec(config, problems)
-    checks: dict[str, Callable[[Any, Problems], Any]] = {
-        "data": partial(check_data, backbone=config.get("backbone")),
-        "optimizer": check_optimizer,
-        "scheduler": partial(check_scheduler, max_epochs=_max_epochs(config.get("trainer")), monitor=_monitor(config.get("trainer"))),
-        "trainer": check_trainer,
-        "sweep": check_sweep,
-        "experiment": check_experiment,
-    }
-    right = {group: check_group(config[group], problems) for group, check_group in checks.items() if config.get(group) is not None}
-    if right.get("trainer") is not None and right["trainer"].resume is not None:
-        check_resume(config, right["trainer"].resume, problems)
-    made = Plan(spec) if spec is not None else None
-    if made is not None:
-        try:
-            thaws = made.thaws
-            if right.get("optimizer") is not None:
-                build_optimizer(config["optimizer"], made.meta, thawed_later=thaws)
-            if right.get("trainer") is not None and right["trainer"].cached:
-                divide(made.meta, thaws, problems)
-        except ConfigError as error:
-            problems.extend(error.problems)
-    if problems or made is None:
+    spec = read_run(config, problems)
+    if spec is None or problems:
         raise ConfigError(problems)
-    return made
+    return spec
 
 
 def _check_figures(cfg: Any, problems: Problems) -> None:
@@ -196,24 +175,12 @@ def _check_figures(cfg: Any, problems: Problems) -> None:
             problems.add(f"model.{name}", f"is used by nothing: no ${{model.{name}}} is in the config{close}")
 
 
-def _settled(config: dict[str, Any]) -> dict[str, Any]:
+def _trained_first(config: dict[str, Any]) -> dict[str, Any]:
     """The config with the weights of its pretraining, which is done here, in one process, where it is not done yet."""
     problems = Problems()
     settled = settle(config, problems, check, partial(alone(_training), world=ALONE, pictures=True))
     problems.raise_if_any()
     return settled
-
-
-def _max_epochs(trainer: Any) -> int | None:
-    """How long the training is, where the config tells it rightly."""
-    epochs = trainer.get("max_epochs", TrainerSpec.max_epochs) if isinstance(trainer, Mapping) else None
-    return epochs if isinstance(epochs, int) and epochs > 0 else None
-
-
-def _monitor(trainer: Any) -> str | None:
-    """What the trainer monitors, where the config tells it rightly."""
-    monitor = trainer.get("monitor", TrainerSpec.monitor) if isinstance(trainer, Mapping) else TrainerSpec.monitor
-    return monitor if isinstance(monitor, str) else None
 
 
 @overload
@@ -266,7 +233,7 @@ def training_of(
     resume: _Folder | None = None,
     pictures: bool = True,
     quiet: bool = False,
-    load: Callable[..., Data] = build_data,
+    load: Callable[[DataSource, int], Data] = load_source,
 ) -> Generator[Request, Any, Result]:
     """Train a config as one of several that are answered together; `train` is the same alone.
 
@@ -275,7 +242,7 @@ def training_of(
     Args:
         cfg, run_dir, resume, pictures: as for `train`.
         quiet: whether nothing is shown of its progress.
-        load: builds the data of a config.
+        load: loads the data of a config.
     """
     config = _read(read_groups(cfg, GROUPS).config)
     if resume is not None:
@@ -290,54 +257,24 @@ def _training(
     world: World,
     pictures: bool,
     quiet: bool = False,
-    load: Callable[..., Data] = build_data,
+    load: Callable[[DataSource, int], Data] = load_source,
 ) -> Generator[Request, Any, Result]:
     """Trains a config in the processes of `world`, each of which builds the same model of the same data."""
-    with world.agreed(), world.first_goes_first():  # what is fetched, or trained first, is so once
-        made, data, built = prepare(config, load)
-    rows = [row for row in built.ledger if row.role != "buffer"]
-    for done in (built.pretrained, built.calibration):
-        if done is not None:
-            log.info(str(done))
-    log.info(
-        "model: %s parameters, %s trainable", f"{sum(r.numel for r in rows):,}", f"{sum(r.numel for r in rows if r.trainable):,}"
-    )
-    first_warnings = (*built.warnings, *made.never_thawed(_max_epochs(config.get("trainer")) or TrainerSpec.max_epochs))
-    for warning in first_warnings:
-        log.warning(warning)
     folder = None if run_dir is None else Path(run_dir)
-
-    def begin(result: Result, recorded: Mapping[str, Any]) -> list[str]:
-        if folder is not None:
-            write_text(folder / "config.yaml", to_yaml(recorded))
-            if result.init_hash == built.ledger.fingerprint:  # else the ledger of the run that is resumed stays
-                built.ledger.to_csv(folder / "ledger.csv")
-        said, hints = [], []
-        if not result.history:  # trained weights are nothing to warn of
-            said, hints = check_signal(built.model, data, config, folder, pictures)
-        result.hints.extend(hints)
-        for hint in hints:
-            log.info("hint: %s", hint)
-        for warning in said:
-            log.warning(warning)
-        return [*first_warnings, *said]
-
-    def before_epoch(epoch: int) -> None:
-        thawed = built.before_epoch(epoch)
-        if thawed:
-            log.info("epoch %d: %d tensors train from here on, %s to %s", epoch, len(thawed), thawed[0], thawed[-1])
-
+    with world.agreed(), world.first_goes_first():  # what is fetched, or trained first, is so once
+        spec, data, built = prepare(config, load)
+    warnings = (*built.warnings, *spec.plan.never_thawed(spec.training.trainer.max_epochs))
+    _tell(built, warnings)
+    hooks = RunHooks(spec, built, data, folder, warnings, pictures)
     result = yield from training(
         built.model,
         data,
-        optimizer=config.get("optimizer"),
-        scheduler=config.get("scheduler"),
-        trainer=config.get("trainer"),
-        seed=config.get("seed", 0),
+        spec.training,
+        seed=spec.model.seed,
         run_dir=folder,
-        config=config,
-        begin=begin,
-        before_epoch=before_epoch,
+        config={name: value for name, value in config.items() if name != "sweep"},  # how a sweep goes on is no part of a run
+        begin=hooks.begin,
+        before_epoch=hooks.before_epoch,
         thawed_later=built.thaws,
         init_hash=built.ledger.fingerprint,
         world=world,
@@ -346,14 +283,27 @@ def _training(
     return result
 
 
-def prepare(config: dict[str, Any], load: Callable[..., Data] = build_data) -> tuple[Plan, Data, Built]:
-    """The plan of a config that is checked, its data and what is built of it."""
-    made = check(config)
-    config.pop("sweep", None)  # how a sweep of runs goes on is no part of a run
-    settled = _settled(config)
+def prepare(config: dict[str, Any], load: Callable[[DataSource, int], Data] = load_source) -> tuple[RunSpec, Data, Built]:
+    """Check a whole config, load its data and build its model."""
+    spec = _checked(config, config)
+    settled = _trained_first(config)
     if settled is not config:
-        made = check(settled)
-    if config.get("data") is None:
+        spec = _checked(settled, settled)
+    if spec.data is None:
         raise ConfigError([Problem("data", "missing; give _target_, such as modelfactory.data.digits")])
-    data = load(config["data"], backbone=settled.get("backbone"), ignored=ignored_target(config.get("trainer")))
-    return made, data, made.materialize(evidence=evidence_of(lambda: data))
+    data = load(spec.data, spec.ignored)
+    with deterministic(spec.training.trainer.deterministic):
+        return spec, data, spec.plan.materialize(evidence=evidence_of(lambda: data))
+
+
+def _tell(built: Built, warnings: Iterable[str]) -> None:
+    """Logs what was built."""
+    rows = [row for row in built.ledger if row.role != "buffer"]
+    for done in (built.pretrained, built.calibration):
+        if done is not None:
+            log.info(str(done))
+    log.info(
+        "model: %s parameters, %s trainable", f"{sum(r.numel for r in rows):,}", f"{sum(r.numel for r in rows if r.trainable):,}"
+    )
+    for warning in warnings:
+        log.warning(warning)

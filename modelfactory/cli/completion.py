@@ -18,22 +18,23 @@ def complete(commands: Iterable[str], views: Iterable[str]) -> bool:
     if len(words) == 2:
         print(" ".join(command for command in commands if command.startswith(words[1])))
         return True
-    if words[1] in views:
+    if words[1] in views and words[1] != "coordcheck":
         if words[1] == "list" and len(words) == 3:
             from modelfactory.cli.listing import group_names
 
             print(" ".join(name for name in group_names() if name.startswith(words[2])))
         return True
-    if len(words) > 2 and words[1] in ("plan", "explain", "audit"):
+    if len(words) > 2 and words[1] in ("plan", "explain", "audit", "coordcheck"):
+        from modelfactory.cli.coordcheck import FLAGS as COORDCHECK_FLAGS
         from modelfactory.cli.plan_and_explain import AUDIT_FLAGS, FLAGS
 
         if words[-1].startswith("-"):
-            flags = AUDIT_FLAGS if words[1] == "audit" else FLAGS
+            flags = {"audit": AUDIT_FLAGS, "coordcheck": COORDCHECK_FLAGS}.get(words[1], FLAGS)
             print(" ".join(flag for flag in flags if flag.startswith(words[-1])))
             return True
         if words[1] == "explain" and len(words) == 3:  # the name of a parameter, which only the model tells
             return True
-        words = [word for word in words if word not in (*FLAGS, *AUDIT_FLAGS)]
+        words = [word for word in words if word not in (*FLAGS, *AUDIT_FLAGS, *COORDCHECK_FLAGS)]
     if len(words) > 2:
         os.environ["COMP_LINE"] = " ".join([words[0], *words[3 if words[1] == "explain" else 2 :]])
     return False

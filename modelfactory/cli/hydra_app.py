@@ -28,7 +28,9 @@ from modelfactory.config.rejected_overrides import Refused, telling_all, with_th
 from modelfactory.config.search_path import config_folder
 from modelfactory.sweeping.launcher import SweepLauncher, move_sweep, read_sweep_spec
 from modelfactory.sweeping.optuna_sweeper import OptunaSweeper
+from modelfactory.sweeping.seeds import UntilTold
 from modelfactory.sweeping.spec import AUTO
+from modelfactory.training.launched import launched
 
 if TYPE_CHECKING:
     from modelfactory.training.distributed import World
@@ -110,7 +112,7 @@ class _Session:
 
     def launch(self, make: Callable[[Any], Launcher], context: HydraContext, task_function: Any, config: DictConfig) -> Launcher:
         """Makes our launcher, which stands before the one that the sweep's config names."""
-        self.launcher = SweepLauncher(make, self.check, self.remove_unused, self.refused)
+        self.launcher = UntilTold(make, self.check, self.remove_unused, self.refused, further=_further_seeds)
         self.launcher.setup(hydra_context=context, task_function=task_function, config=config)
         return self.launcher
 
@@ -156,8 +158,8 @@ class CheckBeforeRun(Callback):
         if _session is None:
             return
         try:
-            if _session.world is not None:
-                message = f"a sweep is started by one process, and there are {_session.world.size}; start it without torchrun"
+            if (size := launched().size) > 1:
+                message = f"a sweep is started by one process, and there are {size}; start it without torchrun"
                 raise ConfigError([Problem("hydra.mode", message)])
             resume = read_sweep_spec(config).resume
             if resume not in (None, AUTO):
@@ -179,6 +181,13 @@ def _with_callback(words: list[str]) -> list[str]:
     overrides = [index for index, word in enumerate(words) if "=" in word and not word.startswith("-")]
     place = overrides[-1] + 1 if overrides else len(words)  # beside the others: the parser takes one row of overrides
     return [*words[:place], callback, *words[place:]]
+
+
+def _further_seeds(folder: Path, most: int) -> tuple[int, ...]:
+    """Asked only by a sweep with `sweep.until`: what ranks one is imported then."""
+    from modelfactory.reporting.sequential import further_seeds
+
+    return further_seeds(folder, most)
 
 
 def _left_to_jobs(error: Refused, overrides: Sequence[str]) -> tuple[tuple[Problem, ...], Any]:

@@ -10,9 +10,7 @@ import json
 import logging
 import os
 import pkgutil
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,8 +20,11 @@ from typing import Any
 
 from modelfactory.cli.completion import complete
 from modelfactory.cli.streams import open_streams, say, silence
+from modelfactory.config.beside import look_beside
 from modelfactory.config.errors import ConfigError, ModelFactoryError, did_you_mean
 from modelfactory.config.printable import printable
+from modelfactory.training.launched import launched
+from modelfactory.training.stopping import Terminated, signals_handled
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
@@ -35,10 +36,12 @@ commands
   plan     show what would be built, layer by layer, without building it; or what tells two configs apart
   explain  show which rule sets a parameter and why, its fans, its gain, and what draws it
   audit    look for what is wrong with the initial values of a model, or of one loaded from a checkpoint
+  coordcheck  measure over widths and depths what steps change, and whether the learning rate transfers
   report   rank the schemes of a sweep and draw its page, also while it runs; of a run as well
   eval     measure the model of a run on its data
   predict  give what the model of a run makes of files
   list     list the configs of a group, with a line on each
+  new      write a project: its own data, layer, initialisation and configs
 
 examples
   modelfactory train init=kaiming_normal
@@ -50,10 +53,17 @@ examples
   modelfactory report multirun/DATE/TIME
   modelfactory predict outputs/DATE/TIME photos/*.jpg
   modelfactory list backbone 'resnet*'
+  modelfactory new my_project
 
 `modelfactory COMMAND --help` tells more of each; that of train lists the groups and keys that can be overridden.
 """
-_VIEWS = {"eval": "on_runs:evaluate", "predict": "on_runs:predict", "list": "listing:list_configs"}
+_VIEWS = {
+    "coordcheck": "coordcheck:coordcheck",
+    "eval": "on_runs:evaluate",
+    "predict": "on_runs:predict",
+    "list": "listing:list_configs",
+    "new": "new_project:new",
+}
 log = logging.getLogger(__name__)
 
 
@@ -84,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] not in commands:
         print(f"error: {arguments[0]!r} is not a command{did_you_mean(arguments[0], commands)}", file=sys.stderr)
         return WRONG
+    look_beside(arguments)
     return commands[arguments[0]](arguments[1:])
 
 
@@ -98,12 +109,14 @@ def train(arguments: Sequence[str] | None = None) -> int:
     """
     from modelfactory.cli.hydra_app import run_application
 
+    words = sys.argv[1:] if arguments is None else arguments
     sweeps: list[Path] = []
     status = DONE
     open_streams()
+    look_beside(words)
     try:
-        with _terminated_as_interrupted(), _launched_together() as world:
-            run_application(train_config, sys.argv[1:] if arguments is None else arguments, check_config, sweeps.append, world)
+        with signals_handled(), _launched_together() as world:
+            run_application(train_config, words, check_config, sweeps.append, world)
     except KeyboardInterrupt as error:
         with suppress(OSError):  # the terminal may be gone
             print(str(error) or "interrupted", file=sys.stderr)
@@ -115,36 +128,10 @@ def train(arguments: Sequence[str] | None = None) -> int:
     return _end_sweep(sweeps[0], status) if sweeps else status
 
 
-class Terminated(KeyboardInterrupt):
-    """A signal that ends a run as Ctrl-C does: SIGTERM, or SIGHUP when the terminal is closed."""
-
-    def __init__(self, number: int):
-        self.status = 128 + number
-        super().__init__(f"interrupted by {signal.Signals(number).name}")
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    def terminate(number: int, _frame: Any) -> None:
-        raise Terminated(number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
-    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]  # as `nohup` sets
-    kept = {number: signal.signal(number, terminate) for number in heard}
-    try:
-        yield
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
-
-
 @contextmanager
 def _launched_together() -> Iterator[Any]:
     """The processes that a launcher such as torchrun started for this run; None where there is this one."""
-    if os.environ.get("WORLD_SIZE", "1") == "1":
+    if launched().size == 1:
         yield None
         return
     from modelfactory.training.launch import open_world
@@ -155,7 +142,10 @@ def _launched_together() -> Iterator[Any]:
 
 def _is_first() -> bool:
     """Whether this is the process that tells how a run ended; there may be several (`torchrun`)."""
-    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+    try:
+        return launched().rank == 0
+    except ConfigError:  # of a launcher's variables, which each process tells
+        return True
 
 
 def _end_sweep(folder: Path, status: int) -> int:
@@ -250,7 +240,7 @@ def _tell(error: Exception) -> int:
         print("error: the configuration is wrong", file=sys.stderr)
         print("\n".join(f"  {line}" for line in str(error).splitlines()), file=sys.stderr)
         return WRONG
-    place = "" if _is_first() else f"process {os.environ.get('RANK')}: "
+    place = "" if _is_first() else f"process {launched().rank}: "
     print(f"{place}error: {type(error).__name__}: {error}", file=sys.stderr)
     if not isinstance(error, ModelFactoryError):
         print("(set HYDRA_FULL_ERROR=1 to see where)", file=sys.stderr)

@@ -12,13 +12,12 @@ from modelfactory.api.run import prepare
 from modelfactory.cli.train_job import DONE, FAILED, job_of
 from modelfactory.config.errors import ConfigError
 from modelfactory.config.target import trust
-from modelfactory.data.batches import make_batches
-from modelfactory.data.spec import SharedData
+from modelfactory.data.shared import SharedData
 from modelfactory.sweeping.group import NOT_TOGETHER, ONE_BY_ONE
 from modelfactory.training.at_once import AtOnce, choose_number
-from modelfactory.training.device import check_device, kept_random_state
-from modelfactory.training.loss import build_loss
-from modelfactory.training.spec import check_trainer
+from modelfactory.training.device import kept_random_state
+from modelfactory.training.distributed import ALONE
+from modelfactory.training.setup import set_up
 from modelfactory.training.together import CannotStack, train_together
 
 log = logging.getLogger(__name__)
@@ -70,16 +69,12 @@ def _number(members: Sequence[Mapping[str, Any]], load: SharedData) -> int:
 
 
 def _measured(config: dict[str, Any], load: SharedData, wanted: int) -> AtOnce:
-    problems: Any = []
-    _, data, built = prepare(config, load)
-    spec = check_trainer(config.get("trainer") or {}, problems)
-    device = check_device(spec.device, "trainer.device", problems) if spec is not None else None
-    loss = build_loss(spec.loss, data.task, problems) if spec is not None else None
-    if device is None or loss is None:
-        raise ConfigError(problems)
+    spec, data, built = prepare(config, load)
+    device = spec.training.device
     with kept_random_state(device):
-        x, y = next(make_batches(data.train, data.batch_size, device).epoch(1))
-        return choose_number(built.model.to(device), loss.to(device), x, y, wanted)
+        run = set_up(built.model, data, spec.training, built.thaws, ALONE)
+        x, y = next(run.train.epoch(1))
+        return choose_number(built.model, run.loss, x, y, wanted)
 
 
 @contextlib.contextmanager

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from modelfactory.api.run import training_of
-from modelfactory.config.errors import ModelFactoryError
+from modelfactory.config.errors import ConfigError, ModelFactoryError
 from modelfactory.config.files import write_text
 from modelfactory.config.target import trust
 from modelfactory.data.dataset import Data
-from modelfactory.data.spec import build_data
+from modelfactory.data.spec import DataSource, load_source
+from modelfactory.training.lock import locked
 from modelfactory.training.requests import Request, alone
 from modelfactory.training.result import Result, write_result
 from modelfactory.training.resume import saved_hash
@@ -25,7 +26,11 @@ DONE, FAILED = 0, 1
 
 
 def job_of(
-    config: dict[str, Any], folder: str, trusted: Sequence[str] = (), quiet: bool = False, load: Callable[..., Data] = build_data
+    config: dict[str, Any],
+    folder: str,
+    trusted: Sequence[str] = (),
+    quiet: bool = False,
+    load: Callable[[DataSource, int], Data] = load_source,
 ) -> Generator[Request, Any, int]:
     """Train a resolved config in `folder`, going on from a checkpoint that an earlier try at the same config left there.
 
@@ -35,13 +40,23 @@ def job_of(
     Args:
         trusted: packages that the caller's Python allowed configs to name.
         quiet: whether nothing is shown of its progress.
-        load: builds the data of a config.
+        load: loads the data of a config.
 
     Returns:
         The exit status; result.json and, for an unexpected error, error.txt say more.
     """
     trust(*trusted)
-    place = Path(folder)
+    try:
+        with locked(Path(folder)):
+            return (yield from _training(config, Path(folder), quiet, load))
+    except ConfigError as error:  # another process has the folder, and with it the record
+        log.error(str(error))
+        return FAILED
+
+
+def _training(
+    config: dict[str, Any], place: Path, quiet: bool, load: Callable[[DataSource, int], Data]
+) -> Generator[Request, Any, int]:
     ours, before = config_hash(recorded(config)), read_result(place) or {}
     if before.get("config_hash") == ours:
         reopen_record(place)
@@ -61,7 +76,7 @@ def job_of(
         end_record(place, status_of(error), told(error))
         return FAILED
     with contextlib.suppress(OSError, ValueError):  # it is done also where nobody reads it
-        print(f"done: {result.outcome}: {folder}", flush=True)
+        print(f"done: {result.outcome}: {place}", flush=True)
     return DONE
 
 

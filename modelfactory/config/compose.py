@@ -260,3 +260,35 @@ def to_yaml(plain: Mapping[str, Any]) -> str:
           name: '1e-3'
     """
     return OmegaConf.to_yaml(OmegaConf.create(plain_nodes(plain), flags={"allow_objects": True}))
+
+
+def with_value(cfg: Any, path: str, value: Any) -> DictConfig:
+    """Copy a config that is not resolved yet with another value at a dotted path, which it has.
+
+    Raises:
+        ConfigError: it has no such key.
+
+    Example:
+        >>> with_value({"model": {"width": 8, "size": "${.width}"}}, "model.width", 16).model.size
+        16
+    """
+    made = OmegaConf.create(plain_nodes(cfg), flags={"allow_objects": True})
+    if not has_path(made, path):
+        raise ConfigError([Problem(path, "the config has no such key")])
+    OmegaConf.update(made, path, value)
+    return made  # pyright: ignore[reportReturnType]
+
+
+def has_path(cfg: Any, path: str) -> bool:
+    """Whether a config has a key at a dotted path.
+
+    Example:
+        >>> has_path({"model": {"width": 8}}, "model.width"), has_path({"model": {}}, "model.width")
+        (True, False)
+    """
+    node = cfg
+    for key in path.split("."):
+        if not isinstance(node, (Mapping, DictConfig)) or key not in node:
+            return False
+        node = node[key]
+    return True

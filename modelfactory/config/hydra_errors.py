@@ -19,6 +19,34 @@ _RULES = {  # groups that pick parameters by rules, with an override that adds o
     "init": '+init.rules.mine={match: "conv1.*", scheme: zeros}',
 }
 
+_CALLED_ELSEWHERE = {  # what other programs call a key of ours
+    "accelerator": "trainer.device",
+    "accumulate_grad_batches": "trainer.accumulate",
+    "amp": "trainer.precision",
+    "arch": "model",
+    "checkpoint": "trainer.resume",
+    "ckpt_path": "trainer.resume",
+    "criterion": "trainer.loss",
+    "dataset": "data",
+    "early_stopping": "trainer.patience",
+    "grad_clip": "trainer.clip_norm",
+    "gradient_clip_val": "trainer.clip_norm",
+    "img_size": "data.input_shape",
+    "image_size": "data.input_shape",
+    "init_cfg": "init",
+    "initializer": "init",
+    "learning_rate": "optimizer.lr",
+    "logger": "trainer.tracker",
+    "lr_scheduler": "scheduler",
+    "manual_seed": "seed",
+    "num_epochs": "trainer.max_epochs",
+    "optim": "optimizer",
+    "pretrained": "backbone.weights",
+    "random_seed": "seed",
+    "root": "data.root",
+    "wd": "optimizer.weight_decay",
+}
+
 
 def complaint(error: Exception, options_of: Callable[[str], Sequence[str]] = lambda group: ()) -> Problem:
     """An error of Hydra or OmegaConf as a problem of the config.
@@ -116,13 +144,25 @@ def _hint(error: Exception, path: str, wanted: str) -> str:
     elsewhere = paths_of(wrong, whole)
     if elsewhere:
         return f"; did you mean {' or '.join(map(repr, elsewhere))}?"
+    meant = _CALLED_ELSEWHERE.get(nearest(wrong, _CALLED_ELSEWHERE) or "", "")
+    if meant and (wrong in _CALLED_ELSEWHERE or not nearest(wrong, [*choices, *_names_in(whole)])) and _has(whole, meant):
+        return f"; did you mean {meant!r}?"
     if nearest(wrong, choices):
         return did_you_mean(wrong, choices)
     near = nearest(wrong, _names_in(whole))
     if near is not None and wrong not in whole:
         return f"; did you mean {' or '.join(map(repr, paths_of(near, whole)))}?"
-    add = f"; to add a key, write +{path}=..." if wanted == "override" else ""
+    add = f"; to add a key, write +{path}=..." if wanted == "override" and "." in path else ""
     return (did_you_mean(wrong, choices) if choices else "") + add
+
+
+def _has(keys: Mapping[str, Any], path: str) -> bool:
+    node: Any = keys
+    for name in path.split("."):
+        if not isinstance(node, Mapping) or name not in node:
+            return False
+        node = node[name]
+    return True
 
 
 def _keys(node: Any) -> dict[str, Any]:

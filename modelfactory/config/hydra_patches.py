@@ -39,6 +39,7 @@ from modelfactory.config.yaml_files import yaml_checked
 OF_1_4 = "execution_whitelist" in inspect.signature(hydra.main).parameters
 VERSION_BASE: dict[str, Any] = {} if OF_1_4 else {"version_base": "1.3"}  # 1.4 has but one, and warns of the argument
 LOAD = "_load_configuration" if OF_1_4 else "load_configuration"  # what every composing of ConfigLoaderImpl goes through
+MOST_SHOWN = 60  # configs of a group that help shows; of more the first and how many there are
 MOST_BASES = 64  # choices of groups that are kept: memory does not grow with the jobs of a sweep
 _TARGETS = ("_target_", "_zen_target")  # hydra-zen's own, where a function of it stands before the target
 
@@ -134,6 +135,8 @@ def patched(load: Loading, launch: Launching, plugin: Callable[[DictConfig], Dic
         (ConfigLoaderImpl, LOAD, _load(load)),
         (Plugins, "instantiate_launcher", _instantiate_launcher(launch)),
         (Plugins, "_instantiate", _instantiate(plugin)),
+        # help names every config of a group, which of the backbones is a screen
+        (hydra_module.Hydra, "format_config_groups", _format_config_groups()),
         # it stops at the first job that does not compose, where all are told before the first starts
         (Sweeper, "validate_batch_is_legal", lambda self, batch: None),
         # it prints a job's overrides before it raises what the job raised, which is told here
@@ -184,6 +187,24 @@ def _instantiate_launcher(launch: Launching) -> Callable[..., Launcher]:
 def _instantiate(plugin: Callable[[DictConfig], DictConfig]) -> Callable[..., Any]:
     original = Plugins._instantiate
     return lambda self, config: original(self, plugin(config))
+
+
+def _format_config_groups() -> Callable[..., str]:
+    original = hydra_module.Hydra.format_config_groups
+
+    def format_config_groups(self: Any, predicate: Callable[[str], bool], compact: bool = True) -> str:
+        lines = original(self, predicate, compact).splitlines()
+        return "".join(f"{_folded(line) if compact else line}\n" for line in lines)
+
+    return format_config_groups
+
+
+def _folded(line: str, first: int = 6) -> str:
+    group, _, named = line.partition(": ")
+    names = named.split(", ")
+    if len(names) <= MOST_SHOWN:
+        return line
+    return f"{group}: {', '.join(names[:first])} and {len(names) - first} more (`modelfactory list {group}`)"
 
 
 def _return_value(done: JobReturn) -> Any:

@@ -72,22 +72,55 @@ def read(spec_class: type[T], mapping: Any, path: str, problems: Problems) -> T 
         optimizer.lrr: not a key of optimizer; did you mean 'lr'?
         optimizer.lr: missing; give a number
     """
+    found = len(problems)
+    values = read_values(spec_class, mapping, path, problems)
+    return spec_class(**values) if len(problems) == found else None
+
+
+def read_values(spec_class: type, mapping: Any, path: str, problems: Problems) -> dict[str, Any]:
+    """The values of the fields of a `spec_class`, defaults where the mapping has none, without those that are wrong: as `read` does.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class LoopSpec:
+        ...     epochs: int = 20
+        ...     device: str = "auto"
+        >>> read_values(LoopSpec, {"device": 3}, "trainer", Problems())
+        {'epochs': 20}
+    """
     if not isinstance(mapping, Mapping):
         problems.add(path, f"{mapping!r} is not a mapping; give its keys: {', '.join(_hints(spec_class))}")
-        return None
-    found = len(problems)
+        return {}
     fields = {field.name: field for field in dataclasses.fields(spec_class)}  # pyright: ignore[reportArgumentType]
     for name in mapping:
         if name not in fields:
             problems.add(join(path, name), f"not a key of {path or 'the config'}{did_you_mean(str(name), fields)}")
     values = {}
     for name, field in fields.items():
-        hint = _hints(spec_class)[name]
+        hint, found = _hints(spec_class)[name], len(problems)
         if name in mapping:
-            values[name] = check_value(mapping[name], hint, join(path, name), problems, field.metadata)
-        elif field.default is MISSING and field.default_factory is MISSING:
+            value = check_value(mapping[name], hint, join(path, name), problems, field.metadata)
+            values |= {name: value} if len(problems) == found else {}
+        elif field.default is not MISSING:
+            values[name] = field.default
+        elif field.default_factory is not MISSING:
+            values[name] = field.default_factory()
+        else:
             problems.add(join(path, name), f"missing; give {describe(hint, field.metadata)}")
-    return spec_class(**values) if len(problems) == found else None
+    return values
+
+
+def read_seed(config: Mapping[str, Any], problems: Problems) -> int:
+    """The `seed` of a config: 0 where there is none.
+
+    Example:
+        >>> read_seed({"seed": 3}, Problems())
+        3
+    """
+    seed = check_value(config.get("seed", 0), int, "seed", problems, {"min": 0})
+    if isinstance(seed, int) and seed >= 2**63:
+        problems.add("seed", f"{seed} is too large; give a whole number below 2^63")
+    return seed
 
 
 def join(path: str, name: object) -> str:

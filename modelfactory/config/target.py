@@ -17,6 +17,7 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from modelfactory.config.beside import import_trusted
 from modelfactory.config.errors import Problems, did_you_mean, first_line, nearest
 from modelfactory.config.schema import check_value, join
 from modelfactory.config.signature import parameters_of
@@ -34,7 +35,7 @@ _ROOTS: dict[str, tuple[str, ...]] = {
     "argument": ("torch.nn", "torchvision.models", "torchvision.ops", "modelfactory"),
     "loss": ("torch.nn", "modelfactory"),
     "activation": ("torch.nn", "modelfactory"),
-    "optimizer": ("torch.optim",),
+    "optimizer": ("torch.optim", "modelfactory"),
     "scheduler": ("torch.optim.lr_scheduler",),
     "data": ("modelfactory.data",),
     "transform": ("torchvision.transforms.v2", "torchvision.transforms"),
@@ -62,8 +63,7 @@ _SIZES = frozenset(
 _MAY_BE_ZERO = frozenset({"proj_size"})
 _NEVER_SUGGESTED = sys.stdlib_module_names | {"torch", "torchvision", "modelfactory", "numpy"}
 _CHOSEN_BY_THE_FACTORY = frozenset({"device", "dtype"})
-# Arguments that the caller gives itself, so that an error does not offer them.
-_NEVER_OFFERED = _CHOSEN_BY_THE_FACTORY | {"params", "optimizer", "last_epoch", "tensor", "generator"}
+_NEVER_OFFERED = _CHOSEN_BY_THE_FACTORY | {"params", "optimizer", "last_epoch", "tensor", "generator"}  # which the caller gives itself
 _LIMITS: dict[str, Mapping[str, Any]] = {"dropout": {"min": 0, "max": 1}}  # what torch looks at in training only
 _STACKED = frozenset({"num_layers", "num_encoder_layers", "num_decoder_layers"})  # of which each is constructed
 MAX_STACKED = 10_000
@@ -256,7 +256,7 @@ def _walk(root: str, name: str, path: str, problems: Problems, kind: str) -> Any
     """The object at the end of `name`, stepping through modules of `root` only."""
     allowed = (*_ROOTS[kind], *trusted())
     try:
-        holder: Any = importlib.import_module(root)
+        holder: Any = import_trusted(root)
     except ModuleNotFoundError as error:
         problems.add(path, f"{name!r} cannot be imported: {error}")
         return None

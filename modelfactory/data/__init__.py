@@ -5,6 +5,7 @@ the other keys of the `data` group are the factory's own arguments.
 """
 
 from modelfactory.data.batches import make_batches
+from modelfactory.data.byte_windows import byte_windows
 from modelfactory.data.dataset import Data, Split
 from modelfactory.data.digits import digits
 from modelfactory.data.linear_map import linear_map
@@ -17,6 +18,7 @@ __all__ = [
     "Data",
     "Split",
     "build_data",
+    "byte_windows",
     "check_data",
     "cifar10",
     "cifar100",

@@ -48,7 +48,7 @@ def make_batches(
     num_workers: int = 0,
     drop_last: bool = False,
     part: Part = WHOLE,
-) -> MemoryBatches | LoaderBatches:
+) -> MemoryBatches | TakenBatches | LoaderBatches:
     """The batches of a split on `device`; in the order of the split when `seed` is None, else shuffled each epoch.
 
     The order of an epoch depends on (seed, epoch) alone, and so does the augmentation of a sample of a dataset on
@@ -62,6 +62,8 @@ def make_batches(
     """
     if split.x is not None and split.y is not None:
         return MemoryBatches(split.x, split.y, batch_size, device, seed, drop_last=drop_last, part=part)
+    if hasattr(split.dataset, "take"):
+        return TakenBatches(split.dataset, batch_size, device, seed, drop_last, part)
     return LoaderBatches(split.dataset, batch_size, device, seed, num_workers, drop_last, part)
 
 
@@ -89,18 +91,39 @@ class MemoryBatches:
     def __len__(self) -> int:
         return -(-self._used // self.batch_size)
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of epoch `epoch`, counted from 1."""
+    def epoch(self, epoch: int, skipped: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of epoch `epoch`, counted from 1, but for the first `skipped` of them in one that is shuffled."""
         if self.seed is None:
             for x, y in zip(self.x[: self._used].split(self.batch_size), self.y[: self._used].split(self.batch_size), strict=True):
                 yield self.part.of(x).to(self.device), self.part.of(y)
             return
-        order = keyed_permutation(len(self.x), self.seed, f"data.epoch.{epoch}")[: self._used].to(self.device)
+        order = keyed_permutation(len(self.x), self.seed, f"data.epoch.{epoch}")[skipped * self.batch_size : self._used].to(self.device)
         for indices in order.split(self._chunk):
             parts = [self.part.of(batch) for batch in indices.split(self.batch_size)]
             indices, sizes = torch.cat(parts), [len(part) for part in parts]
             x, y = self.x[indices.to(self.x.device)].to(self.device), self.y[indices]
             yield from zip(x.split(sizes), y.split(sizes), strict=True)
+
+
+class TakenBatches:
+    """Batches of a data set that gives many samples at once, by `take(indices)`."""
+
+    def __init__(
+        self, dataset: Any, batch_size: int, device: torch.device, seed: int | None = None, drop_last: bool = False, part: Part = WHOLE
+    ):
+        self.dataset, self.batch_size, self.device, self.seed, self.part = dataset, batch_size, device, seed, part
+        self._used = len(dataset) // batch_size * batch_size if drop_last else len(dataset)
+
+    def __len__(self) -> int:
+        return -(-self._used // self.batch_size)
+
+    def epoch(self, epoch: int, skipped: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of epoch `epoch`, counted from 1, but for the first `skipped` of them."""
+        count = len(self.dataset)
+        order = torch.arange(count) if self.seed is None else keyed_permutation(count, self.seed, f"data.epoch.{epoch}")
+        for indices in order[skipped * self.batch_size : self._used].split(self.batch_size):
+            x, y = self.dataset.take(self.part.of(indices))
+            yield x.to(self.device), y.to(self.device)
 
 
 class LoaderBatches:
@@ -133,21 +156,24 @@ class LoaderBatches:
     def __len__(self) -> int:
         return len(self._sampler)
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of epoch `epoch`, counted from 1.
+    def epoch(self, epoch: int, skipped: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of epoch `epoch`, counted from 1, but for the first `skipped` of them in one that is shuffled.
 
         Raises:
             ConfigError: a sample cannot be read, or does not fit the others of its batch.
         """
         if self._sampler.seed is not None:  # validation stays what it is
-            self._sampler.epoch = epoch
-        given, x, y = 0, None, None
+            self._sampler.epoch, self._sampler.skipped = epoch, skipped
+        given, x, y = skipped, None, None
         for batch in self._loader:
             if isinstance(batch, ConfigError):
                 raise batch
             x, y = batch
             yield x.to(self.device, non_blocking=True), y.to(self.device, non_blocking=True)
             given += 1
+        if given < len(self) and x is None:  # what was skipped is all that came before it
+            self._sampler.skipped = 0
+            x, y = next(iter(self._loader))
         if given < len(self) and x is not None and y is not None:  # the last batch has fewer samples than it has parts
             yield x[:0].to(self.device), y[:0].to(self.device)
 
@@ -156,7 +182,8 @@ class _EpochSampler:
     """Yields the samples of each batch as (epoch, index): the epoch travels with the index to workers that outlive it."""
 
     def __init__(self, size: int, batch_size: int, seed: int | None, drop_last: bool, part: Part):
-        self.size, self.batch_size, self.seed, self.part, self.epoch = size, batch_size, seed, part, 0
+        self.size, self.batch_size, self.seed, self.part = size, batch_size, seed, part
+        self.epoch = self.skipped = 0
         self._used = size // batch_size * batch_size if drop_last else size
 
     def __len__(self) -> int:
@@ -167,7 +194,7 @@ class _EpochSampler:
             order: Any = range(self.size)
         else:
             order = keyed_permutation(self.size, self.seed, f"data.epoch.{self.epoch}").tolist()
-        for start in range(0, self._used, self.batch_size):
+        for start in range(self.skipped * self.batch_size, self._used, self.batch_size):
             indices = self.part.of(order[start : min(start + self.batch_size, self._used)])
             if indices:
                 yield [(self.epoch, index) for index in indices]

@@ -23,7 +23,8 @@ class Split:
     Attributes:
         x: inputs [N, *input_shape], float.
         y: targets: classes [N, ...] int64, or values [N, ...] float.
-        dataset: an indexable of (input, target) pairs with a length; `x` and `y` are None then.
+        dataset: an indexable of (input, target) pairs with a length; `x` and `y` are None then. One that has `take(indices)` gives whole
+            batches at once.
     """
 
     x: Tensor | None = None
@@ -65,6 +66,7 @@ class Data:
         num_workers: processes that load a dataset on disk.
         drop_last: whether a last training batch that is smaller is left out.
         warnings: what there is to say of the data, such as files that were left out.
+        unit: what a target is where the loss is told per target, such as "byte"; None: a loss is told as it is.
     """
 
     train: Split
@@ -78,6 +80,7 @@ class Data:
     num_workers: int = 0
     drop_last: bool = False
     warnings: tuple[str, ...] = ()
+    unit: str | None = None
 
 
 def keyed_permutation(size: int, seed: int, name: str) -> Tensor:

@@ -38,9 +38,12 @@ def class_shares(data: Data) -> list[float]:
     """
     if data.task != "classification":
         raise SchemeError("the data are for regression: there are no classes whose priors could be counted; give p or priors")
-    targets = data.train.y if data.train.y is not None else targets_of(data.train.dataset)
-    targets = targets.reshape(-1)
-    counts = torch.bincount(targets[(targets >= 0) & (targets < data.num_classes)], minlength=data.num_classes).double()
+    if hasattr(data.train.dataset, "class_counts"):
+        counts = data.train.dataset.class_counts().double()
+    else:
+        targets = data.train.y if data.train.y is not None else targets_of(data.train.dataset)
+        targets = targets.reshape(-1)
+        counts = torch.bincount(targets[(targets >= 0) & (targets < data.num_classes)], minlength=data.num_classes).double()
     return (counts / counts.sum()).tolist()
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from modelfactory.config.errors import ConfigError, Problem, Problems
-from modelfactory.data.backbone_transforms import put_preprocessing
+from modelfactory.data.backbone_transforms import put_preprocessing, read_own_backbone
 from modelfactory.data.image_file import EXTENSIONS
 from modelfactory.data.image_folder import image_reader, read_transforms
 from modelfactory.data.vision import IMAGENET_MEAN, IMAGENET_STD
@@ -56,7 +56,7 @@ def read_files(files: Sequence[Path], data: Mapping[str, Any], backbone: Any = N
     if data.get("_target_") != _FOLDER:
         what = f"images are prepared for {_FOLDER}, and the model was trained on {data.get('_target_')!r}; give CSV files"
         raise ConfigError([Problem("data._target_", what)])
-    prepared = put_preprocessing(data, backbone, problems)
+    prepared = put_preprocessing(data, read_own_backbone(data, backbone, problems), problems)
     declared = read_transforms(prepared.get("transforms") or {}, "data.transforms", problems)
     problems.raise_if_any()
     read, transform = image_reader(declared["val"], prepared.get("mean") or IMAGENET_MEAN, prepared.get("std") or IMAGENET_STD)

@@ -13,7 +13,8 @@ import torch
 from modelfactory.config import target
 from modelfactory.config.errors import ConfigError, Problem, Problems, did_you_mean
 from modelfactory.config.schema import join, key, read
-from modelfactory.data.backbone_transforms import put_preprocessing
+from modelfactory.data.backbone_transforms import put_preprocessing, read_own_backbone
+from modelfactory.data.byte_windows import byte_windows, check_bytes
 from modelfactory.data.checked_samples import CheckedSamples, as_inputs, as_targets, labels_outside
 from modelfactory.data.dataset import IGNORED, Data, Split
 from modelfactory.data.determinism import is_repeatable
@@ -25,6 +26,7 @@ from modelfactory.data.subset import narrow
 from modelfactory.data.synthetic import fake
 from modelfactory.data.tabular import check_sklearn, diabetes, wine
 from modelfactory.data.vision import check_files, check_image_folder, cifar10, cifar100, fashion_mnist, image_folder, mnist
+from modelfactory.model.backbone.spec import KnownBackbone
 from modelfactory.model.layers.sizes import check_input_shape
 
 
@@ -57,7 +59,21 @@ class DataSpec:
     input_dtype: str | None = key(None, choices=("float32", "int64"))
 
 
-_FACTORIES = (digits, wine, diabetes, fake, linear_map, mnist, fashion_mnist, cifar10, cifar100, image_folder)
+@dataclass(frozen=True)
+class DataSource:
+    """A data set that is not loaded yet: its function and arguments, and the keys that every data set has.
+
+    Attributes:
+        path: of the group, for what is wrong with it.
+    """
+
+    keys: DataSpec
+    factory: Callable[..., Any]
+    arguments: Mapping[str, Any]
+    path: str = "data"
+
+
+_FACTORIES = (digits, wine, diabetes, fake, linear_map, mnist, fashion_mnist, cifar10, cifar100, image_folder, byte_windows)
 
 
 log = logging.getLogger(__name__)
@@ -72,34 +88,62 @@ _RANGES: dict[str, dict[str, float]] = {
     "num_samples": {"min": 1},
     "num_val_samples": {"min": 1},
     "noise": {"min": 0},
+    "context": {"min": 1},
+    "stride": {"min": 1},
 }
+
+
+def read_data(mapping: Any, problems: Problems, path: str = "data", backbone: KnownBackbone = None) -> DataSource | None:
+    """The `data` group of a config, or None after adding to `problems` all that is wrong; loads nothing.
+
+    Checks the target, its arguments, and that the files it needs are there.
+
+    Args:
+        backbone: what the config says of it, whose preprocessing `transforms: backbone` takes; BROKEN where that is wrong.
+
+    Example:
+        >>> problems = Problems()
+        >>> read_data({"_target_": "modelfactory.data.digits", "batch_size": 0}, problems)
+        >>> print(*problems)
+        data.batch_size: 0 is too small; give a whole number >= 1
+    """
+    found = len(problems)
+    if not isinstance(mapping, Mapping):
+        problems.add(path, f"{mapping!r} is not a mapping; give _target_, such as modelfactory.data.digits")
+        return None
+    name, given = target.split(put_preprocessing(mapping, backbone, problems, path))
+    spec = read(DataSpec, {name: value for name, value in given.items() if name in _COMMON}, path, problems)
+    if given.get("input_shape") is not None:
+        shape = check_input_shape(given["input_shape"], join(path, "input_shape"), problems)
+        spec = replace(spec, input_shape=shape) if spec is not None else None
+    factory = _find_factory(name, join(path, "_target_"), problems)
+    if factory is None:
+        return None
+    takes = inspect.signature(factory).parameters
+    arguments = {name: value for name, value in given.items() if name not in _COMMON or name in takes}
+    limits = _RANGES if _is_ours(factory) else {}
+    checked = target.check_arguments(factory, arguments, path, problems, limits=limits, also=sorted(_COMMON))
+    if checked is not None:
+        _check_needs(factory, checked, problems, path)
+    return DataSource(spec, factory, checked, path) if spec is not None and checked is not None and len(problems) == found else None
 
 
 def check_data(mapping: Any, problems: Problems, path: str = "data", backbone: Any = None) -> DataSpec | None:
     """The common keys of a `data` group, or None after adding to `problems` all that is wrong; loads nothing.
 
-    Checks the target, its arguments, and that the files it needs are there.
-
     Args:
         backbone: the `backbone` group, whose preprocessing `transforms: backbone` takes.
 
     Example:
-        >>> problems = Problems()
-        >>> check_data({"_target_": "modelfactory.data.digits", "batch_size": 0}, problems)
-        >>> print(*problems)
-        data.batch_size: 0 is too small; give a whole number >= 1
+        >>> check_data({"_target_": "modelfactory.data.digits", "batch_size": 32}, Problems()).batch_size
+        32
     """
-    found = len(problems)
-    if isinstance(mapping, Mapping):
-        mapping = put_preprocessing(mapping, backbone, problems, path)
-    spec, factory, arguments = _read(mapping, problems, path)
-    if factory is not None and arguments is not None:
-        _check_needs(factory, arguments, problems, path)
-    return spec if len(problems) == found else None
+    source = read_data(mapping, problems, path, read_own_backbone(mapping, backbone, Problems()))
+    return None if source is None else source.keys
 
 
 def build_data(mapping: Mapping[str, Any], path: str = "data", backbone: Any = None, ignored: int = IGNORED) -> Data:
-    """Loads the data set of a `data` group.
+    """Reads a `data` group and loads its data set.
 
     Args:
         backbone: the `backbone` group, whose preprocessing `transforms: backbone` takes.
@@ -114,41 +158,35 @@ def build_data(mapping: Mapping[str, Any], path: str = "data", backbone: Any = N
         (1438, 359, (1, 8, 8), 32)
     """
     problems = Problems()
-    check_data(mapping, problems, path, backbone)
-    problems.raise_if_any()
-    spec, factory, arguments = _read(put_preprocessing(mapping, backbone, problems, path), problems, path)
-    if spec is None or factory is None or arguments is None:
+    source = read_data(mapping, problems, path, read_own_backbone(mapping, backbone, problems))
+    if source is None or problems:
         raise ConfigError(problems)
-    made = factory(**arguments)
-    if _is_ours(factory):
+    return load_source(source, ignored)
+
+
+def load_source(source: DataSource, ignored: int = IGNORED) -> Data:
+    """Loads a data set.
+
+    Args:
+        ignored: the class that the loss ignores: the only target that may be none of the classes.
+
+    Raises:
+        ConfigError: `input_shape` or `num_classes` are not those of what was loaded.
+
+    Example:
+        >>> len(load_source(DataSource(DataSpec(), digits, {})).train)
+        1438
+    """
+    spec, path, problems = source.keys, source.path, Problems()
+    made = source.factory(**source.arguments)
+    if _is_ours(source.factory):
         data = made
     else:
         data = _as_data(made, spec if spec.classes is None else replace(spec, num_classes=None), path, ignored)
-    theirs = inspect.signature(factory).parameters
+    theirs = inspect.signature(source.factory).parameters
     classes, per_class = (None if name in theirs else getattr(spec, name) for name in ("classes", "per_class"))
     data = narrow(data, classes, per_class, spec.seed, path, problems)
     return _as_declared(data, spec, path, problems, ignored)
-
-
-class SharedData:
-    """Builds data as `build_data` does, once for configs that differ in nothing but the order of the batches.
-
-    Example:
-        >>> load = SharedData()
-        >>> both = [load({"_target_": "modelfactory.data.wine", "seed": seed}) for seed in (0, 1)]
-        >>> [data.seed for data in both], both[0].train.x is both[1].train.x
-        ([0, 1], True)
-    """
-
-    def __init__(self) -> None:
-        self._built: dict[str, Data] = {}
-
-    def __call__(self, mapping: Mapping[str, Any], **settings: Any) -> Data:
-        shared = mapping if mapping.get("per_class") is not None else {name: value for name, value in mapping.items() if name != "seed"}
-        known = repr((shared, settings))
-        if known not in self._built:
-            self._built[known] = build_data(mapping, **settings)
-        return replace(self._built[known], seed=mapping.get("seed", DataSpec.seed))
 
 
 def data_of(train: Any, val: Any, keys: Mapping[str, Any] | None = None, path: str = "data", ignored: int = IGNORED) -> Data:
@@ -195,35 +233,20 @@ def _as_declared(data: Data, spec: DataSpec, path: str, problems: Problems, igno
     return replace(data, **{name: getattr(spec, name) for name in names})
 
 
-def _read(
-    mapping: Any, problems: Problems, path: str
-) -> tuple[DataSpec | None, Callable[..., Any] | None, dict[str, Any] | None]:
-    if not isinstance(mapping, Mapping):
-        problems.add(path, f"{mapping!r} is not a mapping; give _target_, such as modelfactory.data.digits")
-        return None, None, None
-    name, given = target.split(mapping)
-    spec = read(DataSpec, {name: value for name, value in given.items() if name in _COMMON}, path, problems)
-    if given.get("input_shape") is not None:
-        shape = check_input_shape(given["input_shape"], join(path, "input_shape"), problems)
-        spec = replace(spec, input_shape=shape) if spec is not None else None
-    factory = target.resolve(name, join(path, "_target_"), problems, kind="data")
-    if factory is not None and _is_ours(factory) and factory not in _FACTORIES:
-        hint = did_you_mean(factory.__name__, [ours.__name__ for ours in _FACTORIES])
-        problems.add(join(path, "_target_"), f"{name!r} is not a data set{hint}")
-        factory = None
-    if factory is None:
-        return spec, None, None
-    takes = inspect.signature(factory).parameters
-    arguments = {name: value for name, value in given.items() if name not in _COMMON or name in takes}
-    limits = _RANGES if _is_ours(factory) else {}
-    return spec, factory, target.check_arguments(factory, arguments, path, problems, limits=limits, also=sorted(_COMMON))
+def _find_factory(name: Any, path: str, problems: Problems) -> Callable[..., Any] | None:
+    factory = target.resolve(name, path, problems, kind="data")
+    if factory is None or not _is_ours(factory) or factory in _FACTORIES:
+        return factory
+    hint = did_you_mean(factory.__name__, [ours.__name__ for ours in _FACTORIES])
+    problems.add(path, f"{name!r} is not a data set{hint}")
+    return None
 
 
 def _is_ours(factory: Callable[..., Any]) -> bool:
     return factory.__module__.startswith("modelfactory.data.")
 
 
-def _check_needs(factory: Callable[..., Any], arguments: dict[str, Any], problems: Problems, path: str) -> None:
+def _check_needs(factory: Callable[..., Any], arguments: Mapping[str, Any], problems: Problems, path: str) -> None:
     """Says what the factory needs and is not there."""
     if factory in (digits, wine, diabetes):
         check_sklearn(join(path, "_target_"), problems)
@@ -233,6 +256,8 @@ def _check_needs(factory: Callable[..., Any], arguments: dict[str, Any], problem
         check_files(factory.__name__, arguments.get("root", "data"), arguments.get("download", False), path, problems)
     elif factory is image_folder:
         check_image_folder(arguments, path, problems)
+    elif factory is byte_windows:
+        check_bytes(arguments, problems, path)
 
 
 def _as_data(made: Any, spec: DataSpec, path: str, ignored: int) -> Data:

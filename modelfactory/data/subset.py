@@ -34,6 +34,11 @@ def narrow(data: Data, classes: Sequence[int] | None, per_class: int | None, see
         for name in (name for name, value in given.items() if value is not None):
             problems.add(join(path, name), f"{given[name]!r} is of classes, and the data has values; give null")
         return data
+    if data.train.sample(1)[1].ndim > 1:
+        for name in (name for name, value in given.items() if value is not None):
+            why = "is of samples of one class each, and these have a target at each place; give null"
+            problems.add(join(path, name), f"{given[name]!r} {why}")
+        return data
     chosen = list(range(data.num_classes)) if classes is None else list(classes)
     wrong = [label for label in chosen if not 0 <= label < data.num_classes]
     if wrong or not chosen or len(set(chosen)) < len(chosen):

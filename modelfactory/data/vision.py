@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelfactory.config.errors import Problems
+from modelfactory.config.errors import ConfigError, Problem, Problems, first_line
 from modelfactory.config.schema import join
 from modelfactory.data.dataset import Data, Split, standardise
 from modelfactory.data.record_files import check_archive, damaged, read_cifar, read_idx
@@ -226,22 +226,27 @@ def _published(name: str) -> Any:
 
 
 def _download(name: str, source: _Source, root: Path) -> None:
-    """Fetches the files; torchvision checks each against its md5."""
-    import urllib.error
+    """Fetches the files; torchvision checks each against its md5.
 
+    Raises:
+        ConfigError: one that cannot be had, with where it is published and where to put it.
+    """
     from torchvision.datasets.utils import download_and_extract_archive
 
     if source.archive is not None:
-        download_and_extract_archive(source.archive[0], str(root), md5=source.archive[1])
-        return
-    owner = _published(name)
-    for file, md5 in owner.resources:
+        wanted, folder = [(Path(source.archive[0]).name, source.archive[1])], root
+        mirrors = [source.archive[0].rpartition("/")[0] + "/"]
+    else:
+        owner = _published(name)
+        wanted, mirrors, folder = owner.resources, owner.mirrors, root / source.folder
+    for file, md5 in wanted:
         errors = []
-        for mirror in owner.mirrors:
+        for mirror in mirrors:
             try:
-                download_and_extract_archive(mirror + file, str(root / source.folder), filename=file, md5=md5)
+                download_and_extract_archive(mirror + file, str(folder), filename=file, md5=md5)
                 break
-            except urllib.error.URLError as error:
-                errors.append(f"{mirror}: {error}")
+            except (OSError, RuntimeError) as error:  # no answer; or it is not what was published
+                errors.append(f"{mirror}{file} ({first_line(error)})")
         else:
-            raise OSError(f"{file} could not be fetched from any mirror: {'; '.join(errors)}")
+            place = f"put the file at {folder / file}, whence data.download=true unpacks it"
+            raise ConfigError([Problem("data.root", f"{file} cannot be fetched from {' or '.join(errors)}; {place}")])

@@ -14,8 +14,9 @@ from modelfactory.init.fans import Block, Fans, operator_fans, torch_fans
 from modelfactory.init.schemes.critical import critical_, critical_bias_
 from modelfactory.init.schemes.depth_scaled import deepnorm_, fixup_, gpt2_, small_init_, t_fixup_, t_fixup_embedding_
 from modelfactory.init.schemes.elementwise import constant_, normal_, ones_, trunc_normal_, uniform_, zeros_
-from modelfactory.init.schemes.embedding_head import mup_, prior_bias_, siren_, tied_embedding_
+from modelfactory.init.schemes.embedding_head import centred_normal_, mup_, prior_bias_, siren_, tied_embedding_
 from modelfactory.init.schemes.gates import chrono_, forget_bias_
+from modelfactory.init.schemes.language_models import depth_trunc_normal_, fan_in_trunc_normal_, spectral_
 from modelfactory.init.schemes.patterns import bilinear_, zero_hadamard_
 from modelfactory.init.schemes.structured import delta_orthogonal_, dirac_, eye_, icnr_, orthogonal_, sparse_
 from modelfactory.init.schemes.variance import (
@@ -34,14 +35,17 @@ __all__ = [
     "Block",
     "Fans",
     "bilinear_",
+    "centred_normal_",
     "chrono_",
     "constant_",
     "critical_",
     "critical_bias_",
     "deepnorm_",
     "delta_orthogonal_",
+    "depth_trunc_normal_",
     "dirac_",
     "eye_",
+    "fan_in_trunc_normal_",
     "fan_in_uniform_",
     "fixup_",
     "forget_bias_",
@@ -61,6 +65,7 @@ __all__ = [
     "siren_",
     "small_init_",
     "sparse_",
+    "spectral_",
     "t_fixup_",
     "t_fixup_embedding_",
     "tied_embedding_",

@@ -147,6 +147,8 @@ def _assign(choice: Choice, acting: Acting | None, fans: str, problems: Problems
         for name in call.scheme.structural:
             if args.get(name) == "auto":
                 args[name] = structural_value(name, call.name, choice.info, shares)
+                if name == "groups" and len(blocks) == 1 and args[name] > 1:
+                    blocks, args[name] = _by_group(blocks[0], args[name], len(parameter)), 1
         known = (gain is None or math.isfinite(gain)) and None not in (args.get(name, 0) for name in call.scheme.structural)
         expected = _moments(call.scheme, parameter.shape, blocks, own_fans, args) if known or "p" in args else (math.nan, math.nan)
     except SchemeError as error:
@@ -252,6 +254,12 @@ def _blocks(choice: Choice, shape: torch.Size | None) -> tuple[Block, ...]:
         if choice.call.scheme is not None and choice.call.scheme.uses_fans:
             raise
         return ()
+
+
+def _by_group(block: Block, groups: int, rows: int) -> tuple[Block, ...]:
+    """A matrix for each group of a convolution: they lie along the first axis, channels out, or in of a transposed one."""
+    each = rows // groups
+    return tuple(replace(block, rows=slice(index * each, (index + 1) * each)) for index in range(groups))
 
 
 def _torch_fans(parameter: Tensor) -> Fans:

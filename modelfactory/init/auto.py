@@ -19,9 +19,13 @@ from modelfactory.init.schemes.table import SCHEMES
 from modelfactory.numerics.activation import Activation, moments
 from modelfactory.parameters.residual import NORMS
 
-_ABOVE_A_GUESS = 0.05
+_ABOVE_A_GUESS = 0.07
 """The share of ln C by which the first loss is above ln C on average; what chance adds at finite widths stays within a tenth."""
-_ALIKE = 0.25  # correlation of two places of an image or two tokens: what is left of a mean over k is 1/k + (1 - 1/k)/4
+_ALIKE = 0.25
+_ALIKE_TOKENS = 0.75  # in a stream that begins small: tokens are then mostly what attention gave to all of them
+_BEFORE_A_NORM = 1 / math.sqrt(3)
+_STREAM = 0.02  # rms of what begins a pre-norm stream, the std that transformers' positions and embeddings have
+_WORTH_CENTRING = 0.05  # share of the power of what a head takes, from which on it is worth leaving the mean out
 _ONE_OUTPUT = 0.5  # rms of what a head gives that is no classifier's
 _LEVELS = (1.0, 2.0, 4.0, 8.0, 16.0)
 _STEEP = 1.01
@@ -37,8 +41,11 @@ def resolve_auto(choices: Sequence[Choice], acting: Mapping[int, Acting]) -> lis
     - the last layer of a residual branch that no norm ends: gain times `1/sqrt(branches)`, so that the sum grows by e at most;
       its bias likewise.
     - the head: `s/sqrt(E f^2)` at the variance that the layers before leave, that of the edge of chaos or of the residual sums, less
-      what a mean over places takes away; `s` is the rms of its outputs at which the first loss is 1.05 ln C, as softmax gives
-      `ln C + s^2/2 (1 - 1/C)`.
+      what a mean over places takes away; `s` is the rms of its outputs at which the first loss is 1.07 ln C, as softmax gives
+      `ln C + s^2/2 (1 - 1/C)`. Behind an activation with a mean each output's weights add up to 0.
+    - a layer whose outputs norms alone take: std 1/sqrt(3 fan_in), torch's default, since its scale only tells how fast it learns.
+    - the first layer of a pre-norm residual stream (layer norm before each branch and the head): gain 0.02, since the stream's
+      scale is free, and branches and positions are to count beside it.
     - a layer behind an LSTM or a GRU: gain `1/rms` of the state that its gates settle at.
     - recurrent weights: orthogonal. Tied embeddings: std `1/sqrt(width)`. Biases: 0, of an LSTM's forget gate 1.
 
@@ -58,19 +65,27 @@ class _Signal:
     Attributes:
         level: that of pre-activations, 1 or where the variance map of all activations is stable.
         at_head: that of what the head, or the activation before it, takes.
+        alike: correlation of two places of an image or two tokens: what is left of a mean over k is 1/k + (1 - 1/k) alike.
     """
 
     level: float = 1.0
     at_head: float = 1.0
+    alike: float = _ALIKE
 
 
 def _signal_of(choices: Sequence[Choice], acting: Mapping[int, Acting]) -> _Signal:
     """Norms bring a variance back to 1; without them it is the level of the activations, or what the residual sums have grown to."""
     if any(isinstance(choice.info.module, NORMS) or "norm" in choice.info.roles for choice in choices):
-        return _Signal()
+        small = any("stem" in choice.info.roles and _in_stream(choice, acting) for choice in choices)
+        return _Signal(alike=_ALIKE_TOKENS if small else _ALIKE)
     level = _common_level([found.activation for found in acting.values() if found.activation is not None and not found.gated])
     ends = [choice for choice in choices if _ends_a_branch(choice) and choice.info.parameter.ndim > 1]
     return _Signal(level, _grown(level, [acting.get(id(choice.info.parameter)) for choice in ends]))
+
+
+def _in_stream(choice: Choice, acting: Mapping[int, Acting]) -> bool:
+    found = acting.get(id(choice.info.parameter))
+    return found is not None and found.in_stream
 
 
 def _ends_a_branch(choice: Choice) -> bool:
@@ -116,7 +131,13 @@ def _resolved(choice: Choice, acting: Acting | None, signal: _Signal, block: boo
         why = "what acts on its input was not looked for" if acting is None else acting.source
         return replace(choice, call=SchemeCall("default"), reason=f"as its author wrote it: {why}")
     if "head" in info.roles:
-        return _with(choice, "lecun_normal", *_head_gain(choice, acting, signal))
+        return _head(choice, acting, signal)
+    if acting.normed:
+        why = "a norm follows, so that its scale only tells how fast it learns: that of torch's default, 1/sqrt(3)"
+        return _with(choice, "lecun_normal", _BEFORE_A_NORM, why)
+    if acting.in_stream and "stem" in info.roles:
+        why = f"it begins a stream that is normed before each branch, whose scale is free: {_STREAM}, as of positions"
+        return _with(choice, "lecun_normal", _STREAM, why)
     gain, reason = _gain(acting, level)
     if _ends_a_branch(choice) and info.branch is not None and len(info.branch.all) > 1:
         count = len(info.branch.all)
@@ -124,8 +145,12 @@ def _resolved(choice: Choice, acting: Acting | None, signal: _Signal, block: boo
     return _with(choice, "lecun_normal", gain, reason)
 
 
-def _head_gain(choice: Choice, acting: Acting, signal: _Signal) -> tuple[float, str]:
-    """That of the head: its outputs have the rms at which the first loss is near that of a guess, whatever comes in."""
+def _head(choice: Choice, acting: Acting, signal: _Signal) -> Choice:
+    """The head: its outputs have the rms at which the first loss is near that of a guess, whatever comes in.
+
+    What all inputs have in common by the mean of the activation is left out: it would be a guess by chance, and of a mean over places
+    it is the larger part, so that what tells inputs apart would have to be as much smaller.
+    """
     scale = _output_scale(choice)
     if acting.activation is None and acting.source != "the input":
         gain, reason = _gain(acting, 1.0)
@@ -134,28 +159,36 @@ def _head_gain(choice: Choice, acting: Acting, signal: _Signal) -> tuple[float, 
         gain, reason = _gain(acting, 1.0)
     else:
         gain, reason = _forward_gain(acting, signal.at_head)
+    share = _mean_share(acting, signal.at_head)
+    shape = choice.info.parameter.shape
+    centred = share > _WORTH_CENTRING and len(shape) == 2 and shape[1] > 1
+    left = _left_by_mean(acting, share, centred, signal.alike)
     at = "" if signal.at_head == 1 else f" of variance {signal.at_head:.3g}"
-    left = _left_by_mean(acting, signal.at_head)
-    pooled = "" if left == 1 else f"; divided by {math.sqrt(left):.2g}, what a mean over {acting.averaged:g} places leaves of it"
-    why = f"{reason}{at}{pooled}; times {scale:.2g} as the head, so that the first loss is near that of a guess"
-    return gain * scale / math.sqrt(left), why
+    pooled = "" if acting.averaged == 1 else f" by a mean over {acting.averaged:g} places"
+    which = " without what its inputs have in common" if centred else ""
+    lost = "" if left == 1 else f"; divided by {math.sqrt(left):.2g}, what is left of it{pooled}{which}"
+    why = f"{reason}{at}{lost}; times {scale:.2g} as the head, so that the first loss is near that of a guess"
+    return _with(choice, "centred_normal" if centred else "lecun_normal", gain * scale / math.sqrt(left), why)
 
 
-def _left_by_mean(acting: Acting, q: float) -> float:
-    """The share of the power `E f^2` that a mean over places leaves: the mean squared, and of the variance `1/k + (1 - 1/k)/4`."""
+def _mean_share(acting: Acting, q: float) -> float:
+    """The share of the power of what an activation gives at the variance `q` that its mean has."""
+    if acting.activation is None or acting.gated:
+        return 0.0
+    with suppress(SchemeError, ZeroDivisionError):
+        found = moments(acting.activation, q)
+        return found.mean**2 / found.second
+    return 0.0
+
+
+def _left_by_mean(acting: Acting, share: float, centred: bool, alike: float) -> float:
+    """What a mean over k places leaves of the power: that of the mean, unless it is left out, and of the rest `1/k + (1 - 1/k) alike`."""
     apart = 1 / acting.averaged
-    if acting.averaged == 1:
-        return 1.0
-    share = 0.0
-    if acting.activation is not None and not acting.gated:
-        with suppress(SchemeError, ZeroDivisionError):
-            found = moments(acting.activation, q)
-            share = found.mean**2 / found.second
-    return share + (1 - share) * (apart + (1 - apart) * _ALIKE)
+    return (0.0 if centred else share) + (1 - share) * (apart + (1 - apart) * alike)
 
 
 def _output_scale(choice: Choice) -> float:
-    """The rms of logits of C classes at which the mean of the first loss, `ln C + s^2/2 (1 - 1/C)`, is 1.05 ln C."""
+    """The rms of logits of C classes at which the mean of the first loss, `ln C + s^2/2 (1 - 1/C)`, is 1.07 ln C."""
     shape, traced = choice.info.parameter.shape, choice.info.facts.fans[:1]
     classes = math.prod(shape[axis] for axis in traced[0].coming_out) if traced else shape[0]
     return math.sqrt(2 * _ABOVE_A_GUESS * math.log(classes) / (1 - 1 / classes)) if classes > 1 else _ONE_OUTPUT

@@ -24,6 +24,8 @@ class Acting:
         known: False when it could not be found out.
         gated: whether the input is what the activation gives times another branch that is linear, as in a gated unit.
         averaged: over how many places a mean is taken before the layer; 1 without one.
+        normed: whether norms alone take what the layer gives.
+        in_stream: whether norms, and residual sums that norms take, do: a pre-norm stream.
     """
 
     activation: Callable[[Tensor], Tensor] | None
@@ -32,6 +34,11 @@ class Acting:
     known: bool = True
     gated: bool = False
     averaged: float = 1.0
+    normed: bool = False
+    in_stream: bool = False
+
+
+_SHARED = ("gated", "averaged", "normed", "in_stream")
 
 
 def acting_on(infos: Sequence[ParamInfo]) -> dict[int, Acting]:
@@ -46,7 +53,7 @@ def _acting(info: ParamInfo) -> Acting:
         why = f"the model could not be run: {reading.graph.reason}" if not info.model.is_read else f"the run does not use it in {where}"
         return Acting(None, f"not known: {why}", None, False)
     shape = None if reading.tried else torch.Size(traced.shape)
-    return Acting(traced.function, traced.source, shape, gated=traced.gated, averaged=traced.averaged)
+    return Acting(traced.function, traced.source, shape, **{name: getattr(traced, name) for name in _SHARED})
 
 
 def find_acting(

@@ -12,6 +12,8 @@ from modelfactory.config.errors import SchemeError
 from modelfactory.parameters.info import ParamInfo
 from modelfactory.parameters.residual import Branch
 from modelfactory.parameters.roles import MISSING
+from modelfactory.tracing.contraction import convolution_arguments
+from modelfactory.tracing.operators import CONVOLUTIONS, TRANSPOSED
 
 Shares = Callable[[], Sequence[float] | None]
 """Gives how large a share of the data each class has; None while that is not known."""
@@ -59,6 +61,8 @@ def structural_value(name: str, scheme: str, info: ParamInfo, shares: Shares = u
         return "stem" in info.roles
     if name == "second":
         return _is_second_bias(info, scheme)
+    if name == "groups":
+        return _groups(info)
     if name == "priors":
         return None if shares is unknown_shares else shares()
     if name == "depth" and info.branch is None and "embedding" in info.roles:
@@ -72,7 +76,17 @@ def structural_value(name: str, scheme: str, info: ParamInfo, shares: Shares = u
         "depth": branch.depth,
         "other_depth": branch.other_depth,
         "decoder": branch.in_decoder,
+        "layer": branch.layer,
     }[name]
+
+
+def _groups(info: ParamInfo) -> int:
+    """Those of the convolution that the weight is of; 1 of anything else."""
+    traced = info.facts.fans[:1]
+    if traced and (traced[0].node.op in CONVOLUTIONS or traced[0].node.op in TRANSPOSED):
+        return int(convolution_arguments(traced[0].node)["groups"])
+    own = isinstance(info.module, nn.modules.conv._ConvNd) and info.attr == "weight"
+    return info.module.groups if own else 1  # pyright: ignore[reportReturnType]
 
 
 def _own_branch(info: ParamInfo, name: str) -> Branch:

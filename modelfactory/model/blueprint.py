@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from modelfactory.config.errors import ConfigError, Problem, first_line
+from modelfactory.config.errors import ConfigError, Problem, did_you_mean, first_line
 from modelfactory.config.schema import join
 from modelfactory.model.clone import mould_of, shadow_of
 from modelfactory.model.deferred_construction import construction
@@ -78,8 +78,14 @@ class Draft:
     written: Mapping[str, Written] = field(default_factory=dict)
 
 
-def assemble(node: Node, seed: int) -> Draft:
+def assemble(node: Node, seed: int, is_whole: bool = True) -> Draft:
     """Constructs a blueprint on the current default device, without any initialisation.
+
+    Args:
+        is_whole: whether this is a whole model; of a part of one, what is tied to the rest is left as it is.
+
+    Raises:
+        ConfigError: a layer refuses its arguments, or a parameter cannot be the one that it is tied to.
 
     Example:
         >>> leaf = Leaf(Definition("model.fc"), nn.Linear, {"in_features": 2, "out_features": 3})
@@ -90,16 +96,43 @@ def assemble(node: Node, seed: int) -> Draft:
     recordings: dict[str, Recording] = {}
     written: dict[str, Written] = {}
     module = _construct(node, seed, "", recordings, written)
-    definitions = (
-        {name: part.definition for name, part in walk(node) if part.definition.says_something} if _says_something(node) else {}
-    )
-    return Draft(module, recordings, definitions, written)
+    said = list(_defined(node, lambda definition: definition.says_something))
+    if is_whole:
+        for name, definition in _defined(node, lambda definition: bool(definition.tie)):
+            for inner, other in definition.tie.items():
+                _tie(module, join(name, inner), other, join(definition.path, f"tie.{inner}"))
+                written.pop(join(name, inner), None)
+    return Draft(module, recordings, dict(said), written)
 
 
-def _says_something(node: Node) -> bool:
-    """Whether anything in this blueprint has a definition; a repeated part is looked at once."""
+def _defined(node: Node, says: Callable[[Definition], bool]) -> Iterator[tuple[str, Definition]]:
+    """The definitions of a blueprint that say something, by module name."""
+    return ((name, part.definition) for name, part in walk(node) if says(part.definition)) if _any_says(node, says) else iter(())
+
+
+def _any_says(node: Node, says: Callable[[Definition], bool]) -> bool:
+    """Whether anything in this blueprint has such a definition; a repeated part is looked at once."""
     below = {id(child): child for _, child in node.children}.values() if isinstance(node, Chain) else ()
-    return node.definition.says_something or any(map(_says_something, below))
+    return says(node.definition) or any(_any_says(child, says) for child in below)
+
+
+def _tie(model: nn.Module, name: str, other: str, path: str) -> None:
+    """Makes parameter `name` the very one that is called `other`."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    wrong = None
+    if name not in parameters:
+        wrong = f"the layer has no parameter {name.rpartition('.')[2]!r}"
+    elif other not in parameters:
+        wrong = f"{other!r} is no parameter of this model{did_you_mean(other, parameters)}"
+    elif parameters[name] is parameters[other]:
+        wrong = f"{other!r} is this parameter itself; name the one to tie it to"
+    elif parameters[name].shape != parameters[other].shape:
+        shapes = [list(parameters[each].shape) for each in (other, name)]
+        wrong = f"{other} is {shapes[0]} and {name} {shapes[1]}: only equal shapes can be one parameter"
+    if wrong is not None:
+        raise ConfigError([Problem(path, wrong)])
+    owner, _, last = name.rpartition(".")
+    setattr(model.get_submodule(owner), last, parameters[other])
 
 
 def walk(node: Node, name: str = "") -> Iterator[tuple[str, Node]]:

@@ -24,11 +24,11 @@ from modelfactory.model.layers.containers import Parallel, Residual
 from modelfactory.model.layers.glue import Item, SelfAttention
 from modelfactory.model.layers.sizes import shape_text
 from modelfactory.model.repeats import MAX_LAYERS, count_layers
-from modelfactory.parameters.declared import read_blocks, read_fans
+from modelfactory.parameters.declared import read_blocks, read_fans, read_tie
 from modelfactory.parameters.layer_rules import Definition
 from modelfactory.parameters.roles import read_roles
 
-MODEL_KEYS = ("_target_", "layers", "repeat", "init", "freeze", "roles", "blocks", "fans", "output")
+MODEL_KEYS = ("_target_", "layers", "repeat", "init", "freeze", "roles", "blocks", "fans", "tie", "output")
 _ATTRIBUTES = frozenset(vars(nn.Module()))
 _CONTAINERS = {Residual: ("scale",), Parallel: ("combine", "dim"), nn.Sequential: ()}
 
@@ -130,7 +130,8 @@ class _Reader:
         given = None if own else config.get("blocks")
         blocks = read_blocks(given, join(path, "blocks"), self.problems)
         fans = read_fans(config.get("fans"), join(path, "fans"), self.problems)
-        return Definition(path, dict(init or {}), freeze, roles, blocks, fans)
+        tie = read_tie(config.get("tie"), join(path, "tie"), self.problems)
+        return Definition(path, dict(init or {}), freeze, roles, blocks, fans, tie)
 
     def _repeat(self, config: Mapping[str, Any], path: str, incoming: Incoming) -> tuple[Node | None, Incoming]:
         found = len(self.problems)

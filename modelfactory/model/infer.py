@@ -14,7 +14,7 @@ from modelfactory.config.errors import ConfigError, Problems, did_you_mean, firs
 from modelfactory.config.schema import join
 from modelfactory.model.blueprint import Leaf, construct_leaf
 from modelfactory.model.deferred_construction import construction
-from modelfactory.model.layers.sizes import shape_text, size_rules
+from modelfactory.model.layers.sizes import shape_text, size_rules, why_no_sizes
 from modelfactory.tracing.meta_shapes import KnownShapes
 
 
@@ -25,6 +25,7 @@ class Unknown(Enum):
     AFTER_A_PROBLEM = "a layer before it is wrong"
 
 
+_WANTS_INDICES = "scalar types: Long, Int"  # as torch says it of an embedding
 UNKNOWN, BROKEN = Unknown.NOT_GIVEN, Unknown.AFTER_A_PROBLEM
 Incoming = torch.Tensor | tuple[Any, ...] | Mapping[str, Any] | Unknown
 
@@ -52,6 +53,8 @@ class Inference:
     def sizes(self, target: Callable[..., Any], given: Mapping[str, Any], path: str, incoming: Incoming) -> dict[str, Any]:
         """The arguments that the input tells and the config leaves out; one it gives otherwise is a problem."""
         shape, found = shape_of(incoming), {}
+        if (wrong := why_no_sizes(target)) is not None:
+            self.problems.add(join(path, "_target_"), wrong)
         for rule in size_rules(target):
             size = rule.of(shape) if shape is not None else None
             value = given.get(rule.argument)
@@ -118,6 +121,8 @@ class Inference:
                 return UNKNOWN
             what = shape_text(incoming.shape) if isinstance(incoming, torch.Tensor) else f"a tuple of {len(incoming)}"
             hint = "" if isinstance(incoming, torch.Tensor) else "; say which part goes on with output: 0 beside the layer before"
+            if isinstance(incoming, torch.Tensor) and incoming.is_floating_point() and _WANTS_INDICES in str(error):
+                hint = "; where the data are indices give data.input_dtype=int64"
             self.problems.add(path, f"{name} cannot take what comes in, {what}: {first_line(error)}{hint}")
             return None
         return tuple(outgoing) if isinstance(outgoing, list) else outgoing

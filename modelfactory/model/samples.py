@@ -55,7 +55,7 @@ def check_samples(node: Node, incoming: Tensor, problems: Problems) -> list[Advi
     if all(_is_plain(part) for _, part in walk(short)):
         return []
     with torch.device("meta"):
-        module = assemble(short, 0).module.eval()
+        module = assemble(short, 0, is_whole=False).module.eval()
     shape = tuple(incoming.shape[1:])
     run = BatchAxis(batch_for(module, shape))
     example = torch.empty((run.batch, *shape), dtype=incoming.dtype, device="meta")
@@ -184,7 +184,7 @@ def _depend(node: Node, shape: Sequence[int], dtype: torch.dtype) -> bool | None
 
 def _computed(node: Node, shape: Sequence[int], dtype: torch.dtype, middle: int) -> Tensor | None:
     """What leaves a model with numbers of chance, for three samples of which `middle` numbers the one between."""
-    model = assemble(node, 0).module.eval()
+    model = assemble(node, 0, is_whole=False).module.eval()
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None for module in model.modules()):
         return None  # the batch's own statistics are meant
     generator = rng.generator(0, "samples")

@@ -1,6 +1,6 @@
-"""What a class, or a config beside a layer, declares of the parameters inside: roles, packed blocks, and the axes of fans.
+"""What a class, or a config beside a layer, declares of the parameters inside: roles, packed blocks, the axes of fans, and what is tied.
 
-Each is an attribute of the class or of the module: `modelfactory_roles`, `modelfactory_blocks` and `modelfactory_fans`.
+Each but the last is an attribute of the class or of the module: `modelfactory_roles`, `modelfactory_blocks` and `modelfactory_fans`.
 """
 
 from __future__ import annotations
@@ -50,6 +50,23 @@ def declared_blocks(declared: Mapping[str, Any], item: Any, prefix: str) -> dict
     if chosen is None:
         return None
     return dict(chosen) if isinstance(chosen, Mapping) else dict.fromkeys(chosen)
+
+
+def read_tie(given: Any, path: str, problems: Problems) -> dict[str, str]:
+    """The `tie` beside a layer, {} after adding what is wrong; which names there are is known when the model stands.
+
+    Example:
+        >>> problems = Problems()
+        >>> read_tie("tokens.weight", "model.layers.head.tie", problems)
+        {}
+        >>> print(*problems)
+        model.layers.head.tie: 'tokens.weight' is not a mapping of names; give parameter: full name, like {weight: tokens.weight}
+    """
+    if isinstance(given, Mapping) and all(isinstance(name, str) and isinstance(other, str) for name, other in given.items()):
+        return dict(given)
+    if given is not None:
+        problems.add(path, f"{given!r} is not a mapping of names; give parameter: full name, like {{weight: tokens.weight}}")
+    return {}
 
 
 def read_fans(given: Any, path: str, problems: Problems) -> dict[str, Any]:

@@ -18,6 +18,7 @@ class Definition:
         roles: role -> globs, relative to the layer, of the parameters (or modules) that have it.
         blocks: glob of a parameter that packs several matrices -> their names.
         fans: the axes of its matrices that are summed over and come out, or those of each that a glob picks.
+        tie: parameter of the layer -> the full name of the one that it is, such as a head's weight -> that of the embedding.
     """
 
     path: str
@@ -26,6 +27,7 @@ class Definition:
     roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     blocks: Mapping[str, Any] = field(default_factory=dict)
     fans: Mapping[str, Any] = field(default_factory=dict)
+    tie: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def says_something(self) -> bool:

@@ -47,6 +47,13 @@ class Branch:
         return sum(other.in_decoder == self.in_decoder for other in self.all) / (3 if self.in_decoder else 2)
 
     @property
+    def layer(self) -> int:
+        """Which layer of its kind it is in, counted from 0."""
+        of_its_kind = [other for other in self.all if other.in_decoder == self.in_decoder]
+        place = next(index for index, other in enumerate(of_its_kind) if other is self)
+        return place // (3 if self.in_decoder else 2)
+
+    @property
     def other_depth(self) -> float:
         """How many layers of the other kind, encoder or decoder, there are."""
         return sum(other.in_decoder != self.in_decoder for other in self.all) / (2 if self.in_decoder else 3)

@@ -247,8 +247,8 @@ def _advice(plans: Account, spec: ModelSpec) -> Iterable[Advice]:
     yield from frozen_untrained(plans, spec)
 
 
-def make_plan(config: Mapping[str, Any], look: bool = True, evidence: Evidence | None = None) -> Plan:
-    """The plan of a resolved, plain config; with `look` every parameter is accounted for at once, on the meta device.
+def make_plan(config: Mapping[str, Any]) -> Plan:
+    """The plan of a resolved, plain config.
 
     Raises:
         ConfigError: everything that is wrong, each with its config path.
@@ -257,7 +257,4 @@ def make_plan(config: Mapping[str, Any], look: bool = True, evidence: Evidence |
     spec = read_spec(config, problems)
     if spec is None:
         raise ConfigError(problems)
-    plan = Plan(spec, evidence)
-    if look:
-        _ = plan.ledger
-    return plan
+    return Plan(spec)

@@ -16,6 +16,7 @@ from modelfactory.reporting.page import page
 from modelfactory.reporting.plot import draw_curves
 from modelfactory.reporting.ranking import rank
 from modelfactory.reporting.schemes import choose_metric, compared_axes, gather_schemes
+from modelfactory.reporting.sequential import level_of
 from modelfactory.reporting.signal_picture import draw_missing_signals
 from modelfactory.reporting.signals import read_signal, scheme_signal
 from modelfactory.reporting.summary_csv import summary_csv, summary_rows
@@ -136,7 +137,8 @@ def report(
     """
     sweep, histories = _with_files(read_sweep(folder))
     chosen, axes = choose_metric(sweep, metric, epoch), compared_axes(sweep, by)
-    made = Report(sweep, rank(gather_schemes(sweep, axes, chosen), chosen, axes), histories)
+    schemes = gather_schemes(sweep, axes, chosen)
+    made = Report(sweep, rank(schemes, chosen, axes, level_of(sweep, len(schemes))), histories)
     if write and pictures:
         draw_missing_signals(made.sweep)
     if write:

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from modelfactory.config.errors import contained
 from modelfactory.numerics.activation import ACTIVATIONS, is_activation
+from modelfactory.signal_propagation.constants import LIKE, follow, numbers_of
 from modelfactory.tracing.activations import Applied
 from modelfactory.tracing.meta_shapes import known_result
 from modelfactory.tracing.operators import VIEW_ATTRIBUTES
@@ -43,7 +44,8 @@ class Signal:
 
 @dataclass(frozen=True)
 class Value:
-    """An argument of a call: a parameter (by name), a buffer or a constant; `tensor` is on the meta device where the model is."""
+    """An argument of a call: a parameter (by name), a buffer or a constant; `tensor` is on the meta device where the model is, but for
+    a constant whose numbers are known."""
 
     name: str | None
     tensor: Tensor
@@ -163,14 +165,14 @@ def trace(model: nn.Module, example: Any, seen: Callable[[Node, Tensor], Any] | 
         >>> [(node.op, node.layer, node.shape) for node in graph]
         [('input', '', (1, 2)), ('linear', '0', (1, 3)), ('activation', '1', (1, 3))]
     """
-    recorder = _Recorder(model, seen)
     args, kwargs = call_of(example)
     given = tensors((args, kwargs))
+    on_meta = all(tensor.is_meta for tensor in given)
+    recorder = _Recorder(model, seen, on_meta)
     for tensor in given:
         recorder.add("input", "input", None, (), {}, tensor)
     output = None
     try:
-        on_meta = all(tensor.is_meta for tensor in given)
         with recorder.hooked(model), torch.device("meta") if on_meta else nullcontext(), recorder:
             output = model(*args, **kwargs)
         ends = [node for tensor in results(output) if (node := recorder.node_of(tensor)) is not None]
@@ -184,8 +186,9 @@ def trace(model: nn.Module, example: Any, seen: Callable[[Node, Tensor], Any] | 
 class _Recorder(TorchFunctionMode):
     """Notes calls, knowing each tensor of the signal by itself and each parameter by its name."""
 
-    def __init__(self, model: nn.Module, seen: Callable[[Node, Tensor], Any] | None):
+    def __init__(self, model: nn.Module, seen: Callable[[Node, Tensor], Any] | None, on_meta: bool = False):
         super().__init__()
+        self._on_meta = on_meta
         self.graph = Graph()
         self._names = {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
         self._constants: dict[int, weakref.ref[Tensor]] = {}  # what was seen made of no signal
@@ -224,7 +227,10 @@ class _Recorder(TorchFunctionMode):
         if isinstance(value, Tensor):
             node = self.node_of(value)
             whole = value if value._base is None else value._base  # a view of a parameter goes by its name
-            return Signal(node) if node is not None else Value(self._names.get(id(whole)), value.detach())
+            if node is not None:
+                return Signal(node)
+            numbers = numbers_of(value)
+            return Value(self._names.get(id(whole)), value.detach() if numbers is None else numbers)
         if isinstance(value, (tuple, list)):
             return tuple(self._frozen(item) for item in value)
         if dataclasses.is_dataclass(value) and not isinstance(value, (type, Signal, Value)):
@@ -238,6 +244,8 @@ class _Recorder(TorchFunctionMode):
             on_meta = self._unheard and any(tensor.is_meta for tensor in tensors((args, kwargs)))
             known = known_result(func, args, kwargs) if on_meta else None
             output = func(*args, **kwargs) if known is None else known
+            if not self._unheard:
+                self._follow(func, name, args, kwargs, output)
             if name != "__get__" or self._unheard or not isinstance(output, Tensor) or self.node_of(args[0]) is None:
                 return output
             name = getattr(func.__self__, "__name__", "")  # an attribute that is a tensor
@@ -254,8 +262,14 @@ class _Recorder(TorchFunctionMode):
         if given and not self._is_answer(given, output):
             self._note(func, name, frozen[0], frozen[1], args[0] if name == "__setitem__" else output)
         elif not given:
+            self._follow(func, name, args, kwargs, output)
             self._constants.update({id(tensor): weakref.ref(tensor) for tensor in tensors(output)})
         return output
+
+    def _follow(self, func: Any, name: str, args: Any, kwargs: Any, output: Any) -> None:
+        """Keeps the numbers of a constant of a model that has none: on the meta device."""
+        if self._on_meta and (name in LIKE or all(self.node_of(tensor) is None for tensor in tensors((args, kwargs)))):
+            follow(func, name, args, kwargs, output)
 
     def _is_unseen(self, tensor: Tensor) -> bool:
         """Whether a tensor came from somewhere else than a call that was seen, a parameter or a buffer."""

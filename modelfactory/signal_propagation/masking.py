@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -30,12 +31,14 @@ class Shown:
         square: of `1/n_t^2`.
         gathered: the mean over keys of `(sum_t 1/n_t)^2` over the rows that show them.
         overlap: the mean over pairs of rows of the sum of products of their shares.
+        counts: numbers `n_t`, near ones taken together, each with the share of the rows that show so many.
     """
 
     inverse: float
     square: float
     gathered: float
     overlap: float
+    counts: tuple[tuple[int, float], ...]
 
 
 def shown(visible: Tensor) -> Shown:
@@ -43,7 +46,7 @@ def shown(visible: Tensor) -> Shown:
 
     Example:
         >>> shown(torch.ones(3, 4).bool())
-        Shown(inverse=0.25, square=0.0625, gathered=0.5625, overlap=0.25)
+        Shown(inverse=0.25, square=0.0625, gathered=0.5625, overlap=0.25, counts=((4, 1.0),))
     """
     whole = visible.reshape(-1, *visible.shape[-2:])[:_MASKS].double()
     count = whole.sum(-1, keepdim=True).clamp(min=1)
@@ -52,12 +55,23 @@ def shown(visible: Tensor) -> Shown:
     inverse = (shares * shares).sum(-1).mean().item()
     gathered = shares.sum(-2).square().mean().item()
     overlap = (keys * gathered - rows * inverse) / (rows * (rows - 1)) if rows > 1 else inverse
-    return Shown(inverse, (1 / count**2).mean().item(), gathered, overlap)
+    return Shown(inverse, (1 / count**2).mean().item(), gathered, overlap, _together(count))
+
+
+def _together(count: Tensor) -> tuple[tuple[int, float], ...]:
+    """Counts with their shares; those within a quarter of each other as one, at their harmonic mean."""
+    numbers, times = count.flatten().unique(return_counts=True)
+    groups: dict[int, list[tuple[float, float]]] = {}
+    for number, many in zip(numbers.tolist(), times.tolist(), strict=True):
+        groups.setdefault(round(math.log(number) / math.log(1.25)) if len(numbers) > 24 else round(number), []).append((number, many))
+    total = count.numel()
+    means = [(sum(many for _, many in group), sum(many / number for number, many in group)) for group in groups.values()]
+    return tuple((max(round(many / inverse), 1), many / total) for many, inverse in means)
 
 
 def all_shown(rows: int, keys: int) -> Shown:
     """What there is without a mask."""
-    return Shown(1 / keys, 1 / keys**2, (rows / keys) ** 2, 1 / keys)
+    return Shown(1 / keys, 1 / keys**2, (rows / keys) ** 2, 1 / keys, ((keys, 1.0),))
 
 
 @lru_cache(maxsize=64)

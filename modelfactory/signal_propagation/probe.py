@@ -10,17 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modelfactory.config.errors import ConfigError, contained
+from modelfactory.config.errors import contained
 from modelfactory.init.existing_model import foretell
+from modelfactory.signal_propagation.draws import with_band
 from modelfactory.signal_propagation.graph import Node, tensors
+from modelfactory.signal_propagation.jacobian import predict_spectrum
 from modelfactory.signal_propagation.measure import Measured, measure
 from modelfactory.signal_propagation.predict import Known, Predicted, follow, place_of, tabulate
 from modelfactory.signal_propagation.row import Numbers, Row
 from modelfactory.signal_propagation.rules.activations import response_of
 from modelfactory.signal_propagation.rules.base import Context
+from modelfactory.signal_propagation.spectrum import measure_spectrum
 from modelfactory.signal_propagation.state import Gradient, State, Weights, flat
 from modelfactory.signal_propagation.table import SignalTable
-from modelfactory.signal_propagation.verdict import INITS, is_fatal, judged, summary
+from modelfactory.signal_propagation.verdict import INITS, find_fix, is_fatal, judged, summary
 
 
 def signal(
@@ -29,6 +32,9 @@ def signal(
     moments: Mapping[str, tuple[float | None, float | None]] | None = None,
     seed: int = 0,
     histograms: bool = False,
+    *,
+    spectrum: bool = False,
+    draws: int = 0,
 ) -> SignalTable:
     """How a signal travels through a model: what is predicted of each layer, what one batch shows, and a verdict.
 
@@ -41,6 +47,8 @@ def signal(
         moments: mean and std of each parameter by name, as its init foretells; those left out are taken from the values.
         seed: of the random numbers that the output is weighted by for the gradient.
         histograms: keep values for `plot(path, histograms=True)`.
+        spectrum: add the columns of `SPECTRUM`: the Jacobian by the input, tokens, ranks, entropy of attention, a first update.
+        draws: add the band, lowest and highest, of forward and gradient over so many other draws of the weights, as `redrawn` makes them.
 
     Example:
         >>> import modelfactory as mf
@@ -59,20 +67,39 @@ def signal(
         warnings.append(said if mend is None else f"{said}; {mend} is predicted to fix it")
     elif said:
         hints.append(said)
-    return found.table.changed(warnings=[*warnings, *found.table.remarks, *told_failures(failures)], hints=hints)
+    table = found.table
+    if spectrum:
+        table = table.changed(rows=with_spectrum(found, model, example, seed, failures))
+    if draws:
+        table = table.changed(rows=with_band(table.rows, model, example, draws, seed))
+    return table.changed(warnings=[*warnings, *found.table.remarks, *told_failures(failures)], hints=hints)
+
+
+def with_spectrum(found: Probe, model: nn.Module, example: Any, seed: int, failures: list[str]) -> list[Row]:
+    """The rows of a table with the columns of a spectrum, predicted where theory knows them and measured."""
+    measured = measure_spectrum(model, example, found.found.graph, failures, seed)
+    context = Context(found.found.graph, Weights(None, model), found.found.batch)
+    predicted: dict[int, tuple[float, float]] = {}
+    states: list[State] = []
+    with torch.no_grad(), contained("the prediction of the spectrum", failures):
+        states = follow(context, known=_known(found.found)).states
+        predicted = predict_spectrum(context.graph, states)
+
+    def complete(row: Row) -> Row:
+        mean, variance = predicted.get(row.node, (math.nan, math.nan))
+        of_tokens = len(row.shape) == 3 and row.shape[0] == context.batch and row.node < len(states)
+        tokens = states[row.node].cosines[1] if of_tokens else math.nan
+        told = replace(row.predicted, jacobian_mean=mean, jacobian_variance=variance, token_cosine=tokens)
+        return replace(row, predicted=told, measured=replace(row.measured, **measured[row.node]))
+
+    return [complete(row) for row in found.table]
 
 
 def _mend(found: Probe, model: nn.Module, example: Any) -> str | None:
     """A call that gives weights with which the signal is predicted to get through; None where none of those tried does."""
     x = next(iter(tensors(example)))
-    for name in INITS:
-        try:
-            moments = foretell(model, name, x.shape, x.dtype)
-        except ConfigError:  # an init that does not suit this model
-            continue
-        if not is_fatal(found.predict(moments)):
-            return f"mf.initialize(model, {name!r}, example=batch)"
-    return None
+    tried = ((f"mf.initialize(model, {name!r}, example=batch)", name) for name in INITS)
+    return find_fix(tried, lambda name: is_fatal(found.predict(foretell(model, name, x.shape, x.dtype))))
 
 
 def told_failures(failures: Sequence[str]) -> list[str]:

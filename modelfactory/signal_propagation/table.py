@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from modelfactory.config.files import write_text
@@ -14,6 +14,9 @@ from modelfactory.signal_propagation.row import Row
 
 _SHOWN = ("forward", "gradient", "cosine", "saturated", "dead")
 NUMBERS = ("forward", "gradient", "mean", "cosine", "saturated", "dead")
+SPECTRUM = ("jacobian_mean", "jacobian_variance", "token_cosine", "effective_rank", "attention_entropy", "update")
+PREDICTED = ("jacobian_mean", "jacobian_variance", "token_cosine")  # of these six, those that are predicted too
+BAND = ("forward_low", "forward_high", "gradient_low", "gradient_high")
 COLUMNS = (
     "layer",
     "call",
@@ -102,11 +105,18 @@ class SignalTable:
         """Writes the rows as CSV, whole or not at all; returns the text. Empty cells are what is not known."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows([_cell(value) for value in _values(row)] for row in self.rows)
+        extra = self._extra_columns()
+        writer.writerow([*COLUMNS, *extra])
+        writer.writerows([_cell(value) for value in (*_values(row), *_extra_values(row, extra))] for row in self.rows)
         if path is not None:
             write_text(path, text.getvalue())
         return text.getvalue()
+
+    def _extra_columns(self) -> list[str]:
+        """Those of a spectrum and of draws, where they were asked for."""
+        sides = [f"{name}_{side}" for name in SPECTRUM for side in ("predicted", "measured") if side == "measured" or name in PREDICTED]
+        asked = any(not math.isnan(getattr(row.measured, name)) for row in self.rows for name in SPECTRUM)
+        return [*(sides if asked else ()), *(BAND if any(row.band is not None for row in self.rows) else ())]
 
     def plot(self, path: str | os.PathLike[str], title: str = "", histograms: bool = False) -> None:
         """Draws the table against depth into a PNG: the predicted line, the measured points, bad layers in red.
@@ -130,7 +140,8 @@ class SignalTable:
 
     def __str__(self) -> str:
         measured = any(not math.isnan(row.measured.forward) for row in self.rows)
-        lines = [_head(measured), *(_line(row, measured) for row in self.rows)]
+        extra = self._extra_columns()
+        lines = [_head(measured, extra), *(_line(row, measured, extra) for row in self.rows)]
         widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
         kept = [column for column in range(len(lines[0])) if any(line[column] for line in lines[1:])]
         table = ["  ".join(line[column].ljust(widths[column]) for column in kept).rstrip() for line in lines]
@@ -164,17 +175,30 @@ def _cell(value: object) -> object:
     return value
 
 
-def _head(measured: bool) -> list[str]:
+def _extra_values(row: Row, columns: Sequence[str]) -> list[float]:
+    """What a row has in the columns of a spectrum and of draws."""
+    band = dict(zip(BAND, row.band or (math.nan,) * len(BAND), strict=True))
+
+    def value(column: str) -> float:
+        name, _, side = column.rpartition("_")
+        return band[column] if column in band else getattr(row.predicted if side == "predicted" else row.measured, name)
+
+    return [value(column) for column in columns]
+
+
+def _head(measured: bool, extra: Sequence[str]) -> list[str]:
     sides = ("", " measured") if measured else ("",)
     named = [f"{name}{side}" for name in _SHOWN for side in sides]
-    return ["layer", "call", "shape", *named, "verdict", "note"]
+    told = [column.removesuffix("_predicted").replace("_", " ") for column in extra]
+    return ["layer", "call", "shape", *named, *told, "verdict", "note"]
 
 
-def _line(row: Row, measured: bool) -> list[str]:
+def _line(row: Row, measured: bool, extra: Sequence[str]) -> list[str]:
     sides = (row.predicted, row.measured) if measured else (row.predicted,)
     numbers = [_short(name, getattr(side, name)) for name in _SHOWN for side in sides]
     shape = "x".join(map(str, row.shape[1:]))
-    return [row.layer, row.label, shape, *numbers, row.verdict, row.note]
+    more = [_short(column, value) for column, value in zip(extra, _extra_values(row, extra), strict=True)]
+    return [row.layer, row.label, shape, *numbers, *more, row.verdict, row.note]
 
 
 def _short(name: str, value: float) -> str:

@@ -12,16 +12,18 @@ make another scale of what they get than random ones would.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from modelfactory.config.errors import contained
+from modelfactory.config.errors import ConfigError, contained
 from modelfactory.signal_propagation.graph import Graph
 from modelfactory.signal_propagation.row import Numbers, Row
 from modelfactory.signal_propagation.rules.norms import passes_on
 from modelfactory.signal_propagation.table import SignalTable
 from modelfactory.signal_propagation.trunk import scores_of, trunk_of
 
+T = TypeVar("T")
 INITS = ("auto", "kaiming_normal", "xavier_normal", "lecun_normal", "orthogonal")
 """What is tried as a mend, in this order."""
 FATAL = ("vanishing", "exploding", "dead", "correlated")
@@ -54,6 +56,26 @@ class _Place:
     effect: float
     recovers: bool
     before: float
+
+
+def find_fix(tried: Iterable[tuple[str, T]], fails: Callable[[T], bool]) -> str | None:
+    """What to say of the first init by which the signal is predicted to get through; None where none of those tried does.
+
+    Args:
+        tried: each with what to say of it.
+        fails: whether the signal does not get through by it; an init that does not suit the model raises ConfigError.
+
+    Example:
+        >>> find_fix([("init=auto", 1.5), ("init=orthogonal", 1.0)], lambda gain: gain > 1)
+        'init=orthogonal'
+    """
+    for said, init in tried:
+        try:
+            if not fails(init):
+                return said
+        except ConfigError:
+            continue
+    return None
 
 
 def judged(table: SignalTable, graph: Graph) -> SignalTable:

@@ -8,7 +8,7 @@ from typing import Any
 from modelfactory.config.errors import Problems, did_you_mean
 from modelfactory.config.schema import join, key, read
 
-FIGURES = ("fixup2019", "glorot2010", "he2015", "mup2022", "saxe2014", "xiao2018")
+FIGURES = ("auto_tasks", "fixup2019", "glorot2010", "he2015", "mup2022", "saxe2014", "xiao2018")
 """Each is a module of `modelfactory.reporting.papers` with a function `draw(sweep) -> Outcome`."""
 
 

@@ -14,12 +14,14 @@ import pkgutil
 import select
 import signal
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from modelfactory.config.log_config import configure_logging
+from modelfactory.training.stopping import NUMBERS, Terminated
 
 PRELOAD = (
     *("modelfactory.cli.train_job", "modelfactory.data.digits", "modelfactory.data.synthetic", "modelfactory.data.tabular"),
@@ -28,6 +30,8 @@ PRELOAD = (
 )
 """What jobs import, so that none has to: sympy takes longer than the training of a small model."""
 
+GRACE_SECONDS = 20.0  # between asking a job to end and killing it
+
 
 def serve(requests: int, answers: int, fork: bool) -> None:
     """Does what is asked for through the pipe `requests`, a line of JSON each, until that is closed.
@@ -35,7 +39,7 @@ def serve(requests: int, answers: int, fork: bool) -> None:
     Answers with a line of JSON: the exit status of the child, negative for the signal that killed it. Without `fork` one
     request is done in this process itself, and its end is the answer.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; who asks decides what becomes of a job
+    ours = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, *NUMBERS)}  # who asks decides what becomes of a job
     for name in PRELOAD:
         importlib.import_module(name)
     child_ended, wake = os.pipe()
@@ -50,7 +54,7 @@ def serve(requests: int, answers: int, fork: bool) -> None:
                 signal.set_wakeup_fd(-1)
                 for descriptor in (child_ended, wake, answers, *((requests,) if fork else ())):
                     os.close(descriptor)
-                _be_the_job(request, None if fork else requests)
+                _be_the_job(request, ours, None if fork else requests)
             status = _wait(pid, requests, child_ended)
             if status is None:
                 return
@@ -73,9 +77,24 @@ def _wait(pid: int, requests: int, child_ended: int) -> int | None:
         if child_ended in ready:
             os.read(child_ended, 1024)
         if requests in ready:  # nobody asks for two jobs at once: the pipe was closed
-            _kill_group(pid)
-            os.waitpid(pid, 0)
+            _end(pid)
             return None
+
+
+def _end(pid: int) -> None:
+    """Ends a job, which may save the step that it is at, with the processes that it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    until, done = time.monotonic() + GRACE_SECONDS, 0
+    while not done and time.monotonic() < until:
+        done, _ = os.waitpid(pid, os.WNOHANG)
+        time.sleep(0.01)
+    if done:  # its number may be another's by now, that of its group only while a process is left in it
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)
+        return
+    _kill_group(pid)
+    os.waitpid(pid, 0)
 
 
 def _kill_group(pid: int) -> None:
@@ -87,15 +106,15 @@ def _kill_group(pid: int) -> None:
             continue
 
 
-def _be_the_job(request: Mapping[str, Any], asked_by: int | None) -> None:
+def _be_the_job(request: Mapping[str, Any], handlers: Mapping[Any, Any], asked_by: int | None) -> None:
     """Runs the request's function in this process and ends it."""
     code = 1
     try:
         if asked_by is None:
             os.setpgid(0, 0)
             _die_with_parent()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        for number, handler in {**handlers, signal.SIGCHLD: signal.SIG_DFL}.items():
+            signal.signal(number, handler)
         if asked_by is not None:  # this is the server itself
             _die_with_pipe(asked_by)
         sys.path[:] = request["path"]
@@ -105,6 +124,8 @@ def _be_the_job(request: Mapping[str, Any], asked_by: int | None) -> None:
         if request["logging"] is not None:
             configure_logging(**request["logging"])
         code = pkgutil.resolve_name(request["function"])(**request["arguments"])
+    except Terminated as stop:
+        code = stop.status
     except BaseException:
         traceback.print_exc()
     finally:
@@ -129,6 +150,8 @@ def _die_with_pipe(descriptor: int) -> None:
 
     def watch() -> None:
         os.read(descriptor, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE_SECONDS)
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()

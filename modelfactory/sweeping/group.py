@@ -12,6 +12,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict
 
 from modelfactory.sweeping.records import FINISHED, Job
+from modelfactory.sweeping.spec import SweepSpec
 from modelfactory.training.status import read_result
 
 NOT_TOGETHER, ONE_BY_ONE = 4, 5
@@ -50,6 +51,17 @@ def why_alone(plan: Any) -> str | None:
     from modelfactory.training.stackable import why_alone
 
     return why_alone(plan.meta) if hasattr(plan, "meta") else "its model is not known"
+
+
+def why_no_group(spec: SweepSpec, hydra: Any) -> str | None:
+    """Why no job of a sweep is trained with another; None: some may be.
+
+    Args:
+        hydra: the `hydra` node of the sweep's config.
+    """
+    if spec.on_error == "stop":
+        return "sweep.on_error is stop: no job begins before the one before it has ended"
+    return "hydra.job.chdir: each job is in its own directory" if hydra.job.chdir else None
 
 
 def leave_hydra_folder(context: HydraContext, config: DictConfig, words: Sequence[str], number: int) -> None:

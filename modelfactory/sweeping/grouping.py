@@ -65,7 +65,7 @@ def why_never(config: Mapping[str, Any]) -> str | None:
     trainer, data = (config.get(group) or {} for group in ("trainer", "data"))
     if trainer.get("precision", "fp32") != "fp32":
         return f"trainer.precision is {trainer['precision']}"
-    for name in ("compile", "cache_features", "resume", "tracker"):
+    for name in ("compile", "cache_features", "resume", "tracker", "deterministic"):
         if trainer.get(name) not in (None, False, "none", "off"):
             return f"trainer.{name} is {trainer[name]}"
     if data.get("num_workers"):

@@ -30,7 +30,7 @@ from modelfactory.config.hydra_errors import complaint
 from modelfactory.config.rejected_overrides import Refused
 from modelfactory.config.target import trusted
 from modelfactory.sweeping.folders import folder_problems, quoted
-from modelfactory.sweeping.group import Member, leave_hydra_folder, why_alone
+from modelfactory.sweeping.group import Member, leave_hydra_folder, why_alone, why_no_group
 from modelfactory.sweeping.grouping import MOST, plan_groups, side_by_side, tell_groups
 from modelfactory.sweeping.job import STOPPED, JobFailed, SweepJob, job_config
 from modelfactory.sweeping.job_problems import JobProblems, chosen_too_late, swept_twice, without_seeds
@@ -38,6 +38,7 @@ from modelfactory.sweeping.process import start_server
 from modelfactory.sweeping.records import FINISHED, REPORTS, SWEEP, Job, Sweep, objective, read_about, read_job, read_sweep, write_sweep
 from modelfactory.sweeping.spec import AUTO, SweepSpec, check_sweep
 from modelfactory.sweeping.zipped_axes import ZippedAxes, zipped_axes
+from modelfactory.training.lock import locked
 from modelfactory.training.status import RESULT, Heartbeat, clear_run, config_hash, is_alive, who
 
 log = logging.getLogger(__name__)
@@ -129,24 +130,19 @@ class SweepLauncher(Launcher):
 
     def _grouped(self, jobs: Sequence[Job]) -> list[Job]:
         """The jobs for which the launcher is called: those that are trained alone, and the first of each group of others."""
-        why = "hydra.job.chdir: each job is in its own directory" if self._config.hydra.job.chdir else None
-        why = "sweep.on_error is stop: no job begins before the one before it has ended" if self._spec.on_error == "stop" else why
-        groups = plan_groups(
-            jobs,
-            lambda job: why or self._alone.get(config_hash(without_seeds(job.config))),
-            self._spec.at_once or MOST,
-            side_by_side(self._config.hydra.launcher),
-            list(self._jobs.values()),
-        )
+        why, tasks = why_no_group(self._spec, self._config.hydra), side_by_side(self._config.hydra.launcher)
+
+        def alone(job: Job) -> str | None:
+            return why or self._alone.get(config_hash(without_seeds(job.config)))
+
+        groups = plan_groups(jobs, alone, self._spec.at_once or MOST, tasks, list(self._jobs.values()))
         self._task.groups.clear()
         if self._spec.at_once != 1:
             tell_groups(groups)
-        for group in groups:
-            leader, *others = group.jobs
+        for _, *others in (group.jobs for group in groups):
             for job in others:
                 leave_hydra_folder(self._context, self._config, [*self._words(job), _number_override(job.number)], job.number)
-            if group.why_alone is None:
-                self._task.groups[leader.number] = tuple(map(Member.of, group.jobs))
+        self._task.groups.update((group.jobs[0].number, tuple(map(Member.of, group.jobs))) for group in groups if group.why_alone is None)
         return [group.jobs[0] for group in groups]
 
     def _words(self, job: Job) -> list[str]:
@@ -157,12 +153,13 @@ class SweepLauncher(Launcher):
     def _listed(self) -> Iterator[None]:
         """sweep.json lists all jobs, and while the block runs it says which process sees to them."""
         jobs = [self._jobs[number] for number in sorted(self._jobs)]
-        write_sweep(self.root, jobs, self._about | who())
-        try:
-            with Heartbeat(self.root / SWEEP):
-                yield
-        finally:
-            write_sweep(self.root, jobs, self._about)
+        with locked(self.root):
+            write_sweep(self.root, jobs, self._about | who())
+            try:
+                with Heartbeat(self.root / SWEEP):
+                    yield
+            finally:
+                write_sweep(self.root, jobs, self._about)
 
     def _paired(self, job_overrides: Sequence[Sequence[str]], first: int) -> Sequence[Sequence[str]]:
         """Of the jobs of a batch those in which the axes of `sweep.zip` go together."""
@@ -267,13 +264,15 @@ class SweepLauncher(Launcher):
                 move_sweep(self._config, found)
                 self._moved()
         move_sweep(self._config, self.root)  # for processes that are elsewhere, a whole path
+        there = read_about(self.root) if (self.root / SWEEP).is_file() else {}
+        if there and is_alive(there, (self.root / SWEEP).stat().st_mtime):
+            runs = f"runs: process {there.get('pid')} on {there.get('host')}"
+            path = "sweep.resume" if resumed else "hydra.sweep.dir"
+            raise ConfigError([Problem(path, f"the sweep in {self.root} {runs}; wait for it or end it first")])
         if not resumed:
             self._about = about
         else:
             self._about = {name: value for name, value in read_about(self.root).items() if name != "jobs"}
-            if is_alive(self._about, (self.root / SWEEP).stat().st_mtime):
-                runs = f"runs: process {self._about.get('pid')} on {self._about.get('host')}"
-                raise ConfigError([Problem("sweep.resume", f"the sweep in {self.root} {runs}; wait for it or end it first")])
             self._jobs = {job.number: job for job in read_sweep(self.root).jobs}
             log.info("going on with the sweep in %s (sweep.resume=null begins anew)", self.root)
         for name in (STOPPED, *(() if resumed else REPORTS)):

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from modelfactory.sweeping.fork_server import GRACE_SECONDS
+
 POSSIBLE = os.name == "posix"
 _FORKS = sys.platform == "linux"  # elsewhere a fork of a process with this many libraries is not safe, and each job gets a new one
 _BOOT = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from modelfactory.sweeping.fork_server import serve; serve({}, {}, {})"
@@ -65,7 +67,7 @@ class Server:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
         try:
-            self._process.wait(10)
+            self._process.wait(GRACE_SECONDS + 5)  # it lets its job save the step that it is at
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

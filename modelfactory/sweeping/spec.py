@@ -28,6 +28,8 @@ class SweepSpec:
         zip: axes to pair instead of crossing them: a list of swept keys of equally many values, or a list of such lists.
         gpus: how many GPUs jobs take turns on, one job on one at a time: job k takes GPU k % gpus, or else the next that
             is free; null: jobs see all.
+        until: told: seeds are added until each scheme is told from the best; null: the jobs that were asked for.
+        max_seeds: of a scheme, the most that `until` takes.
     """
 
     resume: str | None = AUTO
@@ -36,6 +38,8 @@ class SweepSpec:
     batch: bool | int | str = AUTO
     gpus: int | None = key(None, min=1)
     zip: Any = None
+    until: str | None = key(None, choices=("told",))
+    max_seeds: int = key(30, min=2)
 
     @property
     def at_once(self) -> int | None:
@@ -70,6 +74,8 @@ def check_sweep(mapping: Any, problems: Problems, path: str = "sweep") -> SweepS
     elif isinstance(spec.batch, str) and spec.batch not in (AUTO, "off"):
         hint = did_you_mean(spec.batch, (AUTO, "off"))
         problems.add(join(path, "batch"), f"{spec.batch!r} is neither auto, off nor a number of jobs{hint}")
+    if spec.until is not None and spec.zip:
+        problems.add(join(path, "until"), "adds seeds to a sweep that crosses its axes; leave out sweep.zip, or sweep.until")
     if spec.isolate and not POSSIBLE:
         problems.add(join(path, "isolate"), "true is not possible on this system; give false")
     return spec if len(problems) == found else None

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from modelfactory.tracing.graph import Node, Value
 from modelfactory.tracing.operators import RECURRENT
-from modelfactory.tracing.steps import Steps
+from modelfactory.tracing.steps import CARRY, Steps
 
+_FEATURE_NORMS = frozenset({"layer_norm", "rms_norm"})
+_OVER_FEATURES = frozenset({"features"})
 _PASSES = frozenset({"carry", "mean", "max", "write"})
 
 
@@ -61,6 +63,8 @@ class TracedActivation:
         gated: whether the input is the product of what the activation gives with another branch, which is linear.
         shape: of the layer's input, in the run.
         averaged: over how many places a mean is taken between the two; 1 without one.
+        normed: whether nothing but norms takes what the layer gives, so that its scale is lost.
+        in_stream: whether nothing but norms, and residual sums that only such norms take, do: a pre-norm stream, whose scale is free.
     """
 
     function: nn.Module | Callable[[Tensor], Tensor] | None
@@ -68,6 +72,8 @@ class TracedActivation:
     shape: tuple[int, ...]
     gated: bool = False
     averaged: float = 1.0
+    normed: bool = False
+    in_stream: bool = False
 
 
 def traced_activations(steps: Steps) -> dict[str, TracedActivation]:
@@ -103,6 +109,9 @@ class _Reader:
                 self._recurrent(node, signals[0], pure, found)
                 continue
             acting = self.acting(signals[0])
+            if self.steps.kind(node) == "weights":
+                sums, norms = self._taken_by(node.output)
+                acting = replace(acting, normed=bool(norms) and not sums, in_stream=norms == _OVER_FEATURES and sums)
             for value in pure:
                 for name in labels[value].mains | labels[value].scales:
                     found.setdefault(name, acting)
@@ -116,6 +125,25 @@ class _Reader:
             for name in self.steps.labels[value].mains:
                 attr = name.rpartition(".")[2]
                 found.setdefault(name, first if attr in _SEE_THE_INPUT or attr.removesuffix("_reverse") in _SEE_THE_INPUT else own)
+
+    def _taken_by(self, value: Value) -> tuple[bool, frozenset[str]]:
+        """Whether residual sums take a value, and the kinds of norms that take it or those sums; none where anything else does."""
+        ahead, seen, sums, norms = [value], {value.index}, False, set[str]()
+        while ahead:
+            taken = ahead.pop()
+            if taken in self.steps.graph.outputs:
+                return sums, frozenset()
+            for node in dict.fromkeys(taken.users):
+                kind = self.steps.kind(node)
+                if kind == "norm":
+                    norms.add("features" if node.op in _FEATURE_NORMS else "places")
+                elif kind in CARRY or kind == "sum":
+                    sums = sums or kind == "sum"
+                    ahead += [output for output in node.outputs if output.index not in seen]
+                    seen |= {output.index for output in node.outputs}
+                else:
+                    return sums, frozenset()
+        return sums, frozenset(norms)
 
     def acting(self, value: Value) -> TracedActivation:
         """What acts on a value that a layer takes."""

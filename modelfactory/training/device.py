@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 
-from modelfactory.config.errors import ConfigError, Problems, did_you_mean
+from modelfactory.config.errors import ConfigError, Problem, Problems, did_you_mean
 
 log = logging.getLogger(__name__)
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
+_NOT_DETERMINISTIC = "does not have a deterministic implementation"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -125,6 +127,75 @@ def seed_device(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)
+
+
+def random_state(device: torch.device) -> dict[str, str]:
+    """The default generators of the CPU and of `device`, as texts.
+
+    Example:
+        >>> state = random_state(torch.device("cpu"))
+        >>> drawn = torch.rand(1)
+        >>> set_random_state(state, torch.device("cpu")), torch.equal(drawn, torch.rand(1))
+        (True, True)
+    """
+    state = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        state[device.type] = torch.get_device_module(device).get_rng_state(device)
+    return {name: bytes(generator.tolist()).hex() for name, generator in state.items()}
+
+
+def set_random_state(state: Mapping[str, str], device: torch.device) -> bool:
+    """Put generators where `random_state` found them; False where it found none of this kind of device."""
+    if device.type not in state:
+        return False
+    found = {name: torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8) for name, text in state.items()}
+    torch.set_rng_state(found["cpu"])
+    if device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(found[device.type], device)
+    return True
+
+
+@contextlib.contextmanager
+def deterministic(wanted: bool) -> Iterator[None]:
+    """Compute to the same bits on every run and for any number of threads.
+
+    On the CPU that takes one thread, since sums depend on how they are divided among threads.
+
+    Raises:
+        ConfigError: torch has no such computation of an operation, which is named.
+
+    Example:
+        >>> with deterministic(True):
+        ...     torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+        (1, True)
+    """
+    if not wanted:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without which matrix products of CUDA are none
+    enabled, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn, threads = torch.backends.cudnn, torch.get_num_threads()
+    benchmark = cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(1)
+    cudnn.benchmark = False
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_not_deterministic(error):
+            raise
+        operation = str(error).partition(_NOT_DETERMINISTIC)[0].strip()
+        message = f"true, and torch {torch.__version__} has no deterministic {operation}; take another layer, another device, or give false"
+        raise ConfigError([Problem("trainer.deterministic", message)]) from error
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        torch.set_num_threads(threads)
+        cudnn.benchmark = benchmark
+
+
+def is_not_deterministic(error: BaseException) -> bool:
+    """Whether torch refuses an operation since it has no deterministic kernel of it."""
+    return _NOT_DETERMINISTIC in str(error)
 
 
 _one_at_a_time = threading.RLock()

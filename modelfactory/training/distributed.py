@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import signal
 import threading
 import time
@@ -24,9 +23,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from modelfactory.config.errors import ConfigError, Problem, RankFailed
+from modelfactory.training.launched import launched
 from modelfactory.training.status import process_is_alive, status_of, told, who
 
-PATH = "trainer.strategy"
 _BUCKET_BYTES = 25 * 2**20  # of gradients that are summed at once, as in DistributedDataParallel
 _POLL_SECONDS = 0.02
 _REASON_SECONDS = 5.0  # a process that fails says why within this time, or is gone
@@ -60,7 +59,7 @@ class World:
     @property
     def local_rank(self) -> int:
         """The number of this process among those of its machine."""
-        return int(os.environ.get("LOCAL_RANK", self.rank))
+        return launched().local_rank if launched().size == self.size else self.rank
 
     @property
     def is_first(self) -> bool:

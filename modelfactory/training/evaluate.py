@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +11,12 @@ from modelfactory.config.errors import ConfigError, Problems
 from modelfactory.data.batches import make_batches
 from modelfactory.data.dataset import Data
 from modelfactory.model.modes import kept_modes
-from modelfactory.training.loss import Correct, LossSum, build_loss, check_fit
+from modelfactory.training.loss import Correct, LossSpec, LossSum, check_fit, class_dim_of, make_loss, scores_of_tokens, with_classes_at
 from modelfactory.training.loss_mean import known_mean
 
 
-def measure_split(model: nn.Module, data: Data, split: str = "val", loss: Mapping[str, Any] | None = None) -> dict[str, float]:
-    """Measure the mean loss and, for classes, the accuracy of a model over a split, on the model's device; its modes stay as they are.
+def measure_split(model: nn.Module, data: Data, split: str = "val", loss: LossSpec | None = None) -> dict[str, float]:
+    """Measure a model over a split, on its device: the mean loss, of classes the accuracy, of text bits and perplexity; its modes stay.
 
     Args:
         split: "val" or "train".
@@ -36,17 +34,21 @@ def measure_split(model: nn.Module, data: Data, split: str = "val", loss: Mappin
     problems = Problems()
     if split not in ("val", "train"):
         problems.add("split", f"{split!r} is not a split; choose one of val, train")
-    module = build_loss(loss, data.task, problems)
+    module = make_loss(loss, data.task, problems)
     if module is None or problems:
         raise ConfigError(problems)
     device = device_of(model)
     module = module.to(device)
     part = data.val if split == "val" else data.train
     mean = known_mean(module, data)
-    losses, correct, kept = LossSum(device, is_sum=mean.is_sum), Correct(mean.ignored), []
+    losses, correct, kept, unit = LossSum(device, is_sum=mean.is_sum), Correct(mean.ignored), [], data.unit
     with in_evaluation(model), torch.no_grad():
         for index, (x, y) in enumerate(make_batches(part, data.val_batch_size or data.batch_size, device).epoch(1)):
             output = model(x)
+            if not index and data.task == "classification":
+                class_dim = class_dim_of(output, x, y)
+                module, correct = with_classes_at(module, class_dim), Correct(mean.ignored, class_dim)
+                unit = data.unit or ("token" if class_dim == -1 and not x.is_floating_point() else None)
             if not index:
                 check_fit(module, output, y)
             if mean.is_known:
@@ -59,6 +61,7 @@ def measure_split(model: nn.Module, data: Data, split: str = "val", loss: Mappin
             outputs, targets = (torch.cat(part) for part in zip(*kept, strict=True))
             losses.add(module(outputs, targets), len(targets))
     measured = {"loss": losses.mean(), "samples": len(part)}
+    measured |= {name.removeprefix("val_"): value for name, value in scores_of_tokens(measured["loss"], unit).items()}
     return measured | ({"accuracy": correct.share()} if data.task == "classification" else {})
 
 

@@ -11,27 +11,12 @@ from dataclasses import replace
 import torch
 import torch.distributed as dist
 
-from modelfactory.config.errors import ConfigError, Problem, RankFailed
-from modelfactory.training.distributed import ALONE, PATH, World, calls, release_signals
+from modelfactory.config.errors import RankFailed
+from modelfactory.training.distributed import ALONE, World, calls, release_signals
+from modelfactory.training.launched import launched
 from modelfactory.training.status import who
 
 _PACKAGE = logging.getLogger("modelfactory")
-
-
-def started_processes() -> int:
-    """How many processes a launcher such as torchrun started for this run; 1 without one.
-
-    Raises:
-        ConfigError: WORLD_SIZE is set, and other variables of a launcher are not.
-    """
-    text = os.environ.get("WORLD_SIZE", "1")
-    size = int(text) if text.isdigit() else 1
-    if size > 1:
-        missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
-        if missing:
-            message = f"WORLD_SIZE is {size}, and {', '.join(missing)} is not set; start with torchrun, or unset WORLD_SIZE"
-            raise ConfigError([Problem(PATH, message)])
-    return size
 
 
 def num_processes() -> int:
@@ -46,7 +31,7 @@ def num_processes() -> int:
     """
     if dist.is_available() and dist.is_initialized():
         return dist.get_world_size()
-    return started_processes()
+    return launched().size
 
 
 @contextlib.contextmanager
@@ -84,16 +69,16 @@ def open_world() -> Iterator[World]:
         if not exists:
             if not failed or not _with_gpus():  # NCCL would wait for what never comes; it ends with the process
                 world.leave()
-            release_signals()
+        release_signals()
 
 
 def _connect() -> None:
     """Joins the process group of the launcher's variables, and takes this process's own accelerator."""
-    local = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
-    if _with_gpus() and local < torch.cuda.device_count():
-        torch.cuda.set_device(local)
+    own = launched()
+    if _with_gpus() and own.local_rank < torch.cuda.device_count():
+        torch.cuda.set_device(own.local_rank)
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if _with_gpus() else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if _with_gpus() else "gloo", rank=own.rank, world_size=own.size)
     except (RuntimeError, ValueError) as error:
         place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise RankFailed(f"the other processes cannot be reached at {place}: {error}", "failed") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,13 +14,21 @@ from modelfactory.model.storages import tensors_in
 
 
 def not_finite(
-    model: nn.Module, x: Tensor, loss: float | Tensor, *, step: int, epoch: int, what: str = "loss", y: Tensor | None = None
+    model: nn.Module,
+    x: Tensor,
+    loss: float | Tensor,
+    *,
+    step: int,
+    epoch: int,
+    what: str = "loss",
+    y: Tensor | None = None,
+    autocast: AbstractContextManager[Any] | None = None,
 ) -> TrainingError:
     """The error of a loss that was not finite at `step`: names the input, the target, or the first layer whose output was not finite.
 
-    `y` are the targets of `x`, or all that there are. Runs `x` through the model once more, and puts its buffers back. Where
-    the parameters were changed by the faulty step already, as on a device that is not waited for, the first such layer is the
-    first of the model.
+    `y` are the targets of `x`, or all that there are. Runs `x` through the model once more, within `autocast`, and puts its buffers
+    back. Where the parameters were changed by the faulty step already, as on a device that is not waited for, the first such layer
+    is the first of the model.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
@@ -36,7 +45,7 @@ def not_finite(
     if y is not None and y.is_floating_point() and not y.isfinite().all():
         bad = int((~y.isfinite()).reshape(len(y), -1).any(1).sum())
         return TrainingError(f"{head}: the target is not finite in {bad} of {len(y)} samples; leave them out of the data set")
-    found = _first_layer(model, x)
+    found = _first_layer(model, x, autocast or nullcontext())
     if found is None:
         return TrainingError(f"{head}: every layer's output is finite, so it is the loss itself; {advice}")
     name, layer = found
@@ -46,7 +55,7 @@ def not_finite(
     return TrainingError(f"{head}: the first output that is not finite is that of {where}{why}")
 
 
-def _first_layer(model: nn.Module, x: Tensor) -> tuple[str, nn.Module] | None:
+def _first_layer(model: nn.Module, x: Tensor, autocast: AbstractContextManager[Any]) -> tuple[str, nn.Module] | None:
     """The first module to finish, in the order of the forward pass, with an output that is not finite."""
     found: list[tuple[str, nn.Module]] = []
     names = {module: name for name, module in model.named_modules()}
@@ -59,7 +68,8 @@ def _first_layer(model: nn.Module, x: Tensor) -> tuple[str, nn.Module] | None:
     handles = [module.register_forward_hook(look) for module in names]
     try:
         with torch.no_grad():
-            model(x)
+            with autocast:
+                model(x)
             for buffer, before in kept:
                 buffer.copy_(before)
     finally:

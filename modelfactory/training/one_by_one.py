@@ -41,24 +41,18 @@ class Streams:
 
 
 class Stream:
-    """The state of the device's default generator for one model."""
+    """The state of a device's default generator for one model, from which whatever is done in the turn of this model draws."""
 
-    def __init__(self) -> None:
-        self._state: Tensor | None = None
-        self._seed: int | None = None
-
-    def seed(self, value: int) -> None:
-        self._seed = value
+    def __init__(self, state: Tensor | None = None) -> None:
+        self._state = state
 
     def put(self, device: torch.device) -> None:
-        generator = _generator(device)
-        if self._seed is not None:
-            generator.manual_seed(self._seed)
-            self._seed = None
-        elif self._state is not None:
-            generator.set_state(self._state)
+        """Has the generator of the device go on where this stream was left."""
+        if self._state is not None:
+            _generator(device).set_state(self._state)
 
     def take(self, device: torch.device) -> None:
+        """Keeps where the generator of the device is."""
         self._state = _generator(device).get_state()
 
 
@@ -69,9 +63,10 @@ def _generator(device: torch.device) -> torch.Generator:
 
 
 class Loops:
-    """The models and streams over which the layers of a skeleton go, as long as a forward pass runs."""
+    """The models and streams over which the layers of a skeleton go, as long as a forward pass runs; and whether any of them draws."""
 
     def __init__(self) -> None:
+        self.draws = False
         self.models: Sequence[nn.Module] = ()
         self.streams = Streams((), torch.device("cpu"))
 
@@ -90,6 +85,7 @@ class OneByOne(nn.Module):
     def __init__(self, names: Sequence[str], loops: Loops, draws: bool):
         super().__init__()
         self._names, self._loops, self._draws = names, loops, draws
+        loops.draws |= draws
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         leaves, spec = pytree.tree_flatten((args, kwargs))

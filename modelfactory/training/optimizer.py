@@ -44,16 +44,17 @@ class OptimizerSpec:
     grouping: Grouping
 
 
-def check_optimizer(mapping: Any, problems: Problems, path: str = "optimizer") -> OptimizerSpec | None:
-    """The `optimizer` group of a config, or None after adding to `problems` all that is wrong.
+def read_optimizer(mapping: Any, problems: Problems, path: str = "optimizer") -> OptimizerSpec | None:
+    """The `optimizer` group of a config, AdamW at 0.001 where there is none; None after adding to `problems` all that is wrong.
 
     Example:
         >>> problems = Problems()
-        >>> check_optimizer({"_target_": "torch.optim.AdamW", "lr": -1}, problems)
+        >>> read_optimizer({"_target_": "torch.optim.AdamW", "lr": -1}, problems)
         >>> print(*problems)
         optimizer.lr: -1 is too small; give a number >= 0
     """
     found = len(problems)
+    mapping = DEFAULT if mapping is None else mapping
     if not isinstance(mapping, Mapping):
         problems.add(path, f"{mapping!r} is not a mapping; give _target_, such as torch.optim.AdamW, and lr")
         return None
@@ -122,7 +123,7 @@ def _try(kind: type[Optimizer], arguments: dict[str, Any], groups: tuple[GroupSp
 
 
 def build_optimizer(
-    mapping: Mapping[str, Any],
+    spec: OptimizerSpec,
     model: nn.Module,
     *,
     thawed_later: Mapping[str, int] | None = None,
@@ -140,19 +141,16 @@ def build_optimizer(
         thawed_later: names of parameters that are frozen at first, with the epoch that thaws each.
 
     Raises:
-        ConfigError: what `check_optimizer` says, a group that picks nothing, or nothing to train.
+        ConfigError: a group that picks nothing, or nothing to train.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
         >>> groups = {"head": {"match": "1.*", "lr_scale": 10.0}}
-        >>> optimizer = build_optimizer({"_target_": "torch.optim.SGD", "lr": 0.1, "groups": groups}, model)
+        >>> spec = read_optimizer({"_target_": "torch.optim.SGD", "lr": 0.1, "groups": groups}, Problems())
+        >>> optimizer = build_optimizer(spec, model)
         >>> [(group["name"], group["lr"], len(group["params"])) for group in optimizer.param_groups]
         [('default', 0.1, 2), ('head', 1.0, 2)]
     """
-    problems = Problems()
-    spec = check_optimizer(mapping, problems, path)
-    if spec is None:
-        raise ConfigError(problems)
     infos = describe(model)
     trainable = [info for info in infos if info.parameter.requires_grad or thawed_later and set(info.names) & set(thawed_later)]
     if not trainable:

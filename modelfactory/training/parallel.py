@@ -8,7 +8,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from modelfactory.config.errors import Problems
 from modelfactory.data.dataset import Data
-from modelfactory.training.distributed import PATH, World
+from modelfactory.training.distributed import World
+from modelfactory.training.launched import PATH
 from modelfactory.training.spec import TrainerSpec
 from modelfactory.training.sync_batchnorm import batch_norms
 

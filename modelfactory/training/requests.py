@@ -14,22 +14,11 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from modelfactory.training.device import seed_device, training_context
+from modelfactory.training.device import training_context
 from modelfactory.training.setup import Run
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True, eq=False)
-class Seed:
-    """Seed what the layers of the model draw from, such as dropout."""
-
-    run: Run
-    value: int
-
-    def answer(self) -> None:
-        seed_device(self.value, self.run.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +73,7 @@ class Step:
         self.take()
 
 
-Request = Seed | Gradients | Evaluation | Step
+Request = Gradients | Evaluation | Step
 
 
 def alone(training: Callable[P, Generator[Request, Any, R]]) -> Callable[P, R]:

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelfactory.config.errors import ConfigError, Problem
 from modelfactory.config.files import remove_leftovers, write_text
 from modelfactory.config.notebook import html_table, html_text
 from modelfactory.numerics.rng import INIT_VERSION
-from modelfactory.training.status import RESULT, Heartbeat, config_hash, read_result, status_of, told, who
+from modelfactory.training.lock import locked
+from modelfactory.training.status import RESULT, Heartbeat, config_hash, status_of, told, who
 
 METRICS = ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "lr", "seconds")
 SCORES = METRICS[:5]
@@ -38,7 +38,7 @@ class Result:
         final, best: epoch, step, train_loss, val_loss and val_accuracy (None in regression) of the last epoch, and of
             the best by the monitored value; empty before the first epoch ends.
         seconds: wall time of the training, resumed parts included.
-        history: one row of METRICS an epoch, with fp16 `skipped_steps` too.
+        history: one row of METRICS an epoch, with fp16 `skipped_steps` too, of text `val_bits_per_byte` and `val_perplexity`.
         run_dir: where the files are; None: nothing was written.
         model: the trained model, with the weights of the last epoch; those of the best are in model.safetensors.
         error: why it did not complete.
@@ -96,7 +96,7 @@ def _shown(value: Any) -> str:
 
 
 def write_metrics(path: Path, history: Iterable[Mapping[str, Any]]) -> None:
-    """Writes metrics.csv, columns METRICS, and `skipped_steps` where fp16 was used; what there is none of is left empty.
+    """Writes metrics.csv, columns METRICS and those that some trainings have besides, as `skipped_steps`; what there is none of is empty.
 
     Example:
         >>> import tempfile
@@ -106,8 +106,8 @@ def write_metrics(path: Path, history: Iterable[Mapping[str, Any]]) -> None:
         '1,1,1,1,,1,1'
     """
     rows, text = list(history), io.StringIO(newline="")
-    more = [SKIPPED] if any(SKIPPED in row for row in rows) else []
-    writer = csv.DictWriter(text, [*METRICS, *more], lineterminator="\n")
+    columns = dict.fromkeys([*METRICS, *(name for row in rows for name in row)])
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
@@ -142,6 +142,7 @@ def write_result(path: Path, result: Result, config: Any) -> None:
         "init_hash": result.init_hash,
         "init_version": INIT_VERSION,
         "versions": versions(),
+        "threads": torch.get_num_threads(),
         "error": result.error,
         "warnings": result.warnings,
         "hints": result.hints,
@@ -158,7 +159,7 @@ class Recorded:
 
     def __init__(self, result: Result, config: Any):
         self.result, self.config = result, config
-        self._beat = None if result.run_dir is None else Heartbeat(result.run_dir / RESULT)
+        self._open = contextlib.ExitStack()
 
     def _write(self, status: str, error: str | None = None) -> None:
         self.result.status, self.result.error = status, error
@@ -166,27 +167,19 @@ class Recorded:
             write_result(self.result.run_dir / RESULT, self.result, self.config)
 
     def __enter__(self) -> None:
-        if self.result.run_dir is not None:
-            _refuse_shared(self.result.run_dir)
-            self.result.run_dir.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(self.result.run_dir)
-        self._write("running")
-        if self._beat is not None:
-            self._beat.__enter__()
+        folder = self.result.run_dir
+        with contextlib.ExitStack() as opened:
+            if folder is not None:
+                opened.enter_context(locked(folder))
+                remove_leftovers(folder)
+            self._write("running")
+            if folder is not None:
+                opened.enter_context(Heartbeat(folder / RESULT))
+            self._open = opened.pop_all()
 
     def __exit__(self, kind: Any, error: BaseException | None, _trace: Any) -> None:
-        if self._beat is not None:
-            self._beat.__exit__()
-        self._write("completed" if error is None else status_of(error), None if error is None else told(error))
-
-
-def _refuse_shared(folder: Path) -> None:
-    """Raises ConfigError where another process of this machine trains into the folder."""
-    record = read_result(folder) or {}
-    ours = who()
-    if record.get("status") == "running" and record.get("host") == ours["host"] and record.get("pid") != ours["pid"]:
-        message = f"process {record['pid']} trains into {folder}; wait for it, end it, or give another directory"
-        raise ConfigError([Problem("", message)])
+        with self._open:
+            self._write("completed" if error is None else status_of(error), None if error is None else told(error))
 
 
 def _finite(scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -25,13 +26,13 @@ from modelfactory.model.weights.tensor_file import RESTORE, DamagedFile, read_me
 from modelfactory.training.checkpoint import PackedWeights, load_into, pack_weights, read_state_and_metadata, read_weights, save_state
 from modelfactory.training.optimizer_state import load_named_state, named_state
 from modelfactory.training.result import SCORES, Result, read_seconds, write_metrics
-from modelfactory.training.resume_policy import Change, Rule, find_changes, policy_of
+from modelfactory.training.resume_policy import PATH, Change, Rule, find_changes, other_batches, policy_of, refusals
 from modelfactory.training.scheduler import Schedule
 from modelfactory.training.setup import Run
 from modelfactory.training.status import CHECKPOINT, clear_run, config_hash, recorded
+from modelfactory.training.within_epoch import Place
 
 log = logging.getLogger(__name__)
-PATH = "trainer.resume"
 SETTINGS_KEY = "modelfactory.settings"
 HASH_KEY = "modelfactory.config_hash"
 _FORMAT = 1
@@ -48,7 +49,7 @@ def check_resume(config: Mapping[str, Any], source: str | Path, problems: Proble
         problems.extend(error.problems)
         return
     if before:
-        problems.extend(_refused(find_changes(before, config), str(source)))
+        problems.extend(refusals(find_changes(before, config), str(source)))
 
 
 def saved_hash(folder: Path) -> str | None:
@@ -71,6 +72,7 @@ class RunFiles:
     Attributes:
         config: as it is recorded; known when `resume` is done.
         notice: what to tell of a training that had nothing to do, which is no part of the run's record.
+        within: where in an epoch the run that is resumed was stopped, for `resume_within`; None between epochs.
     """
 
     def __init__(self, folder: Path | None, config: Any, settings: Mapping[str, Any]):
@@ -82,6 +84,8 @@ class RunFiles:
         self._metadata: dict[str, str] = {}
         self._weights: PackedWeights | None = None
         self._positions: list[int] = []  # of the schedule, in steps, after each epoch
+        self._last_epoch: dict[str, int] | None = None  # what it trained on
+        self.within: dict[str, Any] | None = None
 
     def resume(self, source: Path, run: Run, model: nn.Module, result: Result) -> tuple[Run, int]:
         """Put model, optimizer, schedule, scaler and records where the run in `source` left them; nothing is written.
@@ -101,10 +105,13 @@ class RunFiles:
         if state.get("format") != _FORMAT:
             raise ConfigError([Problem(PATH, f"{place} was saved by another version of modelfactory")])
         self._source, self._state, self._metadata = source, state, metadata
+        self.within, self._last_epoch = state.get("within"), state["last_epoch"]
         before = _config_of(metadata)
         changes = find_changes(before, {**(self.config or {}), **self._settings}) + _other_sizes(state, run)
         same_start = state["init_hash"] is not None and state["init_hash"] == result.init_hash
-        refused = _refused(changes, str(source), (Rule.REFUSED,) if same_start else (Rule.REFUSED, Rule.START))
+        refused = refusals(changes, str(source), (Rule.REFUSED,) if same_start else (Rule.REFUSED, Rule.START))
+        if self.within is not None:
+            refused.extend(other_batches(changes, str(source), self.within["epoch"]))
         if refused:
             raise ConfigError(refused)
         load_into(model, state["model"], PATH, str(place))
@@ -122,7 +129,9 @@ class RunFiles:
         for row in state["history"]:
             passed = seconds.get(row["epoch"], passed)
             result.history.append({**row, "seconds": passed})
-        result.final, result.seconds = {name: result.history[-1][name] for name in SCORES}, passed
+        if result.history:
+            result.final = {name: result.history[-1][name] for name in SCORES}
+        result.seconds = passed
         result.best, result.weights_checksum = state["best"], state["weights_checksum"]
         result.warnings, result.resumed = list(state["warnings"]), list(state["resumed"])
         result.hints = list(state["hints"])
@@ -141,10 +150,12 @@ class RunFiles:
     def _go_on(self, run: Run, result: Result, changes: list[Change], notes: list[str]) -> Run:
         """The run with what is left to do: whole epochs of the present size after those that were done."""
         state, source, spec = self._state, self._source, run.spec
-        done, steps = result.history[-1]["epoch"], result.history[-1]["step"]
+        done, steps = result.final.get("epoch", 0), result.final.get("step", 0)
         effects = [change for change in changes if change.policy.rule is Rule.TAKES_EFFECT]
         if done >= spec.max_epochs or (spec.max_steps is not None and steps >= spec.max_steps):
             nothing = f"nothing is left to train: {source} has {done} epochs already; give a larger trainer.max_epochs"
+            if self.within is not None:
+                raise ConfigError([Problem(PATH, f"{nothing}, for it was stopped within epoch {done + 1}")])
             if effects:
                 raise ConfigError([Problem(change.path, f"{change.values} cannot take effect: {nothing}") for change in effects])
             self.config = self._saved_config or self.config  # what was trained is what that one says
@@ -153,9 +164,9 @@ class RunFiles:
             self.notice = nothing
             return run
         last = state["last_epoch"]
-        if last["batches"] != last["of"]:
+        if last is not None and last["batches"] != last["of"]:
             seen = f"after {last['batches']} of {last['of']} batches ({last['samples']} samples)"
-            message = f"{source} stopped at step {steps}, within epoch {done}, {seen}; only whole epochs can be resumed"
+            message = f"{source} stopped at step {steps}, within epoch {done}, {seen}, by trainer.max_steps; such an epoch is closed"
             raise ConfigError([Problem(PATH, message)])
         for change in changes:
             if change.policy.rule is Rule.TAKES_EFFECT:
@@ -166,23 +177,28 @@ class RunFiles:
             log.warning("resume: %s", note)
         if effects:
             changed = json.loads(json.dumps({change.path: [change.before, change.after] for change in effects}))
-            result.resumed.append({"from": str(source), "epoch": done, "changed": changed})
+            at = {"step": self.within["step"]} if self.within is not None else {}
+            result.resumed.append({"from": str(source), "epoch": done, **at, "changed": changed})
         if run.scaler is not None and state["scaler"] is not None:
             run.scaler.load_state_dict(state["scaler"])
         values = [row[spec.monitor] for row in result.history]
         self._positions = replay(run.schedule, values, state["schedule_steps"], state["steps_per_epoch"], run.steps_per_epoch)
-        log.info("resumes %s after epoch %d", source, done)
+        at = f"step {self.within['step']}, within epoch {done + 1}" if self.within is not None else f"epoch {done}"
+        log.info("resumes %s after %s", source, at)
         left = steps + (spec.max_epochs - done) * run.steps_per_epoch
         max_steps = left if spec.max_steps is None else min(left, spec.max_steps)
         return replace(run, max_steps=max_steps)
 
-    def _best_weights(self, model: nn.Module, result: Result, changes: list[Change]) -> PackedWeights:
+    def _best_weights(self, model: nn.Module, result: Result, changes: list[Change]) -> PackedWeights | None:
         """The best epoch's weights as they are to be written: from the checkpoint, where that is of the best epoch.
 
-        Their config is the one that they were trained under, which is this one where nothing that takes effect differs.
+        None before an epoch is done. Their config is the one that they were trained under, which is this one where nothing that takes
+        effect differs.
         """
         same = not any(change.policy.rule is Rule.TAKES_EFFECT for change in changes)
-        if result.best == result.final:
+        if not result.best:
+            return None
+        if result.best == result.final and self.within is None:
             return pack_weights(model.state_dict(), self.config if same else self._saved_config, _scores(result))
         file = (self._source or Path()) / WEIGHTS
         told = f"which has the weights of the best epoch, {result.best['epoch']}, that the checkpoint goes with; {RESTORE}"
@@ -225,19 +241,37 @@ class RunFiles:
             return
         write_metrics(self.folder / "metrics.csv", result.history)
         self._positions.append(run.schedule.steps)
-        weights = model.state_dict()
-        best = pack_weights(weights, self.config, _scores(result)) if is_best else None
+        self._last_epoch = dict(seen)
+        best = pack_weights(model.state_dict(), self.config, _scores(result)) if is_best else None
         result.weights_checksum = result.weights_checksum if best is None else best.digest
+        self._save(run, model, result, stale)
+        if best is not None:
+            best.save(self.folder / WEIGHTS)
+
+    def save_within(self, within: dict[str, Any], run: Run, model: nn.Module, result: Result, stale: int) -> None:
+        """Write the checkpoint of an epoch that is done in part; the other files are of whole epochs."""
+        self._save(run, model, result, stale, {"within": within})
+        run.world.wait()  # until it is there: who is first to end may end the others
+
+    def told(self, place: Place) -> str:
+        """What to tell of a training that is left at a place within an epoch."""
+        if self.folder is None:
+            return ""
+        return f"step {place.step}, in epoch {place.epoch}, is saved; trainer.resume={self.folder} goes on from there"
+
+    def _save(self, run: Run, model: nn.Module, result: Result, stale: int, more: Mapping[str, Any] = MappingProxyType({})) -> None:
+        if self.folder is None:
+            return
         state = {
             "format": _FORMAT,
-            "model": weights,
+            "model": model.state_dict(),
             "optimizer": named_state(run.optimizer, model),
             "scaler": None if run.scaler is None else run.scaler.state_dict(),
             "stale": stale,
             "best": result.best,
             "weights_checksum": result.weights_checksum,
             "history": [{name: value for name, value in row.items() if name != "seconds"} for row in result.history],
-            "last_epoch": dict(seen),
+            "last_epoch": self._last_epoch,
             "steps_per_epoch": run.steps_per_epoch,
             "schedule_length": run.schedule.length,
             "schedule_steps": self._positions,
@@ -246,13 +280,12 @@ class RunFiles:
             "warnings": result.warnings,
             "hints": result.hints,
             "resumed": result.resumed,
+            **more,
         }
         metadata = {SETTINGS_KEY: json.dumps(self._settings)}
         if self.config is not None:
             metadata |= {CONFIG_KEY: json.dumps(self.config), HASH_KEY: config_hash(self.config)}
         save_state(self.folder / CHECKPOINT, state, metadata)
-        if best is not None:
-            best.save(self.folder / WEIGHTS)
 
 
 def replay(schedule: Schedule, values: list[float], positions: list[int], before: int, steps_per_epoch: int) -> list[int]:
@@ -295,16 +328,6 @@ def _other_sizes(state: Mapping[str, Any], run: Run) -> list[Change]:
     if samples[0] != samples[1]:
         changes.append(Change("data", f"{samples[0]} samples", f"{samples[1]} samples", policy_of("data.root")))
     return changes
-
-
-def _refused(changes: list[Change], source: str, rules: tuple[Rule, ...] = (Rule.REFUSED,)) -> list[Problem]:
-    """A problem for each change that no training can take over."""
-    problems = [
-        Problem(change.path, f"{change.values}, and cannot be changed when the run is resumed: {change.policy.why}")
-        for change in changes
-        if change.policy.rule in rules
-    ]
-    return [*problems, Problem(PATH, f"{source} was trained with other settings, which are named above")] if problems else []
 
 
 def _scores(result: Result) -> dict[str, str]:

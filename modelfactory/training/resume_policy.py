@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from modelfactory.config import target
-from modelfactory.config.errors import Problems
+from modelfactory.config.errors import Problem, Problems
 from modelfactory.data.spec import DataSpec
 from modelfactory.training.optimizer import DEFAULT
 from modelfactory.training.scheduler import CONSTANT, CommonSpec
@@ -40,9 +40,9 @@ class Policy(NamedTuple):
 POLICY = (
     Policy(("seed",), Rule.REFUSED, "the initial values, and what dropout draws, depend on it"),
     Policy(("data.batch_size", "data.drop_last", "trainer.accumulate", "trainer.limit_batches"), Rule.TAKES_EFFECT,
-           "progress is counted in epochs; a schedule stands where it would after as many epochs of this size"),
+           "progress is counted in epochs; a schedule stands where it would after as many epochs of this size; refused within an epoch"),
     Policy(("data.val_batch_size", "data.seed", "data.root", "data.transforms.train", "data.transforms.train.*"), Rule.TAKES_EFFECT,
-           "batches and training samples are made anew in each epoch"),
+           "batches and training samples are made anew in each epoch; all but the first are refused within one"),
     Policy(("data.num_workers", "data.download"), Rule.FREE, "no number depends on it"),
     Policy(("data", "data.*"), Rule.REFUSED, "losses on other data cannot be compared, and held out samples would be trained on"),
     Policy(("model.init", "model.init.*", "model.*.init", "model.*.init.*", "model.*.roles", "model.*.roles.*",
@@ -63,9 +63,14 @@ POLICY = (
     Policy(("trainer.check_every", "trainer.cache_features", "trainer.progress", "trainer.tracker", "trainer.signal", "trainer.strategy"),
            Rule.FREE, "no number depends on it"),
     Policy(("trainer.device", "trainer.precision", "trainer.compile", "trainer.clip_norm", "trainer.patience",
-            "trainer.sync_batchnorm", "trainer", "trainer.*"), Rule.TAKES_EFFECT, "from the next epoch"),
+            "trainer.sync_batchnorm", "trainer.deterministic", "trainer", "trainer.*"), Rule.TAKES_EFFECT, "from the next epoch"),
     Policy(("*",), Rule.FREE, "keys of other programs, of sweeps and of experiments"),
 )  # fmt: skip
+
+PATH = "trainer.resume"
+# what the batches of an epoch are made of
+OF_BATCHES = ("data.batch_size", "data.drop_last", "data.seed", "data.root", "data.transforms.train", "data.transforms.train.*",
+              "trainer.accumulate", "trainer.limit_batches")  # fmt: skip
 
 
 class Change(NamedTuple):
@@ -110,6 +115,35 @@ def find_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Ch
         optimizer.lr: 0.1 -> 0.01
     """
     return list(_differences(_comparable(before), _comparable(after), (), ()))
+
+
+def refusals(changes: list[Change], source: str, rules: tuple[Rule, ...] = (Rule.REFUSED,)) -> list[Problem]:
+    """Give a problem for each change that no training can take over.
+
+    Example:
+        >>> changes = find_changes({"seed": 0}, {"seed": 1})
+        >>> print(refusals(changes, "runs/a")[0])
+        seed: 1 here, 0 in the run that is resumed, and cannot be changed when the run is resumed: the initial values, ...
+    """
+    problems = [
+        Problem(change.path, f"{change.values}, and cannot be changed when the run is resumed: {change.policy.why}")
+        for change in changes
+        if change.policy.rule in rules
+    ]
+    return [*problems, Problem(PATH, f"{source} was trained with other settings, which are named above")] if problems else []
+
+
+def other_batches(changes: list[Change], source: str, epoch: int) -> list[Problem]:
+    """Give a problem for each change that makes other batches of an epoch, of which `source` has done a part.
+
+    Example:
+        >>> changes = find_changes({"data": {"batch_size": 8}}, {"data": {"batch_size": 16}})
+        >>> print(*other_batches(changes, "runs/a", 3))
+        data.batch_size: 16 here, 8 in runs/a, which was stopped within epoch 3; go on with that until the epoch is done
+    """
+    told = f"in {source}, which was stopped within epoch {epoch}; go on with that until the epoch is done"
+    of_batches = (change for change in changes if any(fnmatchcase(change.path, glob) for glob in OF_BATCHES))
+    return [Problem(change.path, f"{_shown(change.after)} here, {_shown(change.before)} {told}") for change in of_batches]
 
 
 def _comparable(config: Mapping[str, Any]) -> dict[str, Any]:

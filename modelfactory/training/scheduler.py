@@ -58,10 +58,10 @@ class SchedulerSpec:
     warmup_epochs: float
 
 
-def check_scheduler(
+def read_scheduler(
     mapping: Any, problems: Problems, path: str = "scheduler", max_epochs: int | None = None, monitor: str | None = None
 ) -> SchedulerSpec | None:
-    """The `scheduler` group of a config, or None after adding to `problems` all that is wrong.
+    """The `scheduler` group of a config, constant where there is none; None after adding to `problems` all that is wrong.
 
     Args:
         max_epochs: of the training, where it is known.
@@ -69,11 +69,12 @@ def check_scheduler(
 
     Example:
         >>> problems = Problems()
-        >>> check_scheduler({"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 3, "gama": 0.1}, problems)
+        >>> read_scheduler({"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 3, "gama": 0.1}, problems)
         >>> print(*problems)
         scheduler.gama: not an argument of StepLR; did you mean 'gamma'?
     """
     found = len(problems)
+    mapping = CONSTANT if mapping is None else mapping
     if not isinstance(mapping, Mapping):
         problems.add(path, f"{mapping!r} is not a mapping; give _target_ (null: constant), interval and warmup_epochs")
         return None

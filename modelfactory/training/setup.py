@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from modelfactory.config.errors import ConfigError, Problem, Problems, first_line
 from modelfactory.data.batches import Part, make_batches
 from modelfactory.data.dataset import IGNORED, Data
-from modelfactory.training.device import autocast, check_device, make_scaler
+from modelfactory.training.device import autocast, is_not_deterministic, make_scaler
 from modelfactory.training.distributed import World
-from modelfactory.training.loss import are_class_shares, build_loss, check_fit, check_num_classes
+from modelfactory.training.loss import are_class_shares, check_fit, check_num_classes, class_dim_of, make_loss, with_classes_at
 from modelfactory.training.loss_mean import LossMean, find_mean, fits, has_ignored, known_mean
-from modelfactory.training.optimizer import DEFAULT, build_optimizer, check_optimizer
+from modelfactory.training.optimizer import build_optimizer
 from modelfactory.training.parallel import check_parallel
-from modelfactory.training.scheduler import CONSTANT, Schedule, build_schedule, check_scheduler
-from modelfactory.training.spec import TrainerSpec, check_trainer
+from modelfactory.training.scheduler import Schedule, build_schedule
+from modelfactory.training.spec import TrainerSpec
+from modelfactory.training.training_spec import TrainingSpec
 
 log = logging.getLogger(__name__)
 _FEW = 64  # samples whose targets are looked at
@@ -37,6 +38,8 @@ class Run:
     loss: nn.Module
     mean: LossMean  # how the losses of batches add up
     task: str
+    class_dim: int  # of the outputs of a classifier
+    unit: str | None  # what a target is, where the loss is told by target: a byte, a token
     optimizer: torch.optim.Optimizer
     parameters: list[Tensor]
     schedule: Schedule
@@ -56,27 +59,23 @@ class Run:
         return -(-self.train_batches // self.spec.accumulate)
 
 
-def set_up(
-    model: nn.Module, data: Data, optimizer: Any, scheduler: Any, trainer: Any, thawed_later: Mapping[str, int] | None, world: World
-) -> Run:
-    problems = Problems()
+def set_up(model: nn.Module, data: Data, settings: TrainingSpec, thawed_later: Mapping[str, int] | None, world: World) -> Run:
+    """Choose what the loop works with.
+
+    Raises:
+        ConfigError: settings that do not go with the model, the data or the processes.
+    """
+    spec, device, problems = settings.trainer, settings.device, Problems()
     shares = data.task == "regression" and are_class_shares(data.train.sample(_FEW)[1])
     task = None if shares else data.task  # which the loss decides
-    spec = check_trainer({} if trainer is None else trainer, problems, task=task)
-    optimizer = DEFAULT if optimizer is None else optimizer
-    check_optimizer(optimizer, problems)
-    max_epochs = spec.max_epochs if spec is not None else None
-    monitor = spec.monitor if spec is not None else None
-    schedule_spec = check_scheduler(CONSTANT if scheduler is None else scheduler, problems, max_epochs=max_epochs, monitor=monitor)
-    if spec is None or problems or schedule_spec is None:
-        raise ConfigError(problems)
-    device = check_device(spec.device, "trainer.device", problems)
-    loss = build_loss(spec.loss, task, problems)
+    loss = make_loss(settings.loss, task, problems)
+    if spec.monitor == "val_accuracy" and task == "regression":
+        problems.add("trainer.monitor", "'val_accuracy' is of classes, and the data has values; give val_loss")
+    problems.raise_if_any()
     if shares:
-        task = _task_of_shares(spec, loss, problems)
-    if device is not None:
-        check_parallel(spec, device, model, data, world, problems)
-    if device is None or loss is None or problems:
+        task = _task_of_shares(settings, loss, problems)
+    check_parallel(spec, device, model, data, world, problems)
+    if loss is None or problems:
         raise ConfigError(problems)
     part = Part(world.rank, world.size)
     loss = loss.to(device)
@@ -91,7 +90,7 @@ def set_up(
         train_batches, val_batches = min(train_batches, spec.limit_batches), min(val_batches, spec.limit_batches)
     steps_per_epoch = -(-train_batches // spec.accumulate)
     max_steps = min(spec.max_epochs * steps_per_epoch, spec.max_steps or spec.max_epochs * steps_per_epoch)
-    torch_optimizer = build_optimizer(optimizer, model, thawed_later=thawed_later)
+    optimizer = build_optimizer(settings.optimizer, model, thawed_later=thawed_later)
     return Run(
         spec=spec,
         device=device,
@@ -99,11 +98,13 @@ def set_up(
         trained=model,
         loss=loss,
         mean=known_mean(loss, data),
-        warnings=_squares_of_labels(spec, data),
+        warnings=_squares_of_labels(settings, data),
         task=task or data.task,
-        optimizer=torch_optimizer,
-        parameters=[parameter for group in torch_optimizer.param_groups for parameter in group["params"]],
-        schedule=build_schedule(schedule_spec, torch_optimizer, steps_per_epoch, max_steps),
+        class_dim=1,
+        unit=data.unit,
+        optimizer=optimizer,
+        parameters=[parameter for group in optimizer.param_groups for parameter in group["params"]],
+        schedule=build_schedule(settings.scheduler, optimizer, steps_per_epoch, max_steps),
         scaler=make_scaler(device, spec.precision),
         autocast=autocast(device, spec.precision),
         train=train,
@@ -116,24 +117,24 @@ def set_up(
     )
 
 
-def _task_of_shares(spec: TrainerSpec, loss: nn.Module | None, problems: Problems) -> str:
+def _task_of_shares(settings: TrainingSpec, loss: nn.Module | None, problems: Problems) -> str:
     """The task where targets are class shares, such as one-hot vectors: what the loss that is named makes of them."""
-    if isinstance(loss, nn.CrossEntropyLoss) and spec.loss is not None:
+    if isinstance(loss, nn.CrossEntropyLoss) and settings.loss is not None:
         return "classification"
-    if spec.loss is None:
+    if settings.loss is None:
         problems.add(
             "trainer.loss",
             "null, and the targets are one-hot vectors or class shares; give torch.nn.CrossEntropyLoss, which takes them (or return "
             "classes from the data set, their argmax(1)), or torch.nn.MSELoss if squares are meant",
         )
-    elif spec.monitor == "val_accuracy":
+    elif settings.trainer.monitor == "val_accuracy":
         problems.add("trainer.monitor", f"'val_accuracy' needs torch.nn.CrossEntropyLoss, not {type(loss).__name__}; give val_loss")
     return "regression"
 
 
-def _squares_of_labels(spec: TrainerSpec, data: Data) -> tuple[str, ...]:
+def _squares_of_labels(settings: TrainingSpec, data: Data) -> tuple[str, ...]:
     """Whether squares are trained on targets that are 0 or 1, as labels are."""
-    y = data.train.sample(_FEW)[1] if spec.loss is None and data.task == "regression" else None
+    y = data.train.sample(_FEW)[1] if settings.loss is None and data.task == "regression" else None
     if y is None or not bool(((y == 0) | (y == 1)).all()) or bool((y == y.flatten()[0]).all()):
         return ()
     return (
@@ -154,13 +155,23 @@ def check_model(run: Run, model: nn.Module, data: Data) -> Run:
         try:
             output = model(x)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            if is_not_deterministic(error):
+                raise
             dtype = str(x.dtype).removeprefix("torch.")
             hint = "" if x.is_floating_point() else f" (the inputs are {dtype}: for anything but indices return floats from the data set)"
             message = f"cannot take an input of shape {list(x.shape)}: {error}{hint}"
             raise ConfigError([Problem("model", message)]) from error
         if run.task == "classification" and isinstance(output, Tensor):
-            check_num_classes(output, data.num_classes)
+            class_dim = class_dim_of(output, x, y)
+            check_num_classes(output, data.num_classes, class_dim)
+            is_text = class_dim == -1 and not x.is_floating_point()
+            unit = run.unit or ("token" if is_text else None)
+            run = replace(run, loss=with_classes_at(run.loss, class_dim), class_dim=class_dim, unit=unit)
         check_fit(run.loss, output, y)
+    if run.spec.deterministic:  # an operation may have such a kernel forwards alone
+        with torch.enable_grad(), run.autocast:
+            run.loss(model(x), y).backward()
+        model.zero_grad()
     mean, warnings = _check_mean(run, output, data)
     _check_last_batch(run, model, x, data)
     return replace(run, mean=mean, warnings=(*run.warnings, *warnings))

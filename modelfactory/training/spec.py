@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import torch
 
 from modelfactory.config.errors import Problems, did_you_mean
-from modelfactory.config.schema import join, key, read
+from modelfactory.config.schema import join, key
 from modelfactory.training.device import PRECISIONS, check_device, check_precision
-from modelfactory.training.loss import build_loss
+from modelfactory.training.loss import LossSpec, read_loss
 from modelfactory.training.progress import STYLES
 from modelfactory.training.status import CHECKPOINT
 from modelfactory.training.trackers import TRACKERS, check_tracker
@@ -48,6 +48,8 @@ class TrainerSpec:
         check_every: optimizer steps between two looks at the loss on a device that is not waited for (all but the CPU).
         cache_features: whether what the frozen beginning of the model gives is computed once and kept: true or memory for
             on the device, disk for under the run directory.
+        deterministic: whether the numbers are the same to the last bit for any number of threads and on every run, for which the CPU
+            computes in one thread; what torch has no such computation of is refused.
         progress: auto (a bar on a terminal, else a line an epoch), bar, lines or none.
         strategy: how several processes train together; auto and ddp: each has the model and a part of each batch.
         sync_batchnorm: whether batch norm has the statistics of the whole batch, not of each process's part.
@@ -72,6 +74,7 @@ class TrainerSpec:
     cache_features: bool | str | None = False
     strategy: str = key("auto", choices=STRATEGIES)
     sync_batchnorm: bool = False
+    deterministic: bool = False
     progress: str = key("auto", choices=STYLES)
     tracker: str | None = key(None, choices=tuple(TRACKERS))
     signal: str = key("picture", choices=SIGNALS)
@@ -83,21 +86,16 @@ class TrainerSpec:
         return "memory" if named is True else named or None
 
 
-def check_trainer(mapping: Any, problems: Problems, path: str = "trainer", task: str | None = None) -> TrainerSpec | None:
-    """The `trainer` group of a config, or None after adding to `problems` all that is wrong; `task` where it is known.
+def check_trainer(spec: TrainerSpec, path: str, problems: Problems) -> tuple[torch.device | None, LossSpec | None]:
+    """Say in `problems` what is wrong with keys that are right each for itself; return the device and the loss that they name.
 
     Example:
         >>> problems = Problems()
-        >>> check_trainer({"max_epoch": 3, "device": "cpu"}, problems)
+        >>> check_trainer(TrainerSpec(device="cpu", strategy="fsdp"), "trainer", problems)
+        (device(type='cpu'), None)
         >>> print(*problems)
-        trainer.max_epoch: not a key of trainer; did you mean 'max_epochs'?
+        trainer.strategy: 'fsdp' is not supported: each process has the whole model; give auto or ddp
     """
-    found = len(problems)
-    spec = read(TrainerSpec, mapping, path, problems)
-    if spec is None:
-        if isinstance(mapping, Mapping) and isinstance(mapping.get("loss"), Mapping):
-            build_loss(mapping["loss"], task, problems, join(path, "loss"))
-        return None
     device = check_device(spec.device, join(path, "device"), problems)
     if device is not None:
         check_precision(spec.precision, device, join(path, "precision"), problems)
@@ -106,12 +104,10 @@ def check_trainer(mapping: Any, problems: Problems, path: str = "trainer", task:
         problems.add(join(path, "cache_features"), f"{spec.cache_features!r} is neither true nor false, nor a place{hint}")
     if spec.strategy == "fsdp":
         problems.add(join(path, "strategy"), "'fsdp' is not supported: each process has the whole model; give auto or ddp")
-    build_loss(spec.loss, task, problems, join(path, "loss"))
+    loss = read_loss(spec.loss, problems, join(path, "loss"))
     check_tracker(spec.tracker, join(path, "tracker"), problems)
-    if spec.monitor == "val_accuracy" and task == "regression":
-        problems.add(join(path, "monitor"), "'val_accuracy' is of classes, and the data has values; give val_loss")
     if spec.resume is not None and not Path(spec.resume, CHECKPOINT).is_file():
         problems.add(
             join(path, "resume"), f"{spec.resume!r} has no {CHECKPOINT}; give the directory of a run that finished an epoch"
         )
-    return spec if len(problems) == found else None
+    return device, loss

@@ -57,6 +57,11 @@ class Stacked:
         self._all = list(range(len(models)))
         self._leaves = self._leaves_of(self._flat, self._all)
 
+    @property
+    def draws(self) -> bool:
+        """Whether a layer of the models draws while they train."""
+        return self._loops.draws
+
     def _move(self) -> tuple[Tensor | None, dict[str, int], int]:
         """One flat tensor of rows, a model each, of which the stacked parameters of the models become parts; and where each begins."""
         first = {name: self._own[0][name] for name in self._names}

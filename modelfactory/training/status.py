@@ -170,7 +170,7 @@ def process_is_alive(pid: int) -> bool:
 
 
 def end_record(folder: Path, status: str, error: str) -> None:
-    """Closes the result.json of a run that ended before it did so itself; one that is closed stays as it is.
+    """Closes the result.json of a run that ended before it did so itself; one that is closed, or of another process that lives, stays.
 
     Example:
         >>> import tempfile
@@ -185,7 +185,9 @@ def end_record(folder: Path, status: str, error: str) -> None:
         record = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):  # nothing there, or nothing that says how it ended
         record = {"status": "running"} | who()
-    if isinstance(record, dict) and record.get("status") == "running":
+    if not isinstance(record, dict) or record.get("status") != "running":
+        return
+    if record.get("pid") == os.getpid() or not is_alive(record, file.stat().st_mtime):
         write_text(file, json.dumps(record | {"status": status, "error": error}, indent=2) + "\n")
 
 

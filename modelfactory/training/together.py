@@ -14,9 +14,10 @@ from modelfactory.config.errors import ConfigError, ModelFactoryError, first_lin
 from modelfactory.training.device import kept_random_state, training_context
 from modelfactory.training.joint_step import JointStep
 from modelfactory.training.one_by_one import Stream
-from modelfactory.training.requests import Evaluation, Gradients, Request, Seed, Step
+from modelfactory.training.requests import Evaluation, Gradients, Request, Step
 from modelfactory.training.setup import Run
 from modelfactory.training.stacked import Stacked
+from modelfactory.training.stopping import Terminated, signals_handled
 
 R = TypeVar("R")
 Training = Generator[Request, Any, R]
@@ -37,19 +38,30 @@ class _Member(Generic[R]):
     request: Request | None = None
     stream: Stream = field(default_factory=Stream)
     result: R | None = None
-    error: Exception | None = None
-    _began: bool = False
+    error: BaseException | None = None
+    draws: bool = True
+
+    def begin(self) -> None:
+        """Has the training work until it asks for something."""
+        with self.around(self.place):
+            self._work(lambda: next(self.training))
 
     def go_on(self, answer: Any = None) -> None:
         """Gives the training what it asked for, and has it work until it asks for more."""
         with self.around(self.place):
-            try:
-                self.request = self.training.send(answer) if self._began else next(self.training)
-            except StopIteration as done:
-                self.request, self.result = None, done.value
-            except Exception as error:
-                self.request, self.error = None, error
-        self._began = True
+            if self.draws and self.request is not None:  # what it seeds, or records of its generator, is its own
+                self.stream.put(self.request.run.device)
+            self._work(lambda: self.training.send(answer))
+
+    def _work(self, work: Callable[[], Request]) -> None:
+        try:
+            self.request = work()
+            if self.draws:
+                self.stream.take(self.request.run.device)
+        except StopIteration as done:
+            self.request, self.result = None, done.value
+        except (Exception, Terminated) as error:
+            self.request, self.error = None, error
 
     def end(self, error: BaseException) -> None:
         """Tells the training that nobody goes on with it."""
@@ -73,22 +85,24 @@ def train_together(trainings: Sequence[Training[R]], around: Around | None = Non
         What each training returned, or the error that it ended with.
 
     Raises:
+        Terminated: a signal asked them to end, and each has saved the step that it was at.
         CannotStack: their models or what they ask for cannot be stacked; every training has been told, and has recorded it as its end.
 
     Example:
         >>> import modelfactory as mf
         >>> from modelfactory.training.trainer import training
+        >>> from modelfactory.training.training_spec import training_spec
         >>> data = mf.build_data(mf.compose("data=wine"))
         >>> models = [torch.nn.Sequential(torch.nn.Linear(13, 3)) for _ in range(2)]
-        >>> settings = {"max_epochs": 1, "device": "cpu", "progress": "none"}
-        >>> [result.final["epoch"] for result in train_together([training(model, data, trainer=settings) for model in models])]
+        >>> settings = training_spec(trainer={"max_epochs": 1, "device": "cpu", "progress": "none"})
+        >>> [result.final["epoch"] for result in train_together([training(model, data, settings) for model in models])]
         [1, 1]
     """
     members = [_Member(place, training, around or _nothing) for place, training in enumerate(trainings)]
-    with kept_random_state(torch.device("cpu")):
+    with kept_random_state(torch.device("cpu")), signals_handled(only_unhandled=True):
         try:
             for member in members:
-                member.go_on()
+                member.begin()
             waiting = [member for member in members if member.request is not None]
             if waiting:
                 _answer_all(waiting)
@@ -97,6 +111,9 @@ def train_together(trainings: Sequence[Training[R]], around: Around | None = Non
                 if member.request is not None:
                     member.end(error)
             raise
+    for member in members:
+        if isinstance(member.error, Terminated):
+            raise member.error
     return [member.result if member.error is None else member.error for member in members]  # pyright: ignore[reportReturnType]
 
 
@@ -106,6 +123,8 @@ def _answer_all(waiting: list[_Member[Any]]) -> None:
         stacked = _stack(waiting)
     with kept_random_state(_run_of(waiting[0]).device):
         steps = JointStep()
+        for member in waiting:
+            member.draws = stacked.draws
         while waiting:
             _answer(waiting, stacked, steps)
             if any(member.request is None for member in waiting):
@@ -141,15 +160,10 @@ def _told_as_cannot_stack():
 
 def _answer(waiting: Sequence[_Member[Any]], stacked: Stacked, steps: JointStep) -> None:
     """Answers one kind of what is waited for: gradients come last, when all wait for them, so that they stay together."""
-    for kind in (Seed, Step, Evaluation, Gradients):
+    for kind in (Step, Evaluation, Gradients):
         places = [place for place, member in enumerate(waiting) if isinstance(member.request, kind)]
         if not places:
             continue
-        if kind is Seed:
-            for place in places:
-                waiting[place].stream.seed(waiting[place].request.value)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
-                waiting[place].go_on()
-            return
         if kind is Step:
             steps.take([waiting[place].request for place in places])  # pyright: ignore[reportArgumentType]
             for place in places:

@@ -15,34 +15,34 @@ from torch import Tensor, nn
 
 from modelfactory.config.errors import TrainingError
 from modelfactory.data.dataset import Data
-from modelfactory.numerics.rng import key
-from modelfactory.training.device import kept_random_state, scaled_step
+from modelfactory.training.device import deterministic, kept_random_state, scaled_step
 from modelfactory.training.distributed import ALONE, World
 from modelfactory.training.feature_cache import check_features, with_features
-from modelfactory.training.loss import Correct, LossSum
+from modelfactory.training.loss import Correct, LossSum, scores_of_tokens
 from modelfactory.training.no_dynamo import eager_step, eager_zero_grad
 from modelfactory.training.nonfinite import not_finite
 from modelfactory.training.progress import Progress
-from modelfactory.training.requests import Evaluation, Gradients, Request, Seed, Step, alone
+from modelfactory.training.requests import Evaluation, Gradients, Request, Step, alone
 from modelfactory.training.result import SCORES, SKIPPED, Recorded, Result
 from modelfactory.training.resume import RunFiles
 from modelfactory.training.setup import Run, check_model, set_up
-from modelfactory.training.spec import MONITORS, TrainerSpec, check_trainer
+from modelfactory.training.spec import MONITORS
+from modelfactory.training.stopping import Stop, Terminated, stoppable
 from modelfactory.training.sync_batchnorm import synchronized
 from modelfactory.training.trackers import open_tracker
+from modelfactory.training.training_spec import TrainingSpec
 from modelfactory.training.update_ratio import UpdateWatch
+from modelfactory.training.within_epoch import Place, resume_within, seed_epoch, state_within
 
 log = logging.getLogger(__name__)
-__all__ = ["Result", "TrainerSpec", "check_trainer", "train_model", "training"]
+__all__ = ["Result", "train_model", "training"]
 
 
 def training(
     model: nn.Module,
     data: Data,
+    settings: TrainingSpec,
     *,
-    optimizer: Mapping[str, Any] | None = None,
-    scheduler: Mapping[str, Any] | None = None,
-    trainer: Mapping[str, Any] | None = None,
     seed: int = 0,
     run_dir: str | Path | None = None,
     config: Any = None,
@@ -60,8 +60,7 @@ def training(
     seeded by (seed, epoch).
 
     Args:
-        optimizer, scheduler, trainer: the groups of a config as plain mappings; None: AdamW at 0.001, constant, and
-            the defaults of `TrainerSpec`.
+        settings: the groups `optimizer`, `scheduler` and `trainer` of a config, read.
         run_dir: where metrics.csv, result.json, model.safetensors (the best epoch's) and checkpoint/ (the last
             epoch's) go; None: nothing is written.
         config: plain data that model.safetensors carries, and whose hash result.json carries.
@@ -75,28 +74,30 @@ def training(
         quiet: whether nothing is shown of its progress, whatever the trainer says.
 
     Raises:
-        ConfigError: settings that are wrong, or do not go with the model or the data; nothing is written then.
+        ConfigError: settings that do not go with the model or the data; nothing is written then.
         TrainingError: a loss that is not finite, with the first layer whose output was not.
         RankFailed: another process failed.
+        Terminated: a signal asked it to end, and the step that it was at is saved.
 
     Example:
         >>> from modelfactory.data import build_data
+        >>> from modelfactory.training.training_spec import training_spec
         >>> data = build_data({"_target_": "modelfactory.data.digits"})
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-        >>> result = train_model(model, data, trainer={"max_epochs": 3, "device": "cpu", "progress": "none"})
+        >>> result = train_model(model, data, training_spec(trainer={"max_epochs": 3, "device": "cpu", "progress": "none"}))
         >>> result.status, result.final["step"], result.best["val_accuracy"] > 0.5
         ('completed', 69, True)
     """
     with world.agreed():
-        run = set_up(model, data, optimizer, scheduler, trainer, thawed_later, world)
+        run = set_up(model, data, settings, thawed_later, world)
     spec, device, schedule, scaler = run.spec, run.device, run.schedule, run.scaler
     step, zero_grad = eager_step(run.optimizer), eager_zero_grad(run.optimizer)
     folder = Path(run_dir) if run_dir is not None and world.is_first else None
     result = Result(run_dir=folder, model=model, init_hash=init_hash, processes=world.size)
-    settings = {"seed": seed, "optimizer": optimizer, "scheduler": scheduler, "trainer": trainer}
-    files = RunFiles(result.run_dir, config, settings)
+    files = RunFiles(result.run_dir, config, {"seed": seed, **settings.given})
     steps = done = stale = 0  # optimizer steps, whole epochs, epochs since the best one
-    with kept_random_state(device):
+    within: Any = None  # of an epoch that is done in part
+    with kept_random_state(device), deterministic(spec.deterministic):
         with world.agreed():
             run = check_model(run, model, data)
             for warning in run.warnings:
@@ -106,19 +107,21 @@ def training(
             parts = check_features(run, model, data, thawed_later, result.run_dir) if spec.cached is not None else None
             if spec.resume is not None:
                 run, stale = files.resume(Path(spec.resume), run, model, result)
-                steps, done = result.final["step"], result.final["epoch"]
+                steps, done, within = result.final.get("step", 0), result.final.get("epoch", 0), files.within
         # steps that were not skipped, as the schedule counts them: earlier epochs may have had other batches
         updates = schedule.steps or steps - sum(row.get(SKIPPED, 0) for row in result.history)
         watch = UpdateWatch(model, run.optimizer, steps)
         watched_step = watch.around(step)
         began = time.perf_counter() - result.seconds
-        tracker = open_tracker(spec.tracker, result.run_dir, files.config, steps)
+        begun = within["step"] if within else steps
+        tracker = open_tracker(spec.tracker, result.run_dir, files.config, begun)
         style, together = spec.progress if world.is_first and not quiet else "none", contextlib.ExitStack()
         with (
+            stoppable(world, every=1 if device.type == "cpu" else spec.check_every) as stop,
             Recorded(result, files.config),
             world.guarded(),
             tracker as track,
-            Progress(style, spec.max_epochs, run.max_steps, steps) as progress,
+            Progress(style, spec.max_epochs, run.max_steps, begun) as progress,
             together,
         ):
             files.open(result)
@@ -133,17 +136,20 @@ def training(
                 if steps >= run.max_steps or (spec.patience is not None and stale >= spec.patience):
                     break
                 if before_epoch is not None:
-                    result.warnings.extend(before_epoch(epoch) or ())
-                own = f".rank.{world.rank}" if world.rank else ""
-                yield Seed(run, key(seed, f"trainer.epoch.{epoch}{own}"))
+                    result.warnings.extend(warning for warning in before_epoch(epoch) or () if warning not in result.warnings)
+                seed_epoch(seed, epoch, run)
                 model.train()
                 losses = LossSum(device, is_sum=run.mean.is_sum)
                 seen = {"batches": 0, "samples": 0, "of": run.train_batches}
                 lr, x, y, skipped, updates_before = schedule.lr, None, None, 0, updates
                 may_be_empty = run.mean.may_be_empty or losses.reads_each  # on the CPU a look costs nothing
                 zero_grad()  # what the caller, or a step of before, left there
+                if within is not None:
+                    place = resume_within(within, run, seed, seen, losses, watch)
+                    steps, updates, skipped, lr, within = place.step, updates + place.updates, place.skipped, place.lr, None
 
-                for batches in _grouped(run.train.epoch(epoch), run.train_batches, spec.accumulate):
+                left = run.train_batches - seen["batches"] if steps < run.max_steps else 0
+                for batches in _grouped(run.train.epoch(epoch, seen["batches"]), left, spec.accumulate):
                     weights = [run.mean.weight(y) for _, y in batches]
                     whole = world.totals(weights, device)  # of each batch, of which this process has a part
                     total = None if run.mean.is_sum or len(batches) == world.size == 1 else sum(whole)
@@ -159,7 +165,7 @@ def training(
                         # of the mean over all samples of the step, the last one too
                         loss = yield Gradients(run, x, y, None if total is None else weight / total)
                         if not losses.add(loss, weight):
-                            raise not_finite(run.trained, x, loss, step=steps + 1, epoch=epoch, y=y)
+                            raise not_finite(run.trained, x, loss, step=steps + 1, epoch=epoch, y=y, autocast=run.autocast)
                     if updated:
                         world.sum_gradients(run.parameters)
                     if updated and spec.clip_norm is not None:
@@ -186,16 +192,24 @@ def training(
                     last = steps == run.max_steps
                     if not losses.reads_each and (last or steps % spec.check_every == 0):
                         _check_kept(losses, run, (x, y), steps, epoch)
-                    if last:
+                    if last or stop.asked(steps):
                         break
 
                 _check_kept(losses, run, (x, y), steps, epoch)
+                scores = None
+                if not stop.agreed:
+                    world.copy_from_first(model.buffers())  # each process has the statistics of its parts of the batches
+                    scores = yield from _validate(run, model, steps, epoch, stop)
+                if scores is None:
+                    place = Place(epoch, steps, updates - updates_before, skipped, lr)
+                    files.save_within(state_within(place, run, seen, losses, watch), run, model, result, stale)
+                    raise Terminated(stop.agreed, files.told(place))
+                val_loss, val_accuracy = scores
                 seen["samples"] = int(world.sum_numbers(seen["samples"])[0])
-                world.copy_from_first(model.buffers())  # each process has the statistics of its parts of the batches
-                val_loss, val_accuracy = yield from _validate(run, model, steps, epoch)
                 result.warnings.extend(watch.tell())
                 row = {"epoch": epoch, "step": steps, "train_loss": losses.mean(world), "val_loss": val_loss}
                 row |= {"val_accuracy": val_accuracy, "lr": lr, "seconds": round(time.perf_counter() - began, 3)}
+                row |= scores_of_tokens(val_loss, run.unit)
                 if scaler is not None:
                     row[SKIPPED] = skipped
                 if updates > updates_before:
@@ -252,7 +266,7 @@ def _check_kept(losses: LossSum, run: Run, batch: tuple[Tensor | None, Tensor | 
     if bad is not None and x is not None:
         batches_ago, value = bad
         step = steps - batches_ago // run.spec.accumulate
-        raise not_finite(run.trained, x, value, step=step, epoch=epoch, y=_all_targets(run.train, y))
+        raise not_finite(run.trained, x, value, step=step, epoch=epoch, y=_all_targets(run.train, y), autocast=run.autocast)
 
 
 def _all_targets(batches: Any, y: Tensor | None) -> Tensor | None:
@@ -260,21 +274,25 @@ def _all_targets(batches: Any, y: Tensor | None) -> Tensor | None:
     return getattr(batches, "y", y)
 
 
-def _validate(run: Run, model: nn.Module, steps: int, epoch: int) -> Generator[Request, Any, tuple[float, float | None]]:
-    """Mean loss and, for classes, accuracy over the validation batches; leaves the model in eval mode."""
+def _validate(
+    run: Run, model: nn.Module, steps: int, epoch: int, stop: Stop
+) -> Generator[Request, Any, tuple[float, float | None] | None]:
+    """Mean loss and, for classes, accuracy over the validation batches; leaves the model in eval mode. None where it was asked to end."""
     model.eval()
-    losses, correct = LossSum(run.device, is_sum=run.mean.is_sum), Correct(run.mean.ignored)
+    losses, correct = LossSum(run.device, is_sum=run.mean.is_sum), Correct(run.mean.ignored, run.class_dim)
     x: Any = None
     y: Any = None
     kept: list[tuple[Tensor, Tensor]] = []
-    for x, y in islice(run.val.epoch(epoch), run.val_batches):
+    for index, (x, y) in enumerate(islice(run.val.epoch(epoch), run.val_batches)):
+        if stop.asked(index):
+            return None
         if not len(y):
             continue
         output, loss = yield Evaluation(run, x, y)
         if loss is None:
             kept.append((output, y))
         elif not losses.add(loss, run.mean.weight(y)):
-            raise not_finite(run.trained, x, loss, step=steps, epoch=epoch, what="validation loss", y=y)
+            raise not_finite(run.trained, x, loss, step=steps, epoch=epoch, what="validation loss", y=y, autocast=run.autocast)
         if run.task == "classification":
             correct.add(output, y)
     if kept:
@@ -282,11 +300,11 @@ def _validate(run: Run, model: nn.Module, steps: int, epoch: int) -> Generator[R
         with torch.no_grad(), run.autocast:
             loss = run.loss(outputs, y)
         if not losses.add(loss, len(y)):
-            raise not_finite(run.trained, x, loss, step=steps, epoch=epoch, what="validation loss", y=y)
+            raise not_finite(run.trained, x, loss, step=steps, epoch=epoch, what="validation loss", y=y, autocast=run.autocast)
     bad = losses.read()
     if bad is not None and x is not None:
         targets = _all_targets(run.val, y)
-        raise not_finite(run.trained, x, bad[1], step=steps, epoch=epoch, what="validation loss", y=targets)
+        raise not_finite(run.trained, x, bad[1], step=steps, epoch=epoch, what="validation loss", y=targets, autocast=run.autocast)
     return losses.mean(run.world), correct.share(run.world) if run.task == "classification" else None
 
 

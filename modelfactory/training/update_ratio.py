@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ log = logging.getLogger(__name__)
 
 LOOKED_AT = (5, 10, 20)
 """The optimizer steps whose updates are looked at: after the first ones, which are larger with Adam."""
-LOWEST, HIGHEST = -4.0, -2.0
+LOWEST, HIGHEST = -4.0, -1.0
+"""Outside of these the steps are told of: language models at 0.02 train well with 10^-1.5, which Adam's first steps at 1e-3 are."""
 _MOST_MATRICES = 64
 _MOST_NUMBERS = 64_000_000
 
@@ -22,7 +23,7 @@ _MOST_NUMBERS = 64_000_000
 class UpdateWatch:
     """Takes `log10(rms of the update / rms of the weights)` of matrices at a few of the first steps.
 
-    Karpathy 2022: about -3; above -2 the steps are too large, below -4 training is slow.
+    Karpathy 2022: about -3; above -2 steps are large, from -1 on they write the weights anew in ten steps; below -4 training is slow.
 
     Args:
         model: its trainable matrices are looked at, at most 64.
@@ -49,6 +50,18 @@ class UpdateWatch:
         self._count = done
         self._found: list[tuple[Tensor, Tensor]] = []
         self._warming, self._told = False, done >= LOOKED_AT[0]  # what was found before was told then
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data: the steps made, and what was found of them."""
+        found = [part.tolist() for part in self._found[-1]] if self._found else None
+        return {"count": self._count, "found": found, "warming": self._warming}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """What `state_dict` gave."""
+        self._count, self._warming = state["count"], state["warming"]
+        if state["found"] is not None:
+            weights, moved = (torch.tensor(part) for part in state["found"])
+            self._found = [(weights, moved)]
 
     def around(self, step: Callable[[], Any]) -> Callable[[], Any]:
         """The same step, watched for the first few times."""
@@ -100,9 +113,9 @@ class UpdateWatch:
         if not ranked:
             return []
         ratio, name = ranked[len(ranked) // 2]
-        if LOWEST <= ratio <= HIGHEST or (ratio < LOWEST and self._warming):
+        if LOWEST <= ratio < HIGHEST or (ratio < LOWEST and self._warming):
             return []
-        size, way = ("large", "lower optimizer.lr") if ratio > HIGHEST else ("small", "raise optimizer.lr, if the signal gets through")
+        size, way = ("large", "lower optimizer.lr") if ratio >= HIGHEST else ("small", "raise optimizer.lr, if the signal gets through")
         return [
             f"the first updates are {size}: 10^{ratio:.1f} of the weights at {name}, the median of {len(ranked)} matrices; "
             f"usual is 10^-4 to 10^-2: {way}"

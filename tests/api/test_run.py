@@ -34,7 +34,7 @@ def test_a_run_leaves_the_files_of_the_contract(run):
     rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
     assert list(rows[0]) == ["epoch", "step", "train_loss", "val_loss", "val_accuracy", "lr", "seconds"] and len(rows) == 2
     record = json.loads((folder / "result.json").read_text())
-    keys = "status final best seconds config_hash init_hash init_version versions error warnings hints host pid started"
+    keys = "status final best seconds config_hash init_hash init_version versions threads error warnings hints host pid started"
     assert list(record) == keys.split()
     assert record["status"] == "completed" and record["final"]["epoch"] == 2 and record["error"] is None
     assert result.best["val_accuracy"] == record["best"]["val_accuracy"]

@@ -266,10 +266,12 @@ def test_what_trains_nothing_imports_no_torch(tmp_path: Path, arguments: list[st
     ("line", "expected"),
     [
         ("modelfactory pl", ["plan"]),
-        ("modelfactory ", ["train", "plan", "explain", "audit", "report", "eval", "predict", "list"]),
+        ("modelfactory ", ["train", "plan", "explain", "audit", "report", "coordcheck", "eval", "predict", "list"]),
         ("modelfactory list back", ["backbone"]),
         ("modelfactory plan --j", ["--json"]),
         ("modelfactory audit --le", ["--level"]),
+        ("modelfactory coordcheck --wid", ["--width-key", "--widths"]),
+        ("modelfactory coordcheck --json model=deep_m", ["model=deep_mlp"]),
         ("modelfactory plan --json model=deep_m", ["model=deep_mlp"]),
         ("modelfactory plan model=cnn --against model=deep_m", ["model=deep_mlp"]),
         ("modelfactory explain head.weight model=deep_m", ["model=deep_mlp"]),

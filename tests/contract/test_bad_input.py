@@ -422,6 +422,12 @@ WRONG: list[tuple[str, str, dict[str, Any], str]] = [
         "model.layers.act1: Conv2d cannot take what comes in, [N, 512]: ...",
     ),
     (
+        "layer: an embedding of what is not declared to be indices",
+        "mlp",
+        {"model.layers.flatten": layer("Embedding", num_embeddings=5, embedding_dim=3)},
+        "model.layers.flatten: Embedding cannot take what comes in, ...; where the data are indices give data.input_dtype=int64",
+    ),
+    (
         "layer: kernel of three sizes in 2d",
         "cnn",
         {"model.layers.conv1.kernel_size": [3, 3, 3]},

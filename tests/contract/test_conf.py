@@ -17,6 +17,14 @@ from tests.data.test_vision import small as small
 from tests.data.test_vision import write_cifar, write_idx, write_images
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+def names(group: str) -> list[str]:
+    found = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+    assert found, f"there is no config in {group}"
+    return found
+
+
 ONE_STEP = ("trainer.max_epochs=1", "trainer.max_steps=1", "trainer.limit_batches=1", "trainer.progress=none")
 ON_THE_CPU = ("trainer.device=cpu", "trainer.precision=fp32")
 SMALL = {  # models as small as they can be and still be what they are
@@ -25,15 +33,20 @@ SMALL = {  # models as small as they can be and still be what they are
     "deep_residual": ("model.depth=2", "model.width=8"),
     "vit": ("model.depth=1", "model.width=8", "model.heads=2"),
     "resnet": ("model.blocks=1", "model.width=4", "model.wide=8"),
+    "gpt": ("data=bytes", "data.context=8", "model.depth=1", "model.width=8", "model.hidden=16", "model.heads=2"),
+    "llama": ("data=bytes", "data.context=8", "model.depth=1", "model.width=8", "model.hidden=16", "model.heads=2", "model.kv_heads=1"),
 }
+TEXT = {"gpt", "llama"}
+BRANCHED = {"deep_residual", "resnet", "vit"} | TEXT
 FOR_MATRICES = {"sparse"}  # fills matrices alone
 FOR_CONVOLUTIONS = {"dirac", "delta_orthogonal", "icnr"}
 CONVOLUTIONAL = {"cnn", "deep_cnn", "resnet"}
 NEEDS = {  # what a model must have for an initialisation of its structure; the others are refused, and told why
-    **dict.fromkeys(("zero_residual", "fixup", "gpt2", "small_init"), ({"deep_residual", "resnet", "vit"}, "no residual branch is known")),
-    **dict.fromkeys(("t_fixup", "deepnorm"), ({"vit"}, "no attention is seen in the run of this model")),
+    **dict.fromkeys(("zero_residual", "fixup", "gpt2", "small_init"), (BRANCHED, "no residual branch is known")),
+    **dict.fromkeys(("t_fixup", "deepnorm"), ({"vit"} | TEXT, "no attention is seen in the run of this model")),
     **dict.fromkeys(("lstm", "chrono"), ({"lstm"}, "{module: LSTM, LSTMCell, role: gate} picks no parameter")),
-    "tied_embedding": ({"vit"}, "{role: tied, embedding} picks no parameter"),
+    "tied_embedding": ({"vit"} | TEXT, "{role: tied, embedding} picks no parameter"),
+    "prior_bias": (set(names("model")) - TEXT, "needs 1 dimension"),
     "bilinear": (set(), "{module: ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, role: weight} picks no parameter"),
 }
 
@@ -46,12 +59,6 @@ STEPPING = (
     "resnet18 squeezenet1_1 shufflenet_v2_x0_5 mnasnet0_5 mobilenet_v2 mobilenet_v3_small efficientnet_b0 regnet_x_400mf "
     "regnet_y_400mf googlenet inception_v3 densenet121 swin_t convnext_tiny alexnet"
 ).split()
-
-
-def names(group: str) -> list[str]:
-    found = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
-    assert found, f"there is no config in {group}"
-    return found
 
 
 def one_step(*overrides: str) -> None:
@@ -81,7 +88,8 @@ def put_files(name: str, root: Path) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("name", names("data"))
 def test_every_data_set_trains_a_step(name: str, tmp_path: Path, small):
-    one_step(f"data={name}", "model.width=8", *put_files(name, tmp_path))
+    model = ("model=gpt", *SMALL["gpt"]) if name == "bytes" else ("model.width=8",)
+    one_step(*model, f"data={name}", *put_files(name, tmp_path))
 
 
 @pytest.mark.parametrize("name", names("activation"))
@@ -151,7 +159,7 @@ def test_every_init_fills_every_model_it_suits(init: str, model: str):
         return
     plan = mf.plan(mf.compose(*overrides))
     parameters = dict(plan.build().named_parameters())
-    assert {row.name for row in plan.ledger} == set(parameters)
+    assert {row.name.partition(" = ")[0] for row in plan.ledger} == set(parameters)
     assert all(parameter.isfinite().all() for parameter in parameters.values())
 
 

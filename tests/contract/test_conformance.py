@@ -116,6 +116,18 @@ LAWS: dict[str, list[tuple[dict[str, Any], Law]]] = {
     ],
     "gpt2": [({"branches": 8}, lambda i, o: normal(0.02**2 / 8)), ({"branches": 3, "std": 0.1}, lambda i, o: normal(0.01 / 3))],
     "small_init": [({"width": 40}, lambda i, o: normal(2 / 200))],
+    "depth_trunc_normal": [
+        ({"layer": 0}, lambda i, o: stats.truncnorm(-3, 3, 0, 0.02 / math.sqrt(2))),
+        ({"layer": 7, "std": 0.1, "cut": 1.5}, lambda i, o: stats.truncnorm(-1.5, 1.5, 0, 0.025)),
+    ],
+    "fan_in_trunc_normal": [
+        ({}, lambda i, o: stats.truncnorm(-3, 3, 0, 1 / math.sqrt(i))),
+        ({"gain": 2.0, "cut": 1.0}, lambda i, o: stats.truncnorm(-1, 1, 0, 2 / math.sqrt(i))),
+    ],
+    "spectral": [
+        ({}, lambda i, o: normal(min(1, o / i) / i)),
+        ({"gain": 1.5}, lambda i, o: normal(2.25 * min(1, o / i) / i)),
+    ],
     "fixup": [
         ({"branches": 16, "branch_layers": 2}, lambda i, o: normal(2 / i / 16)),
         ({"branches": 16, "branch_layers": 3, "gain": 1.0}, lambda i, o: normal(1 / i / 4)),
@@ -135,7 +147,7 @@ LAWS: dict[str, list[tuple[dict[str, Any], Law]]] = {
         ({"first": True}, lambda i, o: stats.uniform(-1 / i, 2 / i)),
     ],
 }
-WITHOUT_FANS = {"normal", "uniform", "trunc_normal", "gpt2", "small_init"}
+WITHOUT_FANS = {"normal", "uniform", "trunc_normal", "gpt2", "small_init", "depth_trunc_normal"}
 
 
 def law_cases() -> list:
@@ -311,6 +323,18 @@ def check_critical_bias() -> None:
     assert not fill("critical_bias", (7,), activation="relu").any()
 
 
+def check_centred() -> None:
+    """Of rows that add up to 0 the entries are N(0, 1/n_in) each, and their squares that of n - 1 directions."""
+    for shape, gain in (((4000, 8), 1.0), ((500, 3, 3, 3), 0.7), ((3000, 2), 2.0)):
+        weight = fill("centred_normal", shape, gain=gain)
+        assert weight.flatten(1).sum(1).abs().max() < 1e-4
+        _, std = SCHEMES["centred_normal"].moments(shape, None, gain=gain)
+        assert std == pytest.approx(gain / math.sqrt(math.prod(shape[1:])))
+        checks.check_law(weight[:, 0].flatten(), normal(std**2))
+    with pytest.raises(SchemeError, match="at least two weights"):
+        fill("centred_normal", (5, 1))
+
+
 # Of each scheme whose entries hang together, or that has no chance in it: what is exactly so.
 EXACT: dict[str, Callable[[], None]] = {
     "constant": lambda: check_constant("constant", -0.25, val=-0.25),
@@ -326,6 +350,7 @@ EXACT: dict[str, Callable[[], None]] = {
     "t_fixup_embedding": lambda: check_embeddings("t_fixup_embedding", lambda width: 1 / width / 6, depth=4),
     "bilinear": check_bilinear_shapes,
     "zero_hadamard": check_hadamard_shapes,
+    "centred_normal": check_centred,
     "prior_bias": check_priors,
     "forget_bias": check_forget_gates,
     "chrono": check_chrono,
@@ -343,7 +368,7 @@ def test_every_scheme_has_a_row():
 
 
 NEEDED = {"constant": {"val": 1.0}, "sparse": {"sparsity": 0.5}, "t_fixup_embedding": {"depth": 4}} | {
-    name: LAWS[name][0][0] for name in ("gpt2", "fixup", "t_fixup", "deepnorm", "small_init", "mup", "siren")
+    name: LAWS[name][0][0] for name in ("gpt2", "fixup", "t_fixup", "deepnorm", "small_init", "depth_trunc_normal", "mup", "siren")
 }  # arguments that a scheme cannot do without
 
 

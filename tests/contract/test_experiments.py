@@ -13,8 +13,10 @@ import modelfactory as mf
 from modelfactory.api.run import check
 from modelfactory.cli.main import main
 from modelfactory.config.errors import TrainingError
+from modelfactory.reporting.papers.auto_tasks import Task, verdicts
 from modelfactory.reporting.papers.conclude import conclude
 from modelfactory.reporting.papers.outcome import Finding
+from modelfactory.reporting.stats import Sample
 from modelfactory.sweeping.experiment import FIGURES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -118,3 +120,16 @@ def test_a_figure_that_is_not_for_such_runs_says_why(tmp_path, capsys):
 
 def test_what_is_never_reached_says_so():
     assert Finding("steps", "12", None).cell == "never" and Finding("steps", "12", 0.0).cell == "0"
+
+
+def test_auto_is_compared_task_by_task(tmp_path):
+    words = ("model=mlp", "model.width=32", "optimizer.lr=0.01,0.02", "init=auto,zeros", "trainer.max_epochs=1")
+    found = numbers("auto_tasks", tmp_path / "sweep", *words)
+    assert [what.partition(":")[0] for what in found] == ["optimizer.lr=0.01", "optimizer.lr=0.02"]
+    assert all("better against the best, zeros" in what for what in found), found
+
+
+def test_one_test_of_many_tasks_is_corrected():
+    pairs = [Sample(8, -1.0, 1.1), Sample(8, 0.9, 0.5), Sample(8, 0.0, 1.0), Sample(1, 1.0, math.nan)]
+    assert verdicts([Task(str(index), {}, "x", pair) for index, pair in enumerate(pairs)]) == ["not told", "worse", "not told", "not told"]
+    assert verdicts([Task("alone", {}, "x", pairs[0])]) == ["better"]

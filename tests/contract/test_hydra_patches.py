@@ -134,6 +134,18 @@ def test_configs_are_loaded_by_the_loader_that_is_named():
         assert type(loader) is ConfigLoaderImpl
 
 
+def test_help_folds_a_group_of_very_many_configs(calls: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    with suppress(SystemExit):
+        run(monkeypatch, "--help")
+    assert "wide_resnet50_2" in capsys.readouterr().out
+    with calls.patched(), suppress(SystemExit):
+        run(monkeypatch, "--help")
+    shown = capsys.readouterr().out
+    assert "wide_resnet50_2" not in shown and "more (`modelfactory list backbone`)" in shown
+    assert "init: auto, " in shown and "zeros\n" in shown
+    assert max(map(len, shown.splitlines())) < 700
+
+
 def test_a_sweep_gets_its_launcher_from_us_and_plugins_their_config(calls: Calls, monkeypatch: pytest.MonkeyPatch):
     with calls.patched():
         ran = run(monkeypatch, "-m", "seed=0,1")

@@ -13,6 +13,7 @@ import modelfactory as mf
 from modelfactory.api.run import check
 from modelfactory.config.compose import to_plain
 from modelfactory.training.optimizer import build_optimizer
+from modelfactory.training.training_spec import training_spec
 
 
 def config(width: int, *more: str) -> dict:
@@ -22,7 +23,7 @@ def config(width: int, *more: str) -> dict:
 def lrs(width: int) -> dict[str, float]:
     cfg = config(width)
     model = mf.build(cfg)
-    optimizer = build_optimizer(cfg["optimizer"], model)
+    optimizer = build_optimizer(training_spec(cfg["optimizer"]).optimizer, model)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {names[id(parameter)]: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
 
@@ -71,7 +72,7 @@ def moved(width: int, init: str, optimizer: str) -> float:
     model = mf.build(cfg)
     x, y = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 10
     before = copy.deepcopy(model)(x).detach()
-    steps = build_optimizer(cfg["optimizer"], model)
+    steps = build_optimizer(training_spec(cfg["optimizer"]).optimizer, model)
     for _ in range(4):
         steps.zero_grad()
         F.cross_entropy(model(x), y).backward()

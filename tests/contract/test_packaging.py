@@ -53,6 +53,7 @@ def test_the_wheel_carries_the_package_and_its_configs_and_nothing_that_hydra_lo
     assert {f"modelfactory/{name}" for name in CONFIGS} <= names
     assert {f"modelfactory/reporting/assets/{name}" for name in ("page.html", "page.js", "page.css", "vendor/LICENSE-d3.txt")} <= names
     assert "modelfactory/conf/__init__.py" in names
+    assert {f"modelfactory/{path.relative_to(ROOT / 'examples')}" for path in (ROOT / "examples/other_project").rglob("*.py")} <= names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"modelfactory"}
 
 

@@ -10,6 +10,7 @@ from modelfactory.config.compose import to_plain
 from modelfactory.planning.materialize import Built
 from modelfactory.training.checkpoint import read_weights
 from modelfactory.training.optimizer import build_optimizer
+from modelfactory.training.training_spec import training_spec
 
 STAGED = (
     "model=cnn",
@@ -65,7 +66,7 @@ def test_the_optimizer_knows_of_it_from_the_start_and_keeps_nothing_for_it_until
     cfg = config("optimizer.weight_decay=0.5")
     built = mf.plan(cfg).materialize()
     model = built.model
-    optimizer = build_optimizer(cfg["optimizer"], model, thawed_later=built.thaws)
+    optimizer = build_optimizer(training_spec(cfg["optimizer"]).optimizer, model, thawed_later=built.thaws)
     every = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     assert len(every) == len({id(parameter) for parameter in every}) == 5
     model(torch.randn(4, 1, 8, 8)).sum().backward()

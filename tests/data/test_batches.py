@@ -3,7 +3,7 @@ import torch
 from torch.utils.data import Dataset
 
 from modelfactory.data import Split, make_batches
-from modelfactory.data.batches import LoaderBatches, MemoryBatches
+from modelfactory.data.batches import LoaderBatches, MemoryBatches, Part
 
 CPU = torch.device("cpu")
 
@@ -16,6 +16,13 @@ class Noisy(Dataset):
 
     def __getitem__(self, index):
         return torch.tensor([float(index), torch.rand(()).item()]), index
+
+
+class Takes(Noisy):
+    """Gives many samples at once."""
+
+    def take(self, indices):
+        return indices.float()[:, None], indices
 
 
 def memory(size=11):
@@ -43,6 +50,17 @@ def test_the_order_depends_on_seed_and_epoch_alone(split):
     order(batches, 1)
     assert order(batches, 2) == first
     assert order(batches, 3) != first and order(make_batches(split, 4, CPU, seed=4), 2) != first
+
+
+@pytest.mark.parametrize("split", [memory(), Split(dataset=Noisy()), Split(dataset=Takes())], ids=["memory", "disk", "taken"])
+@pytest.mark.parametrize("part", [Part(), Part(1, 4)], ids=["whole", "a part"])
+def test_what_is_skipped_of_an_epoch_changes_nothing_of_the_rest(split, part):
+    batches = make_batches(split, 4, CPU, seed=0, part=part)
+    whole = list(batches.epoch(2))
+    for skipped in range(len(batches)):
+        rest = list(batches.epoch(2, skipped))
+        assert [y.tolist() for _, y in rest] == [y.tolist() for _, y in whole[skipped:]]
+        assert all(torch.equal(x, expected) for (x, _), (expected, _) in zip(rest, whole[skipped:], strict=True))
 
 
 def test_memory_and_disk_have_the_same_order():

@@ -1,6 +1,7 @@
 """Data sets of torchvision, on small files in the real formats that the tests write."""
 
 import struct
+import urllib.error
 from dataclasses import replace
 
 import pytest
@@ -126,6 +127,24 @@ def test_download_fetches_what_is_missing_and_checks_it(tmp_path, monkeypatch, s
     data = build_data({"_target_": f"modelfactory.data.{name}", "root": str(tmp_path), "download": True})
     assert len(data.train) == 20 and len(fetched) == (4 if name == "mnist" else 1)
     assert all(len(md5) == 32 and url.startswith("http") for url, md5 in fetched)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "place"),
+    [
+        ("mnist", "train-images-idx3-ubyte.gz", "MNIST/raw/train-images-idx3-ubyte.gz"),
+        ("cifar100", "cifar-100-binary.tar.gz", "cifar-100-binary.tar.gz"),
+    ],
+)
+@pytest.mark.parametrize("failure", [urllib.error.URLError("no route"), RuntimeError("File not found or corrupted.")], ids=["url", "md5"])
+def test_a_failed_download_names_file_url_and_where_to_put_it(tmp_path, monkeypatch, name, file, place, failure):
+    def fetch(url, root, filename=None, md5=None):
+        raise failure
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", fetch)
+    told = rf"^data.root: {file} cannot be fetched from https?://.*{file} .*put the file at {tmp_path}/{place}, "
+    with pytest.raises(ConfigError, match=told):
+        build_data({"_target_": f"modelfactory.data.{name}", "root": str(tmp_path), "download": True})
 
 
 def folder_config(root, **keys):

@@ -21,8 +21,8 @@ def rows(*overrides: str) -> dict[str, tuple[str, float | None]]:
 
 
 def near_a_guess(classes: int) -> float:
-    """The rms of logits at which the mean of the first loss is 1.05 ln C."""
-    return math.sqrt(0.1 * math.log(classes) / (1 - 1 / classes))
+    """The rms of logits at which the mean of the first loss is 1.07 ln C."""
+    return math.sqrt(0.14 * math.log(classes) / (1 - 1 / classes))
 
 
 def test_the_gain_is_that_of_what_acts_on_the_layer():
@@ -42,7 +42,43 @@ def test_what_stands_after_a_norm_has_gain_1_and_the_norm_its_authors_init():
 def test_the_end_of_each_of_eight_residual_branches_is_scaled():
     found = rows("model=vit")
     assert found["blocks.0.mlp.fc2.weight"][1] == pytest.approx(gain("gelu") / math.sqrt(8))
-    assert rows("model=resnet")["stage1.0.body.conv2.weight"][1] == pytest.approx(gain("relu"))  # a norm ends the branch
+    assert rows("model=resnet")["stage1.0.body.conv2.weight"][1] == pytest.approx(1 / math.sqrt(3))  # a norm ends the branch
+
+
+def test_what_a_norm_follows_has_torchs_scale_since_its_own_says_only_how_fast_it_learns():
+    found = rows("model=cnn")
+    assert found["conv1.weight"] == found["conv2.weight"] == ("lecun_normal", pytest.approx(1 / math.sqrt(3)))
+    assert rows("model=deep_cnn")["hidden.1.conv.weight"][1] == pytest.approx(gain("relu")), "no norm follows"
+
+
+class Twice(nn.Module):
+    """What a norm takes, and a sum that leaves the model too."""
+
+    def __init__(self, out: bool):
+        super().__init__()
+        self.first, self.norm, self.last, self.out = nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 8), out
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        y = self.last(self.norm(x))
+        return x + y if self.out else y
+
+
+@pytest.mark.parametrize("out", [True, False])
+def test_a_scale_that_something_else_sees_is_not_free(out: bool):
+    ledger = mf.initialize(Twice(out), "auto", example=torch.zeros(2, 8))
+    assert ledger["first.weight"].gain == pytest.approx(1.0 if out else 1 / math.sqrt(3))
+
+
+def test_a_pre_norm_stream_begins_as_small_as_the_positions_and_no_other_does():
+    assert rows("model=vit")["patches.weight"] == ("lecun_normal", 0.02)
+    assert rows("model=deep_residual")["stem.weight"][1] == 1.0
+    post = nn.Sequential(nn.Linear(8, 16), nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), nn.Linear(16, 3))
+    assert mf.initialize(post, "auto", example=torch.zeros(2, 5, 8))["0.weight"].gain == 1.0
+    pre = nn.Sequential(nn.Linear(8, 16), nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True))
+    assert mf.initialize(pre, "auto", example=torch.zeros(2, 5, 8))["0.weight"].gain == 1.0, "its stream leaves the model without a norm"
+    normed = nn.Sequential(*pre, nn.LayerNorm(16), nn.Linear(16, 3))
+    assert mf.initialize(normed, "auto", example=torch.zeros(2, 5, 8))["0.weight"].gain == 0.02
 
 
 def test_recurrent_weights_are_orthogonal_and_the_forget_gate_is_open():
@@ -107,12 +143,23 @@ def test_the_first_loss_of_a_deep_net_is_near_that_of_a_guess(name: str, width: 
     assert 1.005 < sum(ratios) / len(ratios) < 1.1, ratios
 
 
-def test_the_head_counts_what_a_mean_over_places_leaves():
-    """Of relu the mean is kept, and 1/4 + 3/16 of the variance, with means over 2x2 places; tokens behind a norm have no mean."""
-    kept = 1 / math.pi
-    left = kept + (1 - kept) * (1 / 4 + 3 / 4 / 4)
-    assert rows("model=cnn")["head.weight"][1] == pytest.approx(near_a_guess(10) * math.sqrt(2 / left))
-    assert rows("model=vit")["head.weight"][1] == pytest.approx(near_a_guess(10) / math.sqrt(1 / 16 + 15 / 16 / 4))
+def test_the_head_leaves_out_the_mean_and_counts_what_a_mean_over_places_leaves():
+    """Behind relu rows add up to 0; of the variance means over 2x2 places leave 7/16. Tokens behind a norm have no mean, but share 3/4."""
+    left = (1 - 1 / math.pi) * (1 / 4 + 3 / 4 / 4)
+    assert rows("model=cnn")["head.weight"] == ("centred_normal", pytest.approx(near_a_guess(10) * math.sqrt(2 / left)))
+    assert rows("model=vit")["head.weight"] == ("lecun_normal", pytest.approx(near_a_guess(10) / math.sqrt(1 / 16 + 15 / 16 * 0.75)))
+    assert mf.build(mf.compose("model=cnn", "init=auto")).get_parameter("head.weight").sum(1).abs().max().item() < 1e-5
+
+
+@pytest.mark.parametrize("model", ["cnn", "resnet", "mlp", "vit", "deep_cnn"])
+def test_the_first_loss_on_digits_is_near_that_of_a_guess(model: str):
+    x, y = mf.build_data("data=digits").train.sample(256)
+    losses = []
+    for seed in range(3):
+        built = mf.build(mf.compose(f"model={model}", "init=auto", f"seed={seed}"))
+        with torch.no_grad():
+            losses.append(nn.functional.cross_entropy(built(x), y).item())
+    assert math.log(10) < sum(losses) / 3 < 1.12 * math.log(10), losses
 
 
 def test_the_bias_at_the_end_of_a_residual_branch_is_scaled_with_its_weight():

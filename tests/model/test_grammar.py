@@ -351,3 +351,43 @@ def test_what_is_built_compiles():
     x = torch.randn(8, 4)
     compiled = torch.compile(built, backend="aot_eager", fullgraph=True)
     assert torch.allclose(compiled(x), built(x), atol=1e-5)
+
+
+TIED = {
+    "tokens": {"_target_": "torch.nn.Embedding", "num_embeddings": 5, "embedding_dim": 4},
+    "head": {"_target_": "torch.nn.Linear", "out_features": 5, "bias": False, "tie": {"weight": "tokens.weight"}},
+}
+IDS = {"input_shape": [3], "input_dtype": "int64"}
+
+
+def test_a_tied_weight_is_one_parameter_from_the_plan_on():
+    cfg = {"model": {"layers": TIED}, "data": IDS, "init": "auto"}
+    plan = mf.plan(cfg)
+    assert [row.name for row in plan.ledger] == ["tokens.weight = head.weight"] and plan.ledger[0].scheme == "tied_embedding"
+    model = plan.build()
+    assert model.head.weight is model.tokens.weight and len(list(model.parameters())) == 1
+
+
+def test_blocks_may_be_tied_to_one_another():
+    inner = {"_target_": "torch.nn.Linear", "out_features": 4}
+    layers = {"first": inner, "second": {**inner, "tie": {"weight": "first.weight", "bias": "first.bias"}}}
+    model = mf.build({"model": {"layers": layers}, "data": {"input_shape": [4]}, "init": "default"})
+    assert model.second.weight is model.first.weight and model.second.bias is model.first.bias
+
+
+@pytest.mark.parametrize(
+    ("tie", "why"),
+    [
+        ("tokens.weight", "model.layers.head.tie: 'tokens.weight' is not a mapping of names"),
+        ({"weight": "token.weight"}, "'token.weight' is no parameter of this model; did you mean 'tokens.weight'?"),
+        ({"wieght": "tokens.weight"}, "the layer has no parameter 'wieght'"),
+        ({"weight": "head.weight"}, "is this parameter itself"),
+        ({"weight": "other.weight"}, "other.weight is [4, 4] and head.weight [5, 4]: only equal shapes can be one parameter"),
+    ],
+)
+def test_a_tie_that_cannot_be_is_told_with_its_path(tie, why):
+    other = {"_target_": "torch.nn.Linear", "out_features": 4}
+    layers = {"tokens": TIED["tokens"], "other": other, "head": {**TIED["head"], "tie": tie}}
+    with pytest.raises(mf.ConfigError) as caught:
+        mf.plan({"model": {"layers": layers}, "data": IDS, "init": "default"}).ledger  # noqa: B018
+    assert "model.layers.head.tie" in str(caught.value) and why in str(caught.value)

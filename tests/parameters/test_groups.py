@@ -9,6 +9,7 @@ from modelfactory.config.compose import to_plain
 from modelfactory.config.errors import ConfigError
 from modelfactory.training.optimizer import build_optimizer
 from modelfactory.training.trainer import train_model
+from modelfactory.training.training_spec import training_spec
 
 BASE = {"_target_": "torch.optim.AdamW", "lr": 0.1, "weight_decay": 0.3}
 
@@ -30,7 +31,7 @@ def each(model, optimizer):
 
 def test_layer_decay_multiplies_from_the_head_down():
     model = net()
-    found = each(model, build_optimizer({**BASE, "layer_decay": 0.5}, model))
+    found = each(model, build_optimizer(training_spec({**BASE, "layer_decay": 0.5}).optimizer, model))
     assert found == {
         "0.weight": ("default.layer0", 0.025, 0.3),
         "0.bias": ("default.layer0", 0.025, 0.3),
@@ -47,7 +48,7 @@ def test_all_of_it_goes_together():
     model = net()
     groups = {"body": {"match": "0.*", "lr_scale": 0.1}, "mid": {"match": "3.*", "lr": 1.0, "weight_decay": 0.5}}
     config = {**BASE, "layer_decay": 0.5, "no_decay": ["norm", "bias"], "groups": groups}
-    optimizer = build_optimizer(config, model)
+    optimizer = build_optimizer(training_spec(config).optimizer, model)
     assert each(model, optimizer) == {
         "1.weight": ("default.layer0.no_decay", 0.025, 0.0),
         "1.bias": ("default.layer0.no_decay", 0.025, 0.0),
@@ -66,7 +67,7 @@ def test_the_steps_are_those_of_groups_by_hand():
     ours, theirs, x = net(), net(), torch.randn(16, 4)
     theirs.load_state_dict(ours.state_dict())
     base = {**BASE, "_target_": "torch.optim.SGD", "momentum": 0.9}
-    optimizer = build_optimizer({**base, "layer_decay": 0.5, "no_decay": ["norm", "bias"]}, ours)
+    optimizer = build_optimizer(training_spec({**base, "layer_decay": 0.5, "no_decay": ["norm", "bias"]}).optimizer, ours)
     by_hand = torch.optim.SGD(
         [
             {"params": [p], "lr": 0.1 * 0.5 ** (2 - layer), "weight_decay": 0.3 if p.ndim > 1 else 0.0}
@@ -89,7 +90,7 @@ def test_the_ledger_says_the_groups_that_the_optimizer_has():
     cfg = to_plain(mf.compose("model=vit", "+optimizer.layer_decay=0.75", "+optimizer.no_decay=[norm, bias, embedding]"))
     plan = mf.plan(cfg)
     model = plan.build()
-    optimizer = build_optimizer(cfg["optimizer"], model)
+    optimizer = build_optimizer(training_spec(cfg["optimizer"]).optimizer, model)
     assert {row.name: row.group for row in plan.ledger} == {name: place[0] for name, place in each(model, optimizer).items()}
     assert plan.ledger["blocks.0.mlp.fc1.bias"].group == "default.layer1.no_decay"
     assert plan.ledger["positions.position_embedding"].group == "default.layer0.no_decay"
@@ -98,7 +99,8 @@ def test_the_ledger_says_the_groups_that_the_optimizer_has():
 def test_frozen_layers_are_counted_too():
     model = net()
     mf.freeze(model, ["0.*", "1.*"])
-    assert each(model, build_optimizer({**BASE, "layer_decay": 0.5}, model))["3.weight"] == ("default.layer1", 0.05, 0.3)
+    optimizer = build_optimizer(training_spec({**BASE, "layer_decay": 0.5}).optimizer, model)
+    assert each(model, optimizer)["3.weight"] == ("default.layer1", 0.05, 0.3)
 
 
 def test_metrics_have_the_learning_rate_before_any_scale(tmp_path):
@@ -108,7 +110,7 @@ def test_metrics_have_the_learning_rate_before_any_scale(tmp_path):
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10))
     settings = {"max_epochs": 2, "device": "cpu", "progress": "none", "limit_batches": 1}
     scheduler = {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR", "eta_min": 0.01}
-    result = train_model(model, data, optimizer={**BASE, "layer_decay": 0.1}, scheduler=scheduler, trainer=settings)
+    result = train_model(model, data, training_spec({**BASE, "layer_decay": 0.1}, scheduler, settings))
     assert [row["lr"] for row in result.history] == [0.1, pytest.approx(0.055)]
 
 
@@ -127,4 +129,4 @@ def test_metrics_have_the_learning_rate_before_any_scale(tmp_path):
 def test_a_wrong_value_is_told(keys, message):
     base = {key: value for key, value in BASE.items() if "_target_" not in keys or key != "weight_decay"}
     with pytest.raises(ConfigError, match=message):
-        build_optimizer({**base, **keys}, net())
+        build_optimizer(training_spec({**base, **keys}).optimizer, net())

@@ -272,3 +272,18 @@ def test_gradients_of_torchvisions_models_with_batch_norms(name: str):
     found = torch.tensor([_log(row, "gradient") for row in table if row.predicted.gradient > 0])
     assert abs(found.median().item()) < math.log(1.2)
     assert [row.verdict for row in table if row.verdict not in ("ok", "weak")] == [] and table.warnings == ()
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("scale", [1.0, 3.0, 9.0])
+def test_attention_of_large_scores_is_predicted_forth_and_back(scale, is_causal):
+    """From nearly even weights to nearly one token alone, at which the gradient of the queries is small, not 0."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 64), mf.Attention(64, 4, causal=is_causal))
+    with torch.no_grad():
+        model[1].query.weight.mul_(scale)
+        model[1].key.weight.mul_(3)
+    rows = {row.layer: row for row in mf.signal(model, torch.randn(48, 32, 64))}
+    for name, tolerance in (("1.query", 0.25), ("1.key", 0.12), ("1.value", 0.06)):
+        found = rows[name]
+        assert found.predicted.gradient == pytest.approx(found.measured.gradient, rel=tolerance), name

@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,13 @@ import modelfactory as mf
 from modelfactory.config.compose import to_plain
 from modelfactory.config.errors import ModelFactoryError
 from modelfactory.data import Data, Split
+from modelfactory.training.checkpoint import read_state
 from modelfactory.training.distributed import World
 from modelfactory.training.launch import open_world
-from modelfactory.training.status import status_of, told
+from modelfactory.training.status import CHECKPOINT, status_of, told
+from modelfactory.training.stopping import Terminated
 from modelfactory.training.trainer import train_model
+from modelfactory.training.training_spec import training_spec
 
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.9}
 QUIET = {"device": "cpu", "progress": "none", "max_epochs": 2}
@@ -64,8 +68,8 @@ class Twice(nn.Module):
 
 def train(world: World, model: nn.Module, data: Data, **keys: Any) -> dict[str, Any]:
     """What a training gave: its rows of metrics without times, and the sums of the model's tensors."""
-    keys["trainer"] = {**QUIET, **keys.get("trainer", {})}
-    result = train_model(model, data, **{"optimizer": SGD, "world": world, **keys})
+    training = training_spec(keys.pop("optimizer", SGD), keys.pop("scheduler", None), {**QUIET, **keys.pop("trainer", {})})
+    result = train_model(model, data, training, world=world, **keys)
     return numbers(result)
 
 
@@ -175,9 +179,12 @@ class Ends(nn.Module):
         if self.world.rank == 1 and self.calls == 3 and self.training:
             if self.how == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if self.how == "asked":
+                os.kill(os.getpid(), signal.SIGTERM)
+                return x
             if self.how == "interrupted":
                 raise KeyboardInterrupt("interrupted by SIGTERM")
-            return x * torch.nan
+            return x * torch.nan if self.how == "diverged" else x
         return x
 
 
@@ -188,13 +195,43 @@ def _ending(how: str) -> Callable[[World, Path], dict[str, Any]]:
     return case
 
 
+def _stopped(world: World, folder: Path, model: nn.Module, **trainer: Any) -> str:
+    """How a training ended whose second process is asked to end as it makes its third step."""
+    try:
+        train(world, model, blobs(), run_dir=folder, trainer={"max_epochs": 3, **trainer})
+    except Terminated as error:
+        return str(error)
+    return "it was not stopped"
+
+
+def stopped_by_a_signal(world: World, where: Path) -> dict[str, Any]:
+    """A training that was stopped within an epoch and resumed, beside one that was not."""
+    def model(how: str, seed: int = 0) -> nn.Module:
+        return net(Ends(world, how), nn.Dropout(0.3), nn.BatchNorm1d(12), seed=seed)
+
+    folder, keys = where / f"stopped-{world.size}", {"max_epochs": 3}
+    straight = train(world, model("-"), blobs(), trainer=keys)
+    said = _stopped(replace(world, training=world.training + 1000), folder, model("asked"))
+    step = read_state(folder / CHECKPOINT)["within"]["step"]
+    resumed = train(world, model("-", seed=1), blobs(), trainer=keys | {"resume": str(folder)}, run_dir=folder)
+    return {"straight": straight, "resumed": resumed, "said": said, "step": step}
+
+
+def stopped_in_two(world: World, where: Path) -> dict[str, Any]:
+    """The same without what differs in another number of processes, left where it was stopped."""
+    if world.size == 1:
+        return train(world, net(), blobs(), trainer={"max_epochs": 3})
+    model = nn.Sequential(Ends(world, "asked"), *net())
+    return {"said": _stopped(replace(world, training=world.training + 2000), where / "stopped-in-two", model)}
+
+
 CASES: dict[str, Callable[[World, Path], dict[str, Any]]] = {
     case.__name__: case
     for case in (
         *(uneven, a_last_batch_of_one, accumulated_and_clipped, class_weights_and_ignored_targets, a_loss_that_is_a_sum),
         *(branches_without_gradient, synchronized_batch_norm, synchronized_batch_norm_of_ignored_targets, local_batch_norm),
         *(dropout, early_stopping, calibrated, chosen_by_itself, thawed_later, cached_features, on_disk, resumed_elsewhere),
-        refused_in_one_process,
+        *(refused_in_one_process, stopped_by_a_signal, stopped_in_two),
     )
 }
 CASES |= {how: _ending(how) for how in ("killed", "diverged", "interrupted")}

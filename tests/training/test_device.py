@@ -1,12 +1,15 @@
+import json
 import math
 import threading
 
 import pytest
 import torch
+from torch import nn
 
 import modelfactory as mf
 from modelfactory.config.compose import to_plain
 from modelfactory.config.errors import ConfigError, Problems
+from modelfactory.data import Data, Split
 from modelfactory.training.device import (
     autocast,
     check_precision,
@@ -17,6 +20,8 @@ from modelfactory.training.device import (
     seed_device,
     training_context,
 )
+from modelfactory.training.trainer import train_model
+from modelfactory.training.training_spec import training_spec
 
 HAS_GPU = torch.accelerator.current_accelerator(check_available=True) is not None
 
@@ -119,6 +124,36 @@ def test_trainings_in_two_threads_at_once_have_the_numbers_that_each_has_alone()
     for thread in threads:
         thread.join()
     assert [found[seed] for seed in range(3)] == expected
+
+
+@pytest.mark.parametrize("init", ["kaiming_normal", "lsuv"])
+def test_deterministic_gives_the_same_bits_for_any_number_of_threads(tmp_path, init):
+    words = ("trainer.deterministic=true", "model.width=300", "data.batch_size=512", "trainer.max_epochs=1", "trainer.limit_batches=2")
+    settings = mf.compose(*words, f"init={init}", "trainer.device=cpu", "trainer.progress=none", "trainer.signal=table")
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            mf.train(settings, tmp_path / str(count))
+            assert torch.get_num_threads() == count and not torch.are_deterministic_algorithms_enabled()
+            assert json.loads((tmp_path / str(count) / "result.json").read_text())["threads"] == 1
+            found.append([(tmp_path / str(count) / name).read_bytes() for name in ("model.safetensors", "signal.csv", "ledger.csv")])
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0] == found[1] == found[2]
+
+
+class Put(nn.Linear):
+    def forward(self, input):
+        output = super().forward(input)
+        return output.put(torch.arange(3), output[0, :3])
+
+
+def test_what_torch_cannot_compute_to_the_same_bits_is_refused_by_its_name():
+    data = Data(Split(torch.randn(8, 4), torch.arange(8) % 3), Split(torch.randn(8, 4), torch.arange(8) % 3), "classification", 3, (4,))
+    trainer = {"max_epochs": 1, "device": "cpu", "progress": "none", "deterministic": True}
+    with pytest.raises(ConfigError, match="trainer.deterministic: true, and torch .* has no deterministic put_; take another layer"):
+        train_model(Put(4, 3), data, training_spec(trainer=trainer))
 
 
 def test_a_training_may_be_within_another():

@@ -19,8 +19,9 @@ import modelfactory as mf
 from modelfactory.config.errors import ConfigError, Problems
 from modelfactory.training.distributed import World
 from modelfactory.training.setup import check_model, set_up
-from modelfactory.training.spec import check_trainer
 from modelfactory.training.status import read_result
+from modelfactory.training.trainer import train_model
+from modelfactory.training.training_spec import read_training, training_spec
 from tests.training.rank_runs import QUIET, SGD, blobs, config, net, numbers, run_cases
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +33,7 @@ SAME = (
 )
 # a sample of 320 whose two largest outputs are equal but for rounding, and less than one of the 33 or more of the blobs
 _ROUNDED_SAMPLE = 0.004
-OTHER = ("local_batch_norm", "dropout", "refused_in_one_process")
+OTHER = ("local_batch_norm", "dropout", "stopped_by_a_signal", "stopped_in_two", "refused_in_one_process")
 
 
 class Group:
@@ -61,7 +62,7 @@ def together(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     where = tmp_path_factory.mktemp("alone")
-    return run_cases([*SAME, "local_batch_norm", "dropout"], where) | {"where": where}
+    return run_cases([*SAME, "local_batch_norm", "dropout", "stopped_in_two"], where) | {"where": where}
 
 
 def assert_close(row: list[float], expected: list[float]) -> None:
@@ -125,6 +126,24 @@ def test_a_run_is_resumed_by_another_number_of_processes(together, alone):
         assert_close(row, expected)
 
 
+def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_go_on_to_the_same_bits(together):
+    for found in together.found("stopped_by_a_signal"):
+        assert found["said"].startswith("interrupted by SIGTERM") and found["step"] in (3, 4)
+        assert found["resumed"]["rows"] == found["straight"]["rows"]
+        assert found["resumed"]["tensors"] == found["straight"]["tensors"]
+
+
+def test_what_several_processes_left_within_an_epoch_one_goes_on_with(together, alone, caplog):
+    if together.size != 2:
+        pytest.skip("once is enough")
+    folder = together.where / "stopped-in-two"
+    model = nn.Sequential(nn.Identity(), *net(seed=1))
+    resumed = train_model(model, blobs(), training_spec(SGD, trainer={**QUIET, "max_epochs": 3, "resume": str(folder)}))
+    for row, expected in zip(numbers(resumed)["rows"], alone["stopped_in_two"]["rows"], strict=True):
+        assert_close(row, expected)
+    assert "what dropout draws differs from here to the end of the epoch" in caplog.text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize(
@@ -148,7 +167,7 @@ def refused(model: nn.Module, data: Any = None, size: int = 2, **trainer: Any) -
     """What a training by several processes is refused with, before any of them waits for another."""
     data = blobs() if data is None else data
     with pytest.raises(ConfigError) as caught:
-        run = set_up(model, data, SGD, None, {**QUIET, **trainer}, None, World(0, size))
+        run = set_up(model, data, training_spec(SGD, trainer={**QUIET, **trainer}), None, World(0, size))
         check_model(run, model, data)
     return str(caught.value)
 
@@ -190,7 +209,7 @@ def test_what_does_not_go_with_several_processes_is_refused_by_name(words, keys,
 
 def test_sharded_training_is_refused_by_name():
     problems = Problems()
-    check_trainer({"strategy": "fsdp", "device": "cpu"}, problems)
+    read_training({"trainer": {"strategy": "fsdp", "device": "cpu"}}, problems)
     assert [str(problem) for problem in problems] == [
         "trainer.strategy: 'fsdp' is not supported: each process has the whole model; give auto or ddp"
     ]

@@ -13,6 +13,7 @@ from modelfactory.config.errors import ConfigError, TrainingError
 from modelfactory.data import Split, build_data
 from modelfactory.training.checkpoint import read_weights
 from modelfactory.training.trainer import train_model
+from modelfactory.training.training_spec import training_spec
 
 QUIET = {"device": "cpu", "progress": "none", "max_epochs": 3}
 FROZEN = (
@@ -113,7 +114,7 @@ def test_a_dataset_on_disk_gives_the_same(digits, workers):
     for where in (False, "memory"):
         model = net(nn.Dropout(0.2))
         data = replace(on_disk(digits), num_workers=workers if where else 0)
-        found.append((numbers(train_model(model, data, trainer={**QUIET, "max_epochs": 2, "cache_features": where})), model))
+        found.append((numbers(train_model(model, data, training_spec(trainer={**QUIET, "max_epochs": 2, "cache_features": where}))), model))
     assert found[0][0] == found[1][0] and same(found[0][1].state_dict(), found[1][1].state_dict())
 
 
@@ -122,7 +123,7 @@ def test_what_is_frozen_is_run_once_a_sample_and_not_once_an_epoch(digits):
     for epochs in (1, 5):
         model, seen = net(), []
         model[0].register_forward_hook(lambda _module, inputs, _output, seen=seen: seen.append(len(inputs[0])))
-        train_model(model, digits, trainer={**QUIET, "max_epochs": epochs, "cache_features": True})
+        train_model(model, digits, training_spec(trainer={**QUIET, "max_epochs": epochs, "cache_features": True}))
         counts.append(sum(seen))
     tried = counts[0] - len(digits.train) - len(digits.val)  # what looks beforehand whether model, loss and features fit
     assert counts[0] == counts[1] and 0 < tried < 64
@@ -169,7 +170,7 @@ def test_features_that_are_damaged_are_computed_again(tmp_path, caplog, how):
 
 def test_the_validation_part_is_kept_as_far_as_it_is_used(digits, caplog):
     with caplog.at_level(logging.INFO):
-        train_model(net(), digits, trainer={**QUIET, "limit_batches": 1, "cache_features": True})
+        train_model(net(), digits, training_spec(trainer={**QUIET, "limit_batches": 1, "cache_features": True}))
     assert "1438 + 64 samples" in caplog.text
 
 
@@ -251,7 +252,7 @@ def unheld():
 def test_it_is_refused_with_the_reason_where_it_would_not_be_the_same(name, digits, tmp_path):
     make, message = REFUSED[name]
     with pytest.raises(ConfigError) as caught:
-        train_model(make(), digits, trainer={**QUIET, "cache_features": True}, run_dir=tmp_path / "run")
+        train_model(make(), digits, training_spec(trainer={**QUIET, "cache_features": True}), run_dir=tmp_path / "run")
     assert message in str(caught.value) and str(caught.value).startswith("trainer.cache_features: ")
     assert not (tmp_path / "run").exists()
 
@@ -261,7 +262,7 @@ def test_statistics_that_move_are_refused(digits):
     for module in model[1:3]:
         module.requires_grad_(False)  # by hand: nothing holds the norm
     with pytest.raises(ConfigError, match="trainer.cache_features: 2.running_mean moves in training"):
-        train_model(model, digits, trainer={**QUIET, "cache_features": True})
+        train_model(model, digits, training_spec(trainer={**QUIET, "cache_features": True}))
 
 
 def test_stages_that_thaw_what_would_be_kept_are_refused_before_anything_is_built():
@@ -279,32 +280,32 @@ def test_what_is_frozen_for_good_is_kept_where_a_later_part_is_thawed():
 
 def test_random_samples_are_refused(digits):
     with pytest.raises(ConfigError, match="the training samples are drawn with chance, .*data.transforms"):
-        train_model(net(), on_disk(digits, noisy_from=0), trainer={**QUIET, "cache_features": True})
+        train_model(net(), on_disk(digits, noisy_from=0), training_spec(trainer={**QUIET, "cache_features": True}))
     with pytest.raises(TrainingError, match="sample 70 is drawn with chance"):
-        train_model(net(), on_disk(digits, noisy_from=70), trainer={**QUIET, "cache_features": True})
+        train_model(net(), on_disk(digits, noisy_from=70), training_spec(trainer={**QUIET, "cache_features": True}))
 
 
 def test_features_that_are_not_numbers_are_told_with_their_layer(digits):
     model = net()
     nn.init.constant_(model[0].bias, float("nan"))
     with pytest.raises(TrainingError, match="the feature is nan .* layer '0' .Conv2d., whose parameter '0.bias' is not finite"):
-        train_model(model, digits, trainer={**QUIET, "cache_features": True})
+        train_model(model, digits, training_spec(trainer={**QUIET, "cache_features": True}))
 
 
 def test_a_loss_that_is_not_finite_names_the_layer_of_the_rest(digits):
     model = net()
     nn.init.constant_(model[4].bias, float("inf"))
     with pytest.raises(TrainingError, match="layer '4' .Linear., whose parameter '4.bias' is not finite"):
-        train_model(model, digits, trainer={**QUIET, "cache_features": True})
+        train_model(model, digits, training_spec(trainer={**QUIET, "cache_features": True}))
 
 
 def test_on_disk_without_a_run_directory_is_refused(digits):
     with pytest.raises(ConfigError, match="'disk' needs a run directory"):
-        train_model(net(), digits, trainer={**QUIET, "cache_features": "disk"})
+        train_model(net(), digits, training_spec(trainer={**QUIET, "cache_features": "disk"}))
 
 
 def test_nothing_of_it_is_in_a_model_that_is_trained_with_it(digits):
     model = net()
     keys = list(model.state_dict())
-    train_model(model, digits, trainer={**QUIET, "max_epochs": 1, "cache_features": True})
+    train_model(model, digits, training_spec(trainer={**QUIET, "max_epochs": 1, "cache_features": True}))
     assert list(model.state_dict()) == keys and model(digits.val.x[:2]).shape == (2, 10)

@@ -5,12 +5,14 @@ import torch
 from torch import nn
 
 from modelfactory.config.errors import ConfigError, Problems, TrainingError
-from modelfactory.training.loss import Correct, LossSum, are_class_shares, build_loss, check_fit, check_num_classes
+from modelfactory.training.loss import Correct, LossSum, are_class_shares, check_fit, check_num_classes, make_loss, read_loss
 
 
 def loss_of(mapping, task):
     problems = Problems()
-    loss = build_loss(mapping, task, problems)
+    spec = read_loss(mapping, problems)
+    problems.raise_if_any()
+    loss = make_loss(spec, task, problems)
     problems.raise_if_any()
     assert loss is not None
     return loss

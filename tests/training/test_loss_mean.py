@@ -12,6 +12,7 @@ from modelfactory.config.errors import ConfigError, TrainingError
 from modelfactory.data import Data, Split
 from modelfactory.training.loss_mean import find_mean, known_mean
 from modelfactory.training.trainer import train_model
+from modelfactory.training.training_spec import training_spec
 
 WEIGHT = torch.tensor([0.2, 1.0, 4.0])
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.1}
@@ -93,7 +94,7 @@ def net(kind):
 def train(data, loss, kind, **trainer):
     settings = {"device": "cpu", "progress": "none", "max_epochs": 2, "loss": loss, **trainer}
     model = net(kind)
-    return model, train_model(model, data, optimizer=SGD, trainer=settings)
+    return model, train_model(model, data, training_spec(optimizer=SGD, trainer=settings))
 
 
 def torchs(name, **arguments):
@@ -216,7 +217,7 @@ def test_a_batch_of_ignored_targets_only_changes_no_weight_and_moves_no_schedule
 
     def weights(data):
         model = net("classes")
-        train_model(model, data, optimizer=momentum, scheduler=steps, trainer=settings)
+        train_model(model, data, training_spec(momentum, steps, settings))
         return model[0].weight
 
     data = make()

@@ -32,6 +32,13 @@ def test_a_parameter_that_is_not_finite_is_named():
     )
 
 
+def test_the_layer_whose_half_precision_overflows_is_named():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    nn.init.constant_(model.get_parameter("1.weight"), 1e5)
+    error = not_finite(model, torch.ones(4, 3), float("nan"), step=1, epoch=1, autocast=torch.autocast("cpu", torch.float16))
+    assert "that of layer '1' (Linear)" in str(error)
+
+
 def test_the_input_is_blamed_first():
     x = torch.ones(4, 3)
     x[2, 0] = float("nan")

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from modelfactory.config.errors import ConfigError, Problems
-from modelfactory.training.optimizer import build_optimizer, check_optimizer
+from modelfactory.training.optimizer import build_optimizer, read_optimizer
+from modelfactory.training.training_spec import training_spec
 
 
 def net():
@@ -24,20 +25,20 @@ def config(kind="AdamW", **keys):
     [("SGD", {"momentum": 0.9}, True), ("Adam", {}, True), ("AdamW", {}, True), ("RMSprop", {}, None), ("NAdam", {}, None)],
 )
 def test_the_fused_kernel_is_used_where_there_is_one_else_foreach(kind, options, fused):
-    optimizer = build_optimizer(config(kind, **options), net())
+    optimizer = build_optimizer(training_spec(config(kind, **options)).optimizer, net())
     assert type(optimizer) is getattr(torch.optim, kind)
     assert optimizer.defaults.get("fused") is fused and optimizer.defaults["foreach"] is (None if fused else True)
 
 
 @pytest.mark.parametrize("choice", [{"fused": False}, {"foreach": True}, {"foreach": False}])
 def test_the_config_may_choose_the_implementation(choice):
-    defaults = build_optimizer(config("Adam", **choice), net()).defaults
+    defaults = build_optimizer(training_spec(config("Adam", **choice)).optimizer, net()).defaults
     assert {key: defaults[key] for key in choice} == choice and not defaults.get("fused")
 
 
 def test_the_fused_kernel_is_not_used_with_sparse_gradients():
     model = nn.Sequential(nn.Embedding(5, 3, sparse=True))
-    optimizer = build_optimizer(config("SGD"), model)
+    optimizer = build_optimizer(training_spec(config("SGD")).optimizer, model)
     model(torch.tensor([1])).sum().backward()
     optimizer.step()
 
@@ -49,7 +50,7 @@ def test_groups_scale_the_learning_rate_and_a_later_one_wins():
         "no_decay": {"role": ["bias", "norm"], "weight_decay": 0.0},
         "head": {"match": "3.*", "lr_scale": 2.0, "betas": [0.5, 0.6]},
     }
-    optimizer = build_optimizer(config(weight_decay=0.3, groups=groups), model)
+    optimizer = build_optimizer(training_spec(config(weight_decay=0.3, groups=groups)).optimizer, model)
     assert names(model, optimizer) == {
         "all": ["0.weight"],
         "no_decay": ["0.bias", "1.weight", "1.bias"],
@@ -62,7 +63,7 @@ def test_groups_scale_the_learning_rate_and_a_later_one_wins():
 def test_a_tied_parameter_is_in_one_group():
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     model[1].weight = model[0].weight
-    optimizer = build_optimizer(config(groups={"second": {"match": "1.*", "lr_scale": 0.1}}), model)
+    optimizer = build_optimizer(training_spec(config(groups={"second": {"match": "1.*", "lr_scale": 0.1}})).optimizer, model)
     every = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     assert len(every) == len(set(every)) == 3
     assert names(model, optimizer) == {"default": ["0.bias"], "second": ["0.weight", "1.bias"]}
@@ -71,8 +72,10 @@ def test_a_tied_parameter_is_in_one_group():
 def test_frozen_parameters_are_in_no_group_unless_thawed_later():
     model = net()
     model[0].requires_grad_(False)
-    assert names(model, build_optimizer(config(), model)) == {"default": ["1.weight", "1.bias", "3.weight", "3.bias"]}
-    later = build_optimizer(config(groups={"body": {"match": "0.*", "lr_scale": 0.1}}), model, thawed_later={"0.weight": 2})
+    rest = ["1.weight", "1.bias", "3.weight", "3.bias"]
+    assert names(model, build_optimizer(training_spec(config()).optimizer, model)) == {"default": rest}
+    spec = training_spec(config(groups={"body": {"match": "0.*", "lr_scale": 0.1}})).optimizer
+    later = build_optimizer(spec, model, thawed_later={"0.weight": 2})
     assert names(model, later)["body.epoch2"] == ["0.weight"]
 
 
@@ -87,19 +90,19 @@ def test_a_group_that_picks_nothing_is_an_error(groups, message):
     model = net()
     model[0].requires_grad_(False)
     with pytest.raises(ConfigError, match=message):
-        build_optimizer(config(groups=groups), model)
+        build_optimizer(training_spec(config(groups=groups)).optimizer, model)
     name, group = next(iter(groups.items()))
-    build_optimizer(config(groups={name: {**group, "optional": True}}), model)
+    build_optimizer(training_spec(config(groups={name: {**group, "optional": True}})).optimizer, model)
 
 
 def test_a_model_that_is_all_frozen_is_refused():
     with pytest.raises(ConfigError, match="optimizer: there is nothing to train"):
-        build_optimizer(config(), net().requires_grad_(False))
+        build_optimizer(training_spec(config()).optimizer, net().requires_grad_(False))
 
 
 def test_a_model_that_the_optimizer_cannot_take_is_refused():
     with pytest.raises(ConfigError, match="optimizer: Muon refuses this model: Muon only supports 2D"):
-        build_optimizer({"_target_": "torch.optim.Muon"}, net())
+        build_optimizer(training_spec({"_target_": "torch.optim.Muon"}).optimizer, net())
 
 
 @pytest.mark.parametrize(
@@ -138,10 +141,10 @@ def test_a_model_that_the_optimizer_cannot_take_is_refused():
 )
 def test_a_wrong_optimizer_config_says_what_is_wrong(mapping, message):
     problems = Problems()
-    assert check_optimizer(mapping, problems) is None
+    assert read_optimizer(mapping, problems) is None
     with pytest.raises(ConfigError, match=message):
         problems.raise_if_any()
 
 
 def test_a_group_that_the_command_line_took_out_is_none():
-    assert len(build_optimizer(config(groups={"body": None}), net()).param_groups) == 1
+    assert len(build_optimizer(training_spec(config(groups={"body": None})).optimizer, net()).param_groups) == 1

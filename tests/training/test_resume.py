@@ -69,7 +69,7 @@ def contents(folder):
         if name == "result.json":
             content = {key: value for key, value in json.loads(content).items() if key not in ("seconds", "started", "host", "pid")}
         elif name == "metrics.csv":
-            content = [row.rpartition(",")[0] for row in content.decode().splitlines()]
+            content = [{**row, "seconds": ""} for row in csv.DictReader(content.decode().splitlines())]
         found[name] = content
     return found
 
@@ -381,17 +381,9 @@ def test_a_run_that_begins_anew_clears_what_it_will_write_and_leaves_what_is_not
     monkeypatch.setattr("modelfactory.training.trainer._grouped", stop)
     with pytest.raises(KeyboardInterrupt):
         mf.train(config(), run_dir=tmp_path)
-    assert seen == ["config.yaml", "ledger.csv", "notes.txt", "result.json"]
+    assert seen == [".lock", "config.yaml", "ledger.csv", "notes.txt", "result.json"]
     with pytest.raises(ConfigError, match="trainer.resume: .* has no checkpoint"):
         resumed(config(), tmp_path, tmp_path)
-
-
-def test_two_processes_do_not_train_into_one_folder(tmp_path):
-    mf.train(config(), run_dir=tmp_path)
-    record = json.loads((tmp_path / "result.json").read_text())
-    (tmp_path / "result.json").write_text(json.dumps(record | {"status": "running", "pid": os.getppid()}))
-    with pytest.raises(ConfigError, match=f"process {os.getppid()} trains into {tmp_path}; wait for it, end it"):
-        mf.train(config(), run_dir=tmp_path)
 
 
 # ---- damaged and missing files

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from modelfactory.config.errors import ConfigError, Problems
-from modelfactory.training.scheduler import build_schedule, check_scheduler
+from modelfactory.training.scheduler import build_schedule, read_scheduler
 
 PREFIX = "torch.optim.lr_scheduler."
 EPOCHS, STEPS = 4, 5
@@ -13,7 +13,7 @@ EPOCHS, STEPS = 4, 5
 
 def plateau(monitor, **keys):
     problems = Problems()
-    spec = check_scheduler({"_target_": PREFIX + "ReduceLROnPlateau", **keys}, problems, monitor=monitor)
+    spec = read_scheduler({"_target_": PREFIX + "ReduceLROnPlateau", **keys}, problems, monitor=monitor)
     problems.raise_if_any()
     return spec
 
@@ -31,7 +31,7 @@ def test_the_mode_of_a_plateau_follows_what_is_monitored(monitor, mode):
 
 def spec_of(kind, **keys):
     problems = Problems()
-    spec = check_scheduler({"_target_": kind and PREFIX + kind, **keys}, problems)
+    spec = read_scheduler({"_target_": kind and PREFIX + kind, **keys}, problems)
     problems.raise_if_any()
     assert spec is not None
     return spec
@@ -161,7 +161,7 @@ def test_a_warm_up_as_long_as_the_training_is_refused():
 )
 def test_a_wrong_scheduler_config_says_what_is_wrong(mapping, message):
     problems = Problems()
-    assert check_scheduler(mapping, problems) is None
+    assert read_scheduler(mapping, problems) is None
     with pytest.raises(ConfigError, match=message):
         problems.raise_if_any()
 

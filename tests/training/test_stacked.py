@@ -61,9 +61,8 @@ def optimizer_of(model: nn.Module, seed: int) -> torch.optim.Optimizer:
 
 def train(kind: str, seeds: Sequence[int]) -> list[tuple[list[float], dict[str, Tensor]]]:
     """Losses and state of each model, stacked with the others; each with its own optimizer, loss, data and draws."""
-    models, streams = [make(kind, seed) for seed in seeds], [Stream() for _ in seeds]
-    for seed, stream in zip(seeds, streams, strict=True):
-        stream.seed(seed)
+    models = [make(kind, seed) for seed in seeds]
+    streams = [Stream(torch.Generator().manual_seed(seed).get_state()) for seed in seeds]
     stacked = Stacked(models, [loss_of(seed) for seed in seeds], streams)
     optimizers = [optimizer_of(model, seed) for model, seed in zip(models, seeds, strict=True)]
     x, y = (part[list(seeds)] for part in batches())

@@ -19,6 +19,7 @@ from modelfactory.data.dataset import Data
 from modelfactory.training.result import Result
 from modelfactory.training.together import CannotStack, train_together
 from modelfactory.training.trainer import train_model, training
+from modelfactory.training.training_spec import TrainingSpec, training_spec
 
 MODELS = {
     "mlp": ("model=mlp", "model.width=16"),
@@ -39,7 +40,7 @@ def digits() -> Data:
     return mf.build_data(mf.compose("data.batch_size=32"))
 
 
-def settings(seed: int, **trainer: Any) -> dict[str, Any]:
+def settings(seed: int, optimizer: dict[str, Any] | None = None, **trainer: Any) -> TrainingSpec:
     optimizers = [
         {"_target_": "torch.optim.AdamW", "lr": 0.001 * (1 + seed)},
         SGD,
@@ -47,8 +48,8 @@ def settings(seed: int, **trainer: Any) -> dict[str, Any]:
         {"_target_": "torch.optim.Adam", "lr": 1e-3, "betas": [0.8, 0.9]},
     ]
     schedulers = [None, {"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR", "T_max": 3}]
-    optimizer, scheduler = optimizers[seed % len(optimizers)], schedulers[seed % 2]
-    return {"optimizer": optimizer, "scheduler": scheduler, "trainer": SMALL | trainer, "seed": seed}
+    chosen = optimizers[seed % len(optimizers)] if optimizer is None else optimizer
+    return training_spec(optimizer=chosen, scheduler=schedulers[seed % 2], trainer=SMALL | trainer)
 
 
 @functools.cache
@@ -61,7 +62,7 @@ def built(words: Sequence[str], seed: int) -> nn.Module:
 
 
 def job(words: Sequence[str], seed: int, digits: Data, **trainer: Any) -> Generator[Any, Any, Result]:
-    return training(built(words, seed), replace(digits, seed=seed), **settings(seed, **trainer))
+    return training(built(words, seed), replace(digits, seed=seed), settings(seed, **trainer), seed=seed)
 
 
 def together(jobs: Sequence[Generator[Any, Any, Result]]) -> list[Result]:
@@ -92,7 +93,7 @@ def test_a_training_is_bit_identical_in_any_company_and_that_of_the_model_alone(
         for seed, result in zip(seeds, together([job(words, seed, digits) for seed in seeds]), strict=True):
             assert_same_bits(result, every[seed])
     for seed in range(min(4, most)):
-        alone = train_model(built(words, seed), replace(digits, seed=seed), **settings(seed))
+        alone = train_model(built(words, seed), replace(digits, seed=seed), settings(seed), seed=seed)
         for ours, own in zip(curves(every[seed]), curves(alone), strict=True):
             assert ours == pytest.approx(own, rel=1e-4)
 
@@ -100,11 +101,11 @@ def test_a_training_is_bit_identical_in_any_company_and_that_of_the_model_alone(
 def test_one_that_diverges_stops_early_or_is_done_leaves_and_harms_no_other(digits: Data):
     words = MODELS["mlp"]
     others = ({"max_epochs": 1}, {"patience": 1, "monitor": "val_accuracy"}, {"max_steps": 3, "accumulate": 1}, {})
-    quick = settings(3)["optimizer"] | {"lr": 1e30}
+    quick = {"_target_": "torch.optim.SGD", "lr": 1e30}
 
     def jobs() -> list[Generator[Any, Any, Result]]:
         made = [job(words, seed, digits, **trainer) for seed, trainer in enumerate(others)]
-        return [*made, training(built(words, 0), digits, **settings(0) | {"optimizer": quick})]
+        return [*made, training(built(words, 0), digits, settings(0, quick))]
 
     *ended, failed = train_together(jobs())
     assert isinstance(failed, TrainingError) and "the loss is" in str(failed)
@@ -123,10 +124,10 @@ def test_each_draws_its_dropout_as_it_would_alone(digits: Data):
             return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.Dropout(0.4), nn.ReLU(), nn.Linear(16, 10))
 
     before = torch.random.get_rng_state()
-    both = together([training(model(seed), digits, **settings(0) | {"seed": seed}) for seed in (0, 1)])
+    both = together([training(model(seed), digits, settings(0), seed=seed) for seed in (0, 1)])
     assert torch.equal(torch.random.get_rng_state(), before)
     for seed in (0, 1):
-        alone = train_model(model(seed), digits, **settings(0) | {"seed": seed})
+        alone = train_model(model(seed), digits, settings(0), seed=seed)
         for ours, own in zip(curves(both[seed]), curves(alone), strict=True):
             assert ours == pytest.approx(own, rel=1e-4)
 
@@ -152,7 +153,7 @@ def test_losses_class_weights_and_freezing_may_differ(digits: Data):
         model = built(MODELS["mlp"], seed)
         later = {} if seed else {"fc1.weight": 2, "fc1.bias": 2}
         hook = thaw(model, 2) if later else None
-        return training(model, digits, **settings(0, loss=losses[seed]), before_epoch=hook, thawed_later=later)
+        return training(model, digits, settings(0, loss=losses[seed]), before_epoch=hook, thawed_later=later)
 
     every = together([one(seed) for seed in range(4)])
     for seed in range(4):

@@ -16,8 +16,8 @@ from modelfactory.config.errors import ConfigError, Problems, TrainingError
 from modelfactory.data import Data, Split, build_data, make_batches
 from modelfactory.training.checkpoint import read_weights
 from modelfactory.training.result import METRICS
-from modelfactory.training.spec import check_trainer
 from modelfactory.training.trainer import train_model
+from modelfactory.training.training_spec import read_training, training_spec
 
 ROOT = Path(modelfactory.training.trainer.__file__).parents[2]
 QUIET = {"device": "cpu", "progress": "none"}
@@ -43,8 +43,9 @@ def linear(inputs=64, outputs=10):
 
 
 def train(model, data, **keys):
-    trainer = {**QUIET, **keys.pop("trainer", {})}
-    return train_model(model, data, trainer=trainer, **keys)
+    groups = {group: keys.pop(group) for group in ("optimizer", "scheduler") if group in keys}
+    training = training_spec(**groups, trainer={**QUIET, **keys.pop("trainer", {})})
+    return train_model(model, data, training, **keys)
 
 
 def same(first, second):
@@ -221,7 +222,7 @@ def test_a_run_leaves_its_files(digits, tmp_path):
     assert tuple(rows[0]) == METRICS == ("epoch", "step", "train_loss", "val_loss", "val_accuracy", "lr", "seconds")
     assert [float(row["val_loss"]) for row in rows] == [row["val_loss"] for row in result.history]
     record = json.loads((run_dir / "result.json").read_text())
-    keys = "status final best seconds config_hash init_hash init_version versions error warnings hints host pid started"
+    keys = "status final best seconds config_hash init_hash init_version versions threads error warnings hints host pid started"
     assert set(record) == set(keys.split())
     assert (record["status"], record["error"], record["final"], record["best"]) == ("completed", None, result.final, result.best)
     assert len(record["config_hash"]) == 16 and record["versions"]["torch"] == torch.__version__
@@ -320,7 +321,7 @@ def test_before_epoch_may_thaw_what_the_optimizer_knows_of(digits):
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_lower_precision_trains(digits, precision):
     problems = Problems()
-    check_trainer({**QUIET, "precision": precision}, problems)
+    read_training({"trainer": {**QUIET, "precision": precision}}, problems)
     if problems:
         pytest.skip(str(problems))
     model = net()
@@ -366,14 +367,15 @@ def test_a_dataset_on_disk_trains_as_one_in_memory(digits):
 )
 def test_a_wrong_trainer_config_is_said_and_leaves_nothing(digits, tmp_path, keys, message):
     with pytest.raises(ConfigError, match=message):
-        train_model(linear(), digits, trainer={**QUIET, **keys} if isinstance(keys, dict) else keys, run_dir=tmp_path / "run")
+        settings = training_spec(trainer={**QUIET, **keys} if isinstance(keys, dict) else keys)
+        train_model(linear(), digits, settings, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_all_settings_are_checked_at_once(digits):
     with pytest.raises(ConfigError) as caught:
         train(linear(), digits, trainer={"accumulate": 0}, optimizer={**SGD, "lr": -1}, scheduler={"_target_": None, "gama": 1})
-    assert [problem.path for problem in caught.value.problems] == ["trainer.accumulate", "optimizer.lr", "scheduler.gama"]
+    assert [problem.path for problem in caught.value.problems] == ["optimizer.lr", "scheduler.gama", "trainer.accumulate"]
 
 
 @pytest.mark.parametrize(
@@ -508,6 +510,7 @@ import torch
 from torch import nn
 from modelfactory.data import build_data
 from modelfactory.training.trainer import train_model
+from modelfactory.training.training_spec import training_spec
 torch.manual_seed(0)
 model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 10))
 data = build_data({"_target_": "modelfactory.data.digits"})
@@ -515,12 +518,12 @@ kill_at, run_dir, resume = int(sys.argv[1]), sys.argv[2], sys.argv[3] or None
 def before_epoch(epoch):
     if epoch == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
-train_model(
-    model, data, seed=1, run_dir=run_dir, before_epoch=before_epoch,
+training = training_spec(
     optimizer={"_target_": "torch.optim.SGD", "lr": 0.05, "momentum": 0.9},
     scheduler={"_target_": "torch.optim.lr_scheduler.CosineAnnealingLR", "warmup_epochs": 0.5},
     trainer={"max_epochs": 4, "device": "cpu", "resume": resume, "clip_norm": 1.0},
 )
+train_model(model, data, training, seed=1, run_dir=run_dir, before_epoch=before_epoch)
 print([name for name in ("torch._dynamo", "torchvision", "sklearn", "matplotlib", "hydra", "omegaconf") if name in sys.modules])
 """
 

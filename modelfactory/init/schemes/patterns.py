@@ -26,7 +26,7 @@ def bilinear_(tensor: Tensor, groups: int = 1) -> Tensor:
 
     Args:
         tensor: [in, out/groups, *kernel], 3 to 5 dimensions.
-        groups: those of the convolution; they divide `in`.
+        groups: those of the convolution (a rule may leave them out); they divide `in`.
 
     Raises:
         SchemeError: the shape is no convolution's, or groups do not divide it.

@@ -63,7 +63,7 @@ def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
 
     Args:
         tensor: [out, in, *kernel], 3 to 5 dimensions.
-        groups: those of the convolution; they divide `out`.
+        groups: those of the convolution (a rule may leave them out); they divide `out`.
 
     Raises:
         SchemeError: the shape is no convolution's, or groups do not divide it.
@@ -132,7 +132,7 @@ def delta_orthogonal_(tensor: Tensor, gain: float = 1.0, groups: int = 1, *, gen
     Args:
         tensor: [out, in/groups, *kernel], 3 to 5 dimensions; `out/groups` at least the second axis.
         gain: g.
-        groups: those of the convolution; they divide `out`.
+        groups: those of the convolution (a rule may leave them out); they divide `out`.
         generator: where the draws come from.
 
     Raises:

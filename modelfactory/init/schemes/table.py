@@ -29,6 +29,9 @@ from modelfactory.init.schemes import (
     embedding_head as outputs,
 )
 from modelfactory.init.schemes import (
+    language_models as text,
+)
+from modelfactory.init.schemes import (
     patterns as fixed,
 )
 from modelfactory.numerics import activation as activations
@@ -49,13 +52,15 @@ _LIMITS: dict[str, dict[str, float]] = {
     "branches": {"min": 1},
     "branch_layers": {"min": 1},
     "depth": {"above": 0},
+    "layer": {"min": 0},
+    "cut": {"above": 0},
     "other_depth": {"min": 0},
     "width": {"min": 1},
     "base_width": {"above": 0},
     "w0": {"above": 0},
     "max_steps": {"min": 3},
 }
-STRUCTURAL = ("branches", "branch_layers", "depth", "other_depth", "decoder", "width", "first", "second", "priors")
+STRUCTURAL = ("branches", "branch_layers", "depth", "other_depth", "decoder", "layer", "width", "first", "second", "priors", "groups")
 """Arguments that a rule may leave out (or give as `auto`): the model's own structure, or its data, says them."""
 
 
@@ -267,9 +272,13 @@ _TABLE = (
     _variance(depth.t_fixup_embedding_, depth.t_fixup_embedding_std),
     _variance(depth.deepnorm_, depth.deepnorm_std),
     _variance(depth.small_init_, depth.small_init_std),
+    _variance(text.depth_trunc_normal_, text.depth_trunc_normal_std),
+    _variance(text.fan_in_trunc_normal_, text.fan_in_trunc_normal_std),
+    _variance(text.spectral_, text.spectral_std),
     _variance(outputs.mup_, outputs.mup_std),
     _variance(outputs.siren_, outputs.siren_std),
     _variance(outputs.tied_embedding_, outputs.tied_embedding_std),
+    _scheme(outputs.centred_normal_, outputs.centred_normal_moments, min_dims=2, elementwise=False),
     _scheme(outputs.prior_bias_, outputs.prior_bias_moments, min_dims=1, max_dims=1, elementwise=False),
     _scheme(gates.forget_bias_, gates.forget_bias_moments, min_dims=1, max_dims=1, elementwise=False),
     _scheme(gates.chrono_, gates.chrono_moments, min_dims=1, max_dims=1, elementwise=False),

@@ -12,6 +12,7 @@ from typing import Any
 
 from modelfactory.config.errors import Problems, did_you_mean, nearest
 from modelfactory.config.schema import join, key, read
+from modelfactory.model.infer import BROKEN, Unknown
 from modelfactory.model.weights.files import SUFFIXES
 from modelfactory.model.weights.match import Allowance
 
@@ -74,6 +75,9 @@ class BackboneSpec:
         return self.name or "the backbone's layers"
 
 
+KnownBackbone = BackboneSpec | Unknown | None
+
+
 def read_backbone(value: Any, path: str, problems: Problems) -> BackboneSpec | None:
     """The `backbone` group, or None: there is none, or what is wrong has been added to `problems`.
 
@@ -104,6 +108,18 @@ def read_backbone(value: Any, path: str, problems: Problems) -> BackboneSpec | N
         _check_torchvision(spec, path, problems)
     _check_common(spec, path, problems)
     return spec if len(problems) == found else None
+
+
+def read_known_backbone(value: Any, problems: Problems) -> KnownBackbone:
+    """The `backbone` group, None where there is none, BROKEN after adding what is wrong to `problems`.
+
+    Example:
+        >>> read_known_backbone({"name": "resnet18", "weight": True}, Problems()) is BROKEN
+        True
+    """
+    found = len(problems)
+    spec = read_backbone(value, "backbone", problems)
+    return spec if len(problems) == found else BROKEN
 
 
 @cache

@@ -80,7 +80,11 @@ def _timm_source(spec: BackboneSpec, path: str, problems: Problems) -> Source | 
         with construction(0, name):  # draws nothing, and leaves global random state alone
             model = timm.create_model(name, pretrained=True, num_classes=0, **spec.arguments)
     except Exception as error:  # timm's hub raises errors of many libraries; all mean that the weights cannot be had
-        problems.add(path, f"timm's weights of {name} cannot be had: {first_line(error)}; give a URL or a file")
+        about = timm.get_pretrained_cfg(name)
+        hub = getattr(about, "hf_hub_id", None)
+        place = f"the model {hub} of Hugging Face" if hub else getattr(about, "url", None) or "timm"
+        what = f"timm's weights of {name} cannot be had from {place}: {first_line(error)}"
+        problems.add(path, f"{what}; download its model.safetensors there and give the file by its path")
         return None
     config = getattr(model, "pretrained_cfg", {})
     tag = f".{config['tag']}" if config.get("tag") else ""

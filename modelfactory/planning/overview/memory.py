@@ -8,15 +8,11 @@ from typing import Any
 
 import torch
 
-from modelfactory.config import target
-from modelfactory.config.errors import Problems
 from modelfactory.init.ledger import Row
-from modelfactory.parameters.groups import GROUPING_KEYS
-from modelfactory.parameters.selector import SELECTOR_KEYS
 from modelfactory.training.no_dynamo import eager_step, without_dynamo
+from modelfactory.training.optimizer import OptimizerSpec
 
 _TRIAL_SIZES = (11, 7, 5, 3, 2, 13, 17)  # all different, so that a size of the state tells which of the parameter's it is
-_BY_THE_FACTORY = ("lr_scale", *SELECTOR_KEYS)
 
 
 @dataclass(frozen=True)
@@ -69,35 +65,27 @@ def shape_of_row(row: Row) -> tuple[int, ...]:
     return () if row.shape == "scalar" else tuple(map(int, row.shape.split("x")))
 
 
-def optimizer_state(optimizer: Any, rows: Iterable[Row]) -> tuple[str | None, int | None]:
+def optimizer_state(optimizer: OptimizerSpec | None, rows: Iterable[Row]) -> tuple[str | None, int | None]:
     """The optimizer's name, and the bytes it keeps for all that trains; None for what is not known.
 
     One step is taken on a small parameter of each number of dimensions, and the sizes of its state are read off.
 
     Args:
-        optimizer: the `optimizer` group of a config.
         rows: of a ledger, with the group each is in.
     """
-    if not isinstance(optimizer, Mapping):
+    if optimizer is None:
         return None, None
-    name, arguments = target.split(optimizer)
-    groups = arguments.pop("groups", None)
-    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in arguments.items() if key not in GROUPING_KEYS}
-    kind = target.resolve(name, "", Problems(), kind="optimizer")
-    if kind is None:
-        return None, None
-    options = groups if isinstance(groups, Mapping) else {}
+    kind, options = optimizer.kind, {group.name: group.options for group in optimizer.grouping.groups}
     known: dict[tuple[Any, ...], _State | None] = {}
     total = 0
     for row in rows:
         if not row.trainable:
             continue
-        own = options.get(row.group, options.get(row.group.partition(".")[0]))
-        own = {key: value for key, value in own.items() if key not in _BY_THE_FACTORY} if isinstance(own, Mapping) else {}
+        own = options.get(row.group, options.get(row.group.partition(".")[0], {}))
         shape = shape_of_row(row)
         case = (repr(own), len(shape), row.dtype)
         if case not in known:
-            known[case] = _state(kind, {**arguments, **own}, len(shape), row.dtype)
+            known[case] = _state(kind, {**optimizer.arguments, **own}, len(shape), row.dtype)
         state = known[case]
         if state is None:
             return kind.__name__, None

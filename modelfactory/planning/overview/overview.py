@@ -22,6 +22,7 @@ from modelfactory.planning.overview.table import Column, table
 from modelfactory.planning.overview.text import Line, columns_of, lines_of, says_how
 from modelfactory.planning.overview.trace import trace
 from modelfactory.planning.overview.units import amount, amount_of_bytes
+from modelfactory.training.optimizer import OptimizerSpec
 
 _WHOLE: Any = {"break_long_words": False, "break_on_hyphens": False}
 WIDTH = 120  # of a page, where it is no terminal
@@ -160,7 +161,7 @@ def survey(
     rows: Sequence[Row],
     rules: Sequence[Rule],
     example: torch.Tensor | None,
-    optimizer: Any,
+    optimizer: OptimizerSpec | None,
     notes: Sequence[str],
     signal: Prediction,
     warnings: Sequence[str],
@@ -171,7 +172,6 @@ def survey(
         rows: the ledger's, one a parameter.
         rules: those of the init group, in order.
         example: an input on the meta device, batch first; None where none is known.
-        optimizer: the `optimizer` group of the config.
     """
     found = trace(model, example) if example is not None else None
     unknown = None

@@ -19,11 +19,10 @@ from modelfactory.init.rules import InitSpec, read_init
 from modelfactory.planning.overview.table import Column, table
 from modelfactory.signal_propagation.predict import predict
 from modelfactory.signal_propagation.row import Row as SignalRow
-from modelfactory.signal_propagation.verdict import is_fatal, summary, worst
+from modelfactory.signal_propagation.verdict import INITS, find_fix, is_fatal, summary, worst
 
 _SHOWN = 24  # rows of the table, unless all are asked for
 _MENDED = 400  # rows up to which mends are tried: each try predicts the whole net again
-_MENDS = ("auto", "kaiming_normal", "xavier_normal", "lecun_normal", "orthogonal")
 
 
 @dataclass(frozen=True)
@@ -97,21 +96,26 @@ def mended(prediction: Prediction, init: InitSpec, predict_with: Callable[[InitS
     remarks = [Advice(f"predicted signal: {remark}") for remark in prediction.remarks]
     if not prediction.said:
         return remarks
-    mend = None
-    for override, other in _candidates(init) if prediction.fatal and len(prediction.rows) <= _MENDED else ():
-        if not predict_with(other).fatal:
-            mend = override
-            break
+    tried = init_overrides(init) if prediction.fatal and len(prediction.rows) <= _MENDED else ()
+    mend = find_fix(tried, lambda other: predict_with(other).fatal)
     return [Advice(f"predicted signal: {prediction.said}", mend), *remarks]
 
 
-def _candidates(init: InitSpec) -> Iterator[tuple[str, InitSpec]]:
-    """The gains that the config gives as numbers, at `auto`, as an override of a value wins over the choice of a group; then inits."""
+def init_overrides(init: InitSpec) -> Iterator[tuple[str, InitSpec]]:
+    """Overrides that may mend a signal, each with the init that a config has by it.
+
+    The gains that the config gives as numbers, at `auto`, as an override of a value wins over the choice of a group; then inits.
+
+    Example:
+        >>> spec = read_init("zeros", "init", Problems())
+        >>> [override for override, _ in init_overrides(spec)][:2]
+        ['init=auto', 'init=kaiming_normal']
+    """
     for index, rule in enumerate(init.rules):
         if isinstance(rule.call.gain, float) and rule.path.startswith("init.rules."):
             changed = replace(rule, call=replace(rule.call, gain="auto"))
             yield f"{rule.path}.gain=auto", replace(init, rules=(*init.rules[:index], changed, *init.rules[index + 1 :]))
-    for name in _MENDS:
+    for name in INITS:
         read = read_init(name, "init", Problems()) if name in recipe_names() else None
         if read is not None:
             yield f"init={name}", read

@@ -33,7 +33,7 @@ class Layer:
 
 def measure_layers(config: Mapping[str, Any], num_samples: int = NUM_SAMPLES) -> list[Layer]:
     """What the activations and gradients of a config's untrained model are on its first samples, layer by layer."""
-    model, data = make_plan(config, look=False).build(), build_data(config["data"])
+    model, data = make_plan(config).build(), build_data(config["data"])
     outputs: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:

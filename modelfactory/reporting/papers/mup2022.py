@@ -6,7 +6,6 @@ for another; by maximal update parametrisation it does not. Both halves of it ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from modelfactory.data.spec import build_data
 from modelfactory.model.weights.files import WEIGHTS
 from modelfactory.planning.plan import make_plan
+from modelfactory.reporting.coordinates import exponent
 from modelfactory.reporting.palette import LIGHT
 from modelfactory.reporting.papers.outcome import Finding, Outcome, at, chosen, completed, dress, new_figure
 from modelfactory.sweeping.records import Job, Sweep
@@ -27,7 +27,7 @@ def measure_changes(job: Job, num_samples: int = NUM_SAMPLES) -> dict[str, float
     """By the name of each linear layer, in order, the rms of what a run changed of its output on the first samples."""
     data = build_data(job.config["data"])
     x, _ = data.train.sample(num_samples)
-    model = make_plan(job.config, look=False).build()
+    model = make_plan(job.config).build()
     before = _outputs(model, x)
     model.load_state_dict(read_weights(job.folder / WEIGHTS).tensors)
     after = _outputs(model, x)
@@ -51,18 +51,6 @@ def _outputs(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     for hook in hooks:
         hook.remove()
     return found
-
-
-def slope(widths: Sequence[int], values: Sequence[float]) -> float:
-    """The exponent of the width that the values follow, by least squares on logarithms.
-
-    Example:
-        >>> round(slope([64, 256, 1024], [1.0, 2.0, 4.0]), 6)
-        0.5
-    """
-    x, y = torch.tensor(widths).double().log(), torch.tensor(values).double().log()
-    x, y = x - x.mean(), y - y.mean()
-    return float(x @ y / (x @ x))
 
 
 TITLES = {
@@ -90,7 +78,7 @@ def draw(sweep: Sweep) -> Outcome:
         slopes = []
         for index, layer in enumerate(changes[widths[0]]):
             values = [changes[width][layer] for width in widths]
-            slopes.append(slope(widths, values))
+            slopes.append(exponent(widths, values))
             axis.plot(widths, values, color=LIGHT[index], marker="o", linewidth=1.8, label=layer)
         findings.append(
             Finding(f"{title}: largest exponent of the width, over layers", "0" if title == "muP" else "above 0", max(slopes))

@@ -1,7 +1,8 @@
 """Through attention: a mean over tokens whose weights lie between even ones and one token alone, by the spread of the scores.
 
-What comes out is bounded by these two; in between `E a^2 = exp(s^2)/n^2` for scores of the spread `s` (lognormal weights) over the `n`
-tokens that a mask shows. Back it goes by way of the values, and by way of the scores: `dz = a (da - sum a da)`, `da = g v`.
+What comes out is bounded by these two; in between the sum of the squared weights is that of a softmax over as many normal scores, of their
+spread, as a mask shows tokens (`numerics.softmax_shares`). Back it goes by way of the values, and by way of the scores:
+`dz = a (da - sum a da)`, `da = g v`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 
 from modelfactory.numerics.gaussian_moments import NotPredicted
+from modelfactory.numerics.softmax_shares import Shares, softmax_shares
 from modelfactory.signal_propagation.graph import Node, Signal, Value
 from modelfactory.signal_propagation.masking import Shown, all_shown, causal, shown_by
 from modelfactory.signal_propagation.rules.base import Context, arguments
@@ -31,7 +33,7 @@ def softmax_forward(context: Context, node: Node, states: list[State]) -> State:
     dim = arguments(node, ("input", "dim"))["dim"]
     count = node.shape[-1 if dim is None else dim]
     left = _left(state, node, count)
-    shared = _shares(_spread(state), left.inverse)
+    shared = softmax_shares(_spread(state), left.counts).squared
     mean = 1 / count
     pairs = torch.tensor([mean * mean, mean * mean, left.inverse / count, mean * mean], dtype=torch.float64)
     return State(flat(shared / count, len(node.shape)), mean, pairs, state.unit, shown=left)
@@ -48,24 +50,13 @@ def _spread(state: State) -> float:
     return max(state.second - max(row, 0.0), 0.0)
 
 
-def _shares(spread: float, inverse: float) -> float:
-    """The sum of the squared weights of a softmax over `1/inverse` scores of variance `spread`: between `inverse` and 1."""
-    return min(math.exp(min(spread, 50.0)) * inverse, 1.0)
-
-
 def softmax_backward(context: Context, node: Node, states: list[State], out: State, gradient: Gradient) -> list[Gradient | None]:
-    """`dz = a (da - sum a da)`: what a row has in common goes, and what one share alone gets."""
+    """`dz = a (da - sum a da)`: what a row has in common goes, and most of what one share alone gets."""
     dim = arguments(node, ("input", "dim"))["dim"]
     count = node.shape[-1 if dim is None else dim]
     left = _left(states[0], node, count)
-    shared = out.second * count
-    power = out.second * gradient.second * (1 - gradient.common) * _kept(shared, left)
+    power = softmax_shares(_spread(states[0]), left.counts).jacobian / count * gradient.second * (1 - gradient.common)
     return [Gradient(flat(power, len(node.shape)), gradient.far, gradient.chance, balanced=1 / max(left.inverse, 1e-300))]
-
-
-def _kept(shared: float, left: Shown) -> float:
-    """What is left of a row's gradient without what one share alone gets."""
-    return max(1 - min(shared * left.square / max(left.inverse, 1e-300) ** 2, 1.0), 0.0) if left.inverse < 1 else 0.0
 
 
 @dataclass(frozen=True)
@@ -91,10 +82,15 @@ class _Heads:
     groups: int = 1
 
     @property
-    def shared(self) -> float:
-        """The sum of the squared attention weights of a token: of scores whose spread keys make for one query."""
+    def shares(self) -> Shares:
+        """The attention weights of a token, of scores whose spread keys make for one query."""
         apart = max(self.key.second - max(self.key.pairs[1].item(), 0.0), 0.0)
-        return _shares(self.width * self.scale**2 * self.query.second * apart, self.left.inverse)
+        return softmax_shares(self.width * self.scale**2 * self.query.second * apart, self.left.counts)
+
+    @property
+    def shared(self) -> float:
+        """The sum of the squared attention weights of a token."""
+        return self.shares.squared
 
 
 def mixed(value: State, shared: float, left: Shown) -> State:
@@ -125,8 +121,8 @@ def _scored_back(heads: _Heads, gradient: Gradient, dims: int) -> tuple[Gradient
     shown this adds the scatter of the keys times their number.
     """
     value_apart = max(heads.value.second - max(heads.value.pairs[1].item(), 0.0), 0.0)
-    shared, left = heads.shared, heads.left
-    scores = heads.width * gradient.second * value_apart * shared / heads.keys * _kept(shared, left) * heads.scale**2
+    left = heads.left
+    scores = heads.width * gradient.second * value_apart * heads.shares.jacobian / heads.keys * heads.scale**2
     key_apart = max(heads.key.second - max(heads.key.pairs[1].item(), 0.0), 0.0)
     far = max(gradient.far, 0.0)
     met = key_apart * (1 + heads.key.scatter / max(left.inverse, 1e-300))

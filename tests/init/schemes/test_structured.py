@@ -97,15 +97,35 @@ def test_fans_of_zero_are_refused_unless_there_is_nothing_to_draw():
     SCHEMES["xavier_normal"].fill(torch.empty(0, 5), fans=Fans(5.0, 0.0))
 
 
-@pytest.mark.parametrize(("channels", "kernel"), [((4, 6), 3), ((4, 4), 1), ((5, 15), 5)])
-def test_a_transposed_convolution_of_delta_orthogonal_keeps_the_norm(channels: tuple[int, int], kernel: int):
-    """Its weight has the channels in first, so that more channels out than in are a longer second axis."""
-    layer = nn.ConvTranspose2d(*channels, kernel, padding=kernel // 2, bias=False)
-    ledger = mf.initialize(layer, {"match": "weight", "scheme": "delta_orthogonal", "gain": 2.0}, example=torch.zeros(1, channels[0], 8, 8))
-    x = torch.randn(3, channels[0], 8, 8)
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.ConvTranspose2d(4, 6, 3, padding=1),
+        nn.ConvTranspose2d(4, 4, 1),
+        nn.ConvTranspose2d(5, 15, 5, padding=2),
+        nn.ConvTranspose1d(6, 8, 3, padding=1, groups=2),  # 3 channels in and 4 out of each group
+        nn.ConvTranspose3d(2, 6, 3, padding=1),
+        nn.Conv1d(6, 9, 5, padding=2, groups=3),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        nn.Conv3d(4, 4, 3, padding=1, groups=2),
+    ],
+    ids=str,
+)
+def test_delta_orthogonal_keeps_the_norm_by_any_convolution(layer: nn.Module):
+    """A transposed one has its channels in first; of a grouped one each group is orthogonal by itself, which the layer says and no rule."""
+    x = torch.randn(3, layer.in_channels, *[7] * (layer.weight.ndim - 2))  # pyright: ignore
+    rules = [{"match": "weight", "scheme": "delta_orthogonal", "gain": 2.0}, {"match": "bias", "scheme": "zeros"}]
+    ledger = mf.initialize(layer, rules, example=x)
     assert layer(x).norm().item() == pytest.approx(2 * x.norm().item(), rel=1e-4)
     row = ledger["weight"]
-    assert row.expected_std == pytest.approx(layer.weight.square().mean().sqrt().item(), rel=1e-4)
+    assert row.expected_std == pytest.approx(layer.weight.square().mean().sqrt().item(), rel=1e-4)  # pyright: ignore
+
+
+def test_the_identity_by_groups_is_that_of_the_layer():
+    layer = nn.ConvTranspose1d(4, 4, 3, padding=1, groups=2, bias=False)
+    mf.initialize(layer, {"match": "weight", "scheme": "dirac"})
+    x = torch.randn(2, 4, 9)
+    assert torch.equal(layer(x), x)
 
 
 def test_a_transposed_convolution_of_fewer_channels_out_is_refused():

@@ -127,7 +127,8 @@ def test_timms_own_weights_are_loaded_by_timm(tmp_path, monkeypatch):
     row = made.ledger["backbone.conv1.0.weight"]
     assert (row.origin, row.scheme) == ("pretrained", "timm/resnet10t.c3_in1k:conv1.0.weight")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "nothing"))
-    with pytest.raises(ConfigError, match="backbone.weights: timm's weights of resnet10t cannot be had: "):
+    told = "backbone.weights: timm's weights of resnet10t cannot be had from the model timm/resnet10t.c3_in1k of Hugging Face: .*its path"
+    with pytest.raises(ConfigError, match=told):
         mf.build(config("timm/resnet10t", True))
 
 

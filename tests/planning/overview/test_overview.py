@@ -13,6 +13,7 @@ from torch import nn
 
 import modelfactory as mf
 from modelfactory.training.optimizer import build_optimizer
+from modelfactory.training.training_spec import training_spec
 
 
 def compose(*overrides: str):
@@ -68,7 +69,7 @@ def test_the_optimizers_state_is_what_it_has_after_a_step(name: str):
     config = {**compose("model=cnn"), "init": "default", "freeze": frozen, "optimizer": optimizer}
     plan = mf.plan(config)
     model = plan.build()
-    real = build_optimizer(optimizer, model)
+    real = build_optimizer(training_spec(optimizer).optimizer, model)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     real.step()
