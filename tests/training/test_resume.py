@@ -163,7 +163,7 @@ def test_a_lost_row_of_metrics_comes_back_and_the_seconds_that_are_known_stay(tm
 
 
 def test_the_warnings_of_the_first_part_are_kept_and_none_is_told_twice(tmp_path):
-    settings = {"optimizer": SGD | {"lr": 0.9}, "freeze": {"rules": {"a": {"match": "a.*"}}}}
+    settings = {"optimizer": SGD | {"lr": 1.2}, "freeze": {"rules": {"a": {"match": "a.*"}}}}
     straight = mf.train(config(4, **settings), run_dir=tmp_path / "straight")
     mf.train(config(2, **settings), run_dir=tmp_path / "run")
     resumed(config(4, **settings), tmp_path / "run", tmp_path / "run")
