@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ def byte_windows(
     return Data(Split(dataset=train), Split(dataset=val), "classification", BYTES, (context,), unit="byte")
 
 
-def check_bytes(arguments: dict[str, Any], problems: Problems, at: str = "data") -> list[Path]:
+def check_bytes(arguments: Mapping[str, Any], problems: Problems, at: str = "data") -> list[Path]:
     """The files of a `path`, sorted, after adding to `problems` what is wrong with it.
 
     Example:

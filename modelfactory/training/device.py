@@ -178,7 +178,7 @@ def deterministic(wanted: bool) -> Iterator[None]:
     benchmark = cudnn.benchmark
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)
-    cudnn.benchmark = False
+    cudnn.benchmark = False  # pyright: ignore[reportAttributeAccessIssue]
     try:
         yield
     except RuntimeError as error:
@@ -190,7 +190,7 @@ def deterministic(wanted: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
         torch.set_num_threads(threads)
-        cudnn.benchmark = benchmark
+        cudnn.benchmark = benchmark  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def is_not_deterministic(error: BaseException) -> bool:

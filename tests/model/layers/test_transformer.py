@@ -26,7 +26,7 @@ def by_hand(layer: Attention, x: torch.Tensor) -> torch.Tensor:
     heads, shared = layer.num_heads, layer.num_heads // layer.kv_heads
     parts = [part(x).reshape(*x.shape[:2], -1, layer.head_dim) for part in (layer.query, layer.key, layer.value)]
     query, key, value = (part.transpose(1, 2) for part in parts)
-    if layer.query_norm is not None:
+    if layer.query_norm is not None and layer.key_norm is not None:
         query, key = layer.query_norm(query), layer.key_norm(key)
     if layer.rotary is not None:
         query, key = by_angles(query, layer.rotary), by_angles(key, layer.rotary)
