@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -25,18 +25,19 @@ from modelfactory.config.own_groups import read_groups
 from modelfactory.config.unused_keys import unused_figures
 from modelfactory.data.dataset import Data
 from modelfactory.data.first_batch import evidence_of
-from modelfactory.data.spec import load_source
+from modelfactory.data.spec import DataSource, load_source
 from modelfactory.init.structural_arguments import Evidence
 from modelfactory.model.grammar import MODEL_KEYS
 from modelfactory.planning.materialize import Built
 from modelfactory.planning.plan import Plan, make_plan
 from modelfactory.planning.run_spec import RunSpec, read_run
 from modelfactory.planning.spec import GROUPS, OF_MODEL, read_spec
-from modelfactory.training.device import deterministic, training_context
+from modelfactory.training.device import deterministic
 from modelfactory.training.distributed import ALONE, World
 from modelfactory.training.launch import open_world
+from modelfactory.training.requests import Request, alone
 from modelfactory.training.result import Result
-from modelfactory.training.trainer import train_model
+from modelfactory.training.trainer import training
 
 log = logging.getLogger(__name__)
 _Folder = str | os.PathLike[str]
@@ -177,7 +178,7 @@ def _check_figures(cfg: Any, problems: Problems) -> None:
 def _trained_first(config: dict[str, Any]) -> dict[str, Any]:
     """The config with the weights of its pretraining, which is done here, in one process, where it is not done yet."""
     problems = Problems()
-    settled = settle(config, problems, check, partial(_train, world=ALONE, pictures=True))
+    settled = settle(config, problems, check, partial(alone(_training), world=ALONE, pictures=True))
     problems.raise_if_any()
     return settled
 
@@ -222,35 +223,50 @@ def train(cfg: Any, *args: Any, resume: _Folder | None = None, train: Any = None
         return train_module(cfg, *args, train=train, val=val, **folder)
     if train is not None or val is not None:
         raise TypeError("train= and val= are for a model that exists: mf.train(model, train=..., val=...)")
-    return _train_config(cfg, *args, resume=resume, **folder)
+    return alone(training_of)(cfg, *args, resume=resume, **folder)
 
 
-@training_context()
-def _train_config(
-    cfg: Any, run_dir: _Folder | None = None, *, resume: _Folder | None = None, pictures: bool = True
-) -> Result:
+def training_of(
+    cfg: Any,
+    run_dir: _Folder | None = None,
+    *,
+    resume: _Folder | None = None,
+    pictures: bool = True,
+    quiet: bool = False,
+    load: Callable[[DataSource, int], Data] = load_source,
+) -> Generator[Request, Any, Result]:
+    """Train a config as one of several that are answered together; `train` is the same alone.
+
+    It yields what it asks for, as `modelfactory.training.trainer.training` does.
+
+    Args:
+        cfg, run_dir, resume, pictures: as for `train`.
+        quiet: whether nothing is shown of its progress.
+        load: loads the data of a config.
+    """
     config = _read(read_groups(cfg, GROUPS).config)
     if resume is not None:
         config["trainer"] = {**(config.get("trainer") or {}), "resume": str(resume)}
     with open_world() as world:
-        return _train(config, run_dir, world, pictures)
+        return (yield from _training(config, run_dir, world, pictures, quiet, load))
 
 
-def _train(config: dict[str, Any], run_dir: _Folder | None, world: World, pictures: bool) -> Result:
+def _training(
+    config: dict[str, Any],
+    run_dir: _Folder | None,
+    world: World,
+    pictures: bool,
+    quiet: bool = False,
+    load: Callable[[DataSource, int], Data] = load_source,
+) -> Generator[Request, Any, Result]:
     """Trains a config in the processes of `world`, each of which builds the same model of the same data."""
     folder = None if run_dir is None else Path(run_dir)
     with world.agreed(), world.first_goes_first():  # what is fetched, or trained first, is so once
-        spec = _checked(config, config)
-        settled = _trained_first(config)
-        if settled is not config:
-            spec = _checked(settled, settled)
-        data = _load(spec)
-        with deterministic(spec.training.trainer.deterministic):
-            built = spec.plan.materialize(evidence=evidence_of(lambda: data))
+        spec, data, built = prepare(config, load)
     warnings = (*built.warnings, *spec.plan.never_thawed(spec.training.trainer.max_epochs))
     _tell(built, warnings)
     hooks = RunHooks(spec, built, data, folder, warnings, pictures)
-    return train_model(
+    result = yield from training(
         built.model,
         data,
         spec.training,
@@ -262,13 +278,22 @@ def _train(config: dict[str, Any], run_dir: _Folder | None, world: World, pictur
         thawed_later=built.thaws,
         init_hash=built.ledger.fingerprint,
         world=world,
+        quiet=quiet,
     )
+    return result
 
 
-def _load(spec: RunSpec) -> Data:
+def prepare(config: dict[str, Any], load: Callable[[DataSource, int], Data] = load_source) -> tuple[RunSpec, Data, Built]:
+    """Check a whole config, load its data and build its model."""
+    spec = _checked(config, config)
+    settled = _trained_first(config)
+    if settled is not config:
+        spec = _checked(settled, settled)
     if spec.data is None:
         raise ConfigError([Problem("data", "missing; give _target_, such as modelfactory.data.digits")])
-    return load_source(spec.data, spec.ignored)
+    data = load(spec.data, spec.ignored)
+    with deterministic(spec.training.trainer.deterministic):
+        return spec, data, spec.plan.materialize(evidence=evidence_of(lambda: data))
 
 
 def _tell(built: Built, warnings: Iterable[str]) -> None:

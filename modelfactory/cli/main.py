@@ -203,14 +203,14 @@ def _conclude(folder: Path) -> int:
     return DONE
 
 
-def check_config(cfg: Any) -> None:
-    """Check the config of a run, strictly: every key has to be known."""
+def check_config(cfg: Any) -> Any:
+    """Check the config of a run, strictly: every key has to be known; returns the plan of its model."""
     from modelfactory.config.compose import to_plain
 
     to_plain(cfg)
     from modelfactory.api.run import check
 
-    check(cfg)
+    return check(cfg)
 
 
 def train_config(cfg: Any) -> None:

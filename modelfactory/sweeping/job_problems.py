@@ -6,9 +6,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
-from modelfactory.config.errors import Problem
+from modelfactory.config.errors import Problem, Problems
 from modelfactory.config.hydra_errors import NO_SUCH_KEY
 from modelfactory.sweeping.records import Job
 
@@ -81,3 +83,22 @@ def without_seeds(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _is_seed(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def swept_twice(words: Iterable[str]) -> list[Problem]:
+    """The keys that a sweep is given more than once, of which Hydra's sweepers would take the last and drop the others in silence.
+
+    Example:
+        >>> print(*swept_twice(["model=cnn", "seed=0,1", "optimizer.lr=0.1", "+seed=3"]))
+        seed: is given 2 times (seed=0,1 +seed=3), of which a sweep takes the last; give all values at once, as in seed=A,B,C
+    """
+    given: dict[str, list[Override]] = defaultdict(list)
+    for override in OverridesParser.create().parse_overrides(list(words)):
+        given[override.get_key_element().lstrip("+~")].append(override)
+    problems = Problems()
+    for key, found in given.items():
+        if len(found) > 1 and any(override.is_sweep_override() for override in found):
+            told = " ".join(str(override.input_line) for override in found)
+            what = f"is given {len(found)} times ({told}), of which a sweep takes the last"
+            problems.add(key, f"{what}; give all values at once, as in {key}=A,B,C")
+    return list(problems)

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
@@ -31,8 +30,10 @@ from modelfactory.config.hydra_errors import complaint
 from modelfactory.config.rejected_overrides import Refused
 from modelfactory.config.target import trusted
 from modelfactory.sweeping.folders import folder_problems, quoted
+from modelfactory.sweeping.group import Member, leave_hydra_folder, why_alone, why_no_group
+from modelfactory.sweeping.grouping import MOST, plan_groups, side_by_side, tell_groups
 from modelfactory.sweeping.job import STOPPED, JobFailed, SweepJob, job_config
-from modelfactory.sweeping.job_problems import JobProblems, chosen_too_late, without_seeds
+from modelfactory.sweeping.job_problems import JobProblems, chosen_too_late, swept_twice, without_seeds
 from modelfactory.sweeping.process import start_server
 from modelfactory.sweeping.records import FINISHED, REPORTS, SWEEP, Job, Sweep, objective, read_about, read_job, read_sweep, write_sweep
 from modelfactory.sweeping.spec import AUTO, SweepSpec, check_sweep
@@ -76,6 +77,7 @@ class SweepLauncher(Launcher):
         self._jobs: dict[int, Job] = {}  # all that sweep.json lists, by number
         self._about: dict[str, Any] = {}
         self._zipped: ZippedAxes | None = None
+        self._alone: dict[str, str | None] = {}  # why jobs are trained alone, by their config without seeds
         self._left_out = 0  # jobs of all combinations that paired axes leave out
 
     def setup(self, *, hydra_context: HydraContext, task_function: Any, config: DictConfig) -> None:
@@ -107,22 +109,41 @@ class SweepLauncher(Launcher):
         batch = self._checked(job_overrides, first)
         self.begin(batch)
         if self._inner is None:
-            self._inner = self._make(SweepJob(self._spec, trusted(), str(Path.cwd())))
+            self._task = SweepJob(self._spec, trusted(), str(Path.cwd()))
+            self._inner = self._make(self._task)
         batch = self._numbered(batch)
         waiting = [job for job in batch if job.status not in (*FINISHED, "running")]
         if len(waiting) < len(batch):
             log.info("%s of %s jobs are done in %s", len(batch) - len(waiting), len(batch), self.root)
         if waiting:
-            first = _Numbers(waiting[0].number)
-            first.numbers = [job.number for job in waiting]
+            leading = self._grouped(waiting)
+            first = _Numbers(leading[0].number)
+            first.numbers = [job.number for job in leading]
             with self._listed():
                 try:
-                    self._inner.launch([[*self._words(job), _number_override(job.number)] for job in waiting], initial_job_idx=first)
+                    self._inner.launch([[*self._words(job), _number_override(job.number)] for job in leading], initial_job_idx=first)
                 except Exception as error:
                     log.error("%s: %s: %s", type(self._inner).__name__, type(error).__name__, error)
                     if any(read_job(job).status == "pending" for job in waiting):  # else each job's folder says what became of it
                         raise
         return [self._returned(read_job(job)) for job in batch]
+
+    def _grouped(self, jobs: Sequence[Job]) -> list[Job]:
+        """The jobs for which the launcher is called: those that are trained alone, and the first of each group of others."""
+        why, tasks = why_no_group(self._spec, self._config.hydra), side_by_side(self._config.hydra.launcher)
+
+        def alone(job: Job) -> str | None:
+            return why or self._alone.get(config_hash(without_seeds(job.config)))
+
+        groups = plan_groups(jobs, alone, self._spec.at_once or MOST, tasks, list(self._jobs.values()))
+        self._task.groups.clear()
+        if self._spec.at_once != 1:
+            tell_groups(groups)
+        for _, *others in (group.jobs for group in groups):
+            for job in others:
+                leave_hydra_folder(self._context, self._config, [*self._words(job), _number_override(job.number)], job.number)
+        self._task.groups.update((group.jobs[0].number, tuple(map(Member.of, group.jobs))) for group in groups if group.why_alone is None)
+        return [group.jobs[0] for group in groups]
 
     def _words(self, job: Job) -> list[str]:
         """The overrides that a launcher is given for a job: with its folder, so that it is the one that is recorded."""
@@ -199,7 +220,7 @@ class SweepLauncher(Launcher):
                 job = self._compose(tuple(overrides), first + place, refused)
                 known = config_hash(without_seeds(job.config))
                 if known not in checked:
-                    checked[known] = self._problems(job.config)
+                    checked[known] = self._problems(job.config, known)
                 told = [*refused, *checked[known]]
             except ConfigError as error:
                 told = [*refused, *error.problems]
@@ -213,11 +234,13 @@ class SweepLauncher(Launcher):
         problems.raise_if_any()
         return batch
 
-    def _problems(self, config: Mapping[str, Any]) -> tuple[Problem, ...]:
+    def _problems(self, config: Mapping[str, Any], known: str) -> tuple[Problem, ...]:
         try:
-            self._check(self._as_checked_here(config))
+            plan = self._check(self._as_checked_here(config))
         except ConfigError as error:
             return error.problems
+        if self._spec.at_once != 1:
+            self._alone[known] = why_alone(plan)
         return ()
 
     def _as_checked_here(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -319,25 +342,6 @@ def read_sweep_spec(config: DictConfig) -> SweepSpec:
     if spec is None:
         raise ConfigError(problems)
     return spec
-
-
-def swept_twice(words: Iterable[str]) -> list[Problem]:
-    """The keys that a sweep is given more than once, of which Hydra's sweepers would take the last and drop the others in silence.
-
-    Example:
-        >>> print(*swept_twice(["model=cnn", "seed=0,1", "optimizer.lr=0.1", "+seed=3"]))
-        seed: is given 2 times (seed=0,1 +seed=3), of which a sweep takes the last; give all values at once, as in seed=A,B,C
-    """
-    given: dict[str, list[Override]] = defaultdict(list)
-    for override in OverridesParser.create().parse_overrides(list(words)):
-        given[override.get_key_element().lstrip("+~")].append(override)
-    problems = Problems()
-    for key, found in given.items():
-        if len(found) > 1 and any(override.is_sweep_override() for override in found):
-            told = " ".join(str(override.input_line) for override in found)
-            what = f"is given {len(found)} times ({told}), of which a sweep takes the last"
-            problems.add(key, f"{what}; give all values at once, as in {key}=A,B,C")
-    return list(problems)
 
 
 def move_sweep(config: DictConfig, folder: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelfactory.config.errors import Problems
+from modelfactory.config.errors import Problems, did_you_mean
 from modelfactory.config.schema import join, key, read
 from modelfactory.sweeping.process import POSSIBLE
 from modelfactory.sweeping.records import SWEEP
@@ -22,7 +22,9 @@ class SweepSpec:
     Attributes:
         resume: auto: go on with the same sweep, if it was interrupted; null: begin anew; or the directory of a sweep.
         on_error: continue, or stop: no further job starts after one that failed.
-        isolate: each job in a process of its own, so that a crash harms no other.
+        isolate: each job, or group of jobs, in a process of its own, so that a crash harms no other.
+        batch: auto: jobs that differ only in what stacks are trained together, as many at once as fit and as pay; off: each alone; or
+            how many at once.
         zip: axes to pair instead of crossing them: a list of swept keys of equally many values, or a list of such lists.
         gpus: how many GPUs jobs take turns on, one job on one at a time: job k takes GPU k % gpus, or else the next that
             is free; null: jobs see all.
@@ -33,10 +35,16 @@ class SweepSpec:
     resume: str | None = AUTO
     on_error: str = key("continue", choices=("continue", "stop"))
     isolate: bool = True
+    batch: bool | int | str = AUTO
     gpus: int | None = key(None, min=1)
     zip: Any = None
     until: str | None = key(None, choices=("told",))
     max_seeds: int = key(30, min=2)
+
+    @property
+    def at_once(self) -> int | None:
+        """How many jobs are trained together; None: as many as fit and as pay."""
+        return None if self.batch == AUTO else 1 if self.batch in ("off", False) else int(self.batch)
 
     @property
     def zipped(self) -> Groups:
@@ -61,6 +69,11 @@ def check_sweep(mapping: Any, problems: Problems, path: str = "sweep") -> SweepS
         problems.add(join(path, "resume"), f"{spec.resume!r} has no {SWEEP}; give the directory of a sweep, auto, or null")
     if spec.gpus is not None and not spec.isolate:
         problems.add(join(path, "gpus"), "needs sweep.isolate=true: a process cannot change the GPUs it sees")
+    if isinstance(spec.batch, bool) and spec.batch or isinstance(spec.batch, int) and spec.batch < 1 and spec.batch is not False:
+        problems.add(join(path, "batch"), f"{spec.batch!r} is not a number of jobs; give auto, off, or an integer >= 1")
+    elif isinstance(spec.batch, str) and spec.batch not in (AUTO, "off"):
+        hint = did_you_mean(spec.batch, (AUTO, "off"))
+        problems.add(join(path, "batch"), f"{spec.batch!r} is neither auto, off nor a number of jobs{hint}")
     if spec.until is not None and spec.zip:
         problems.add(join(path, "until"), "adds seeds to a sweep that crosses its axes; leave out sweep.zip, or sweep.until")
     if spec.isolate and not POSSIBLE:

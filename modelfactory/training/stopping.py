@@ -81,7 +81,8 @@ def terminate(number: int, _frame: Any) -> None:
     """Handle a signal: have the training that runs end after its step, or end the process as Ctrl-C does."""
     if not _waiting:
         raise Terminated(number)
-    _waiting[-1].ask(number)
+    for training in list(_waiting):  # one in another, or several that are trained together
+        training.ask(number)
 
 
 @contextmanager

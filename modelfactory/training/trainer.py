@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from modelfactory.config.errors import TrainingError
 from modelfactory.data.dataset import Data
-from modelfactory.training.device import deterministic, kept_random_state, scaled_step, training_context
+from modelfactory.training.device import deterministic, kept_random_state, scaled_step
 from modelfactory.training.distributed import ALONE, World
 from modelfactory.training.feature_cache import check_features, with_features
 from modelfactory.training.loss import Correct, LossSum, scores_of_tokens
 from modelfactory.training.no_dynamo import eager_step, eager_zero_grad
 from modelfactory.training.nonfinite import not_finite
 from modelfactory.training.progress import Progress
+from modelfactory.training.requests import Evaluation, Gradients, Request, Step, alone
 from modelfactory.training.result import SCORES, SKIPPED, Recorded, Result
 from modelfactory.training.resume import RunFiles
 from modelfactory.training.saving import SaveTimes
@@ -35,11 +36,10 @@ from modelfactory.training.update_ratio import UpdateWatch
 from modelfactory.training.within_epoch import Place, resume_within, seed_epoch, state_within
 
 log = logging.getLogger(__name__)
-__all__ = ["Result", "train_model"]
+__all__ = ["Result", "train_model", "training"]
 
 
-@training_context()
-def train_model(
+def training(
     model: nn.Module,
     data: Data,
     settings: TrainingSpec,
@@ -52,10 +52,13 @@ def train_model(
     thawed_later: Mapping[str, int] | None = None,
     init_hash: str | None = None,
     world: World = ALONE,
-) -> Result:
-    """Trains `model` in place on `data`; on the same device the same call gives the same numbers.
+    quiet: bool = False,
+) -> Generator[Request, Any, Result]:
+    """Trains `model` in place on `data`, as one of many or alone; on the same device the same call gives the same numbers.
 
-    Global random state is left as it was: dropout and the like draw from generators seeded by (seed, epoch).
+    `train_model(...)` is the same as a function. As a generator it yields what it asks for (`modelfactory.training.requests`), so
+    that several trainings can be answered together. Global random state is left as it was: dropout and the like draw from generators
+    seeded by (seed, epoch).
 
     Args:
         settings: the groups `optimizer`, `scheduler` and `trainer` of a config, read.
@@ -69,6 +72,7 @@ def train_model(
             which `before_epoch` thaws each.
         init_hash: a hash of the model's initial values, which result.json carries.
         world: the processes that call this together, each with the same model and data; the first one writes, shows and calls `begin`.
+        quiet: whether nothing is shown of its progress, whatever the trainer says.
 
     Raises:
         ConfigError: settings that do not go with the model or the data; nothing is written then.
@@ -108,13 +112,13 @@ def train_model(
         # steps that were not skipped, as the schedule counts them: earlier epochs may have had other batches
         updates = schedule.steps or steps - sum(row.get(SKIPPED, 0) for row in result.history)
         watch = UpdateWatch(model, run.optimizer, steps)
-        step = watch.around(step)
+        watched_step = watch.around(step)
         began = time.perf_counter() - result.seconds
         begun = within["step"] if within else steps
         tracker = open_tracker(spec.tracker, result.run_dir, files.config, begun)
         looks = 1 if device.type == "cpu" else spec.check_every
         times = SaveTimes(spec.saving.every, world, looks)
-        style, together = spec.progress if world.is_first else "none", contextlib.ExitStack()
+        style, together = spec.progress if world.is_first and not quiet else "none", contextlib.ExitStack()
         with (
             stoppable(world, looks) as stop,
             Recorded(result, files.config),
@@ -161,21 +165,20 @@ def train_model(
                             if spec.sync_batchnorm:
                                 _take_part(run, x)
                             continue
-                        with run.autocast:
-                            loss = run.loss(run.forward(x), y)
+                        # of the mean over all samples of the step, the last one too
+                        loss = yield Gradients(run, x, y, None if total is None else weight / total)
                         if not losses.add(loss, weight):
                             raise not_finite(run.trained, x, loss, step=steps + 1, epoch=epoch, y=y, autocast=run.autocast)
-                        if total is not None:
-                            loss = loss * (weight / total)  # the mean over all samples of the step, the last one too
-                        (loss if scaler is None else scaler.scale(loss)).backward()
                     if updated:
                         world.sum_gradients(run.parameters)
                     if updated and spec.clip_norm is not None:
                         if scaler is not None:
                             scaler.unscale_(run.optimizer)
                         nn.utils.clip_grad_norm_(run.parameters, spec.clip_norm)
-                    if updated and scaler is None:
-                        step()
+                    if updated and scaler is None and watch.is_over:
+                        yield Step(run, step)
+                    elif updated and scaler is None:
+                        watched_step()
                     elif updated and scaler is not None:
                         updated = scaled_step(scaler, run.optimizer)
                         skipped += not updated
@@ -203,7 +206,7 @@ def train_model(
                 scores = None
                 if not stop.agreed:
                     world.copy_from_first(model.buffers())  # each process has the statistics of its parts of the batches
-                    scores = _validate(run, model, steps, epoch, stop)
+                    scores = yield from _validate(run, model, steps, epoch, stop)
                 if scores is None:
                     place = Place(epoch, steps, updates - updates_before, skipped, lr)
                     files.save_within(state_within(place, run, seen, losses, watch), run, model, result, stale)
@@ -233,6 +236,9 @@ def train_model(
                 raise TrainingError(_never_updated(steps, scaler))
     result.warnings.extend([files.notice] if files.notice else [])
     return result
+
+
+train_model = alone(training)
 
 
 def _never_updated(steps: int, scaler: Any) -> str:
@@ -276,38 +282,37 @@ def _all_targets(batches: Any, y: Tensor | None) -> Tensor | None:
     return getattr(batches, "y", y)
 
 
-def _validate(run: Run, model: nn.Module, steps: int, epoch: int, stop: Stop) -> tuple[float, float | None] | None:
+def _validate(
+    run: Run, model: nn.Module, steps: int, epoch: int, stop: Stop
+) -> Generator[Request, Any, tuple[float, float | None] | None]:
     """Mean loss and, for classes, accuracy over the validation batches; leaves the model in eval mode. None where it was asked to end."""
     model.eval()
     losses, correct = LossSum(run.device, is_sum=run.mean.is_sum), Correct(run.mean.ignored, run.class_dim)
     x: Any = None
     y: Any = None
     kept: list[tuple[Tensor, Tensor]] = []
-    with torch.no_grad():
-        for index, (x, y) in enumerate(islice(run.val.epoch(epoch), run.val_batches)):
-            if stop.asked(index):
-                return None
-            if not len(y):
-                continue
-            with run.autocast:
-                output = run.forward(x)
-                loss = run.loss(output, y) if run.mean.is_known else None
-            if loss is None:
-                kept.append((output, y))
-            elif not losses.add(loss, run.mean.weight(y)):
-                raise not_finite(run.trained, x, loss, step=steps, epoch=epoch, what="validation loss", y=y, autocast=run.autocast)
-            if run.task == "classification":
-                correct.add(output, y)
-        if kept:
-            outputs, y = (torch.cat(part) for part in zip(*kept, strict=True))
-            with run.autocast:
-                loss = run.loss(outputs, y)
-            if not losses.add(loss, len(y)):
-                raise not_finite(run.trained, x, loss, step=steps, epoch=epoch, what="validation loss", y=y, autocast=run.autocast)
-        bad = losses.read()
-        if bad is not None and x is not None:
-            targets = _all_targets(run.val, y)
-            raise not_finite(run.trained, x, bad[1], step=steps, epoch=epoch, what="validation loss", y=targets, autocast=run.autocast)
+    for index, (x, y) in enumerate(islice(run.val.epoch(epoch), run.val_batches)):
+        if stop.asked(index):
+            return None
+        if not len(y):
+            continue
+        output, loss = yield Evaluation(run, x, y)
+        if loss is None:
+            kept.append((output, y))
+        elif not losses.add(loss, run.mean.weight(y)):
+            raise not_finite(run.trained, x, loss, step=steps, epoch=epoch, what="validation loss", y=y, autocast=run.autocast)
+        if run.task == "classification":
+            correct.add(output, y)
+    if kept:
+        outputs, y = (torch.cat(part) for part in zip(*kept, strict=True))
+        with torch.no_grad(), run.autocast:
+            loss = run.loss(outputs, y)
+        if not losses.add(loss, len(y)):
+            raise not_finite(run.trained, x, loss, step=steps, epoch=epoch, what="validation loss", y=y, autocast=run.autocast)
+    bad = losses.read()
+    if bad is not None and x is not None:
+        targets = _all_targets(run.val, y)
+        raise not_finite(run.trained, x, bad[1], step=steps, epoch=epoch, what="validation loss", y=targets, autocast=run.autocast)
     return losses.mean(run.world), correct.share(run.world) if run.task == "classification" else None
 
 

@@ -84,6 +84,11 @@ class UpdateWatch:
 
         return watched
 
+    @property
+    def is_over(self) -> bool:
+        """Whether no further step is looked at."""
+        return self._count >= LOOKED_AT[-1] or not self._matrices
+
     def ratios(self) -> dict[str, float]:
         """The latest that was taken, by the parameter's name; empty before the first."""
         if not self._found:

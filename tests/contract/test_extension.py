@@ -208,7 +208,7 @@ def test_a_data_set_trains(project: Path):
 
 
 def test_a_launcher_launches_a_sweep(project: Path):
-    words = ("-m", "-cd", "conf", "hydra/launcher=noisy", "seed=0,1", "hydra.sweep.dir=sweep", *QUICK)
+    words = ("-m", "-cd", "conf", "hydra/launcher=noisy", "seed=0,1", "hydra.sweep.dir=sweep", "sweep.batch=off", *QUICK)
     variables = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{project}"}
     done = subprocess.run([sys.executable, str(ROOT / "train.py"), *words], cwd=project, env=variables, capture_output=True, text=True)
     assert done.returncode == 0 and "launching 2 jobs" in done.stdout and "2 of 2 jobs completed" in done.stdout, done.stdout + done.stderr

@@ -78,7 +78,7 @@ def test_ray_runs_jobs_here_and_on_a_cluster_that_runs(start, tmp_path: Path, ad
 
 def test_jobs_take_turns_on_gpus_by_their_numbers(sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,2,7")
-    status, _, _ = sweep("seed=0,1,2", f"+data.note={tmp_path}/gpu", *TROUBLE, *QUICK, "sweep.gpus=2")
+    status, _, _ = sweep("seed=0,1,2", f"+data.note={tmp_path}/gpu", *TROUBLE, *QUICK, "sweep.gpus=2", "sweep.batch=off")
     assert status == 0
     assert (tmp_path / "gpu").read_text().split() == ["4", "2", "4"]
     assert len(results(tmp_path / "sweep")) == 3

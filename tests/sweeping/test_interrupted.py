@@ -31,8 +31,8 @@ def wait_for(what, seconds: float = 120.0):
 
 
 def stop_in_the_second_job(start, folder: Path, number: int) -> tuple[int, str, int]:
-    """Starts a sweep of three, sends the signal once the second job trains; status, stderr, and the process of that job."""
-    parent = start("-m", "seed=0,1,2", *LONG)
+    """Starts a sweep of three, each alone, sends the signal once the second job trains; status, stderr, and the process of that job."""
+    parent = start("-m", "seed=0,1,2", "sweep.batch=off", *LONG)
     wait_for((folder / "sweep" / "1" / "checkpoint" / "last.safetensors").is_file)
     pid = results(folder / "sweep")[1]["pid"]
     os.kill(parent.pid, number)
@@ -60,12 +60,31 @@ def test_an_interrupted_sweep_is_finished_by_the_same_command(start, tmp_path: P
     if number != signal.SIGKILL:
         assert "the same command goes on with this sweep" in err
         return
-    parent = start("-m", "seed=0,1,2", *LONG)
+    parent = start("-m", "seed=0,1,2", "sweep.batch=off", *LONG)
     _, err = parent.communicate(timeout=120)
     assert parent.returncode == 0, err
     assert results(tmp_path / "sweep")[0] == first
     alone = mf.train(mf.compose(*LONG[:3], *LONG[4:], "seed=1"))
     assert results(tmp_path / "sweep")[1]["final"] == alone.final
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_group_is_finished_by_the_same_command_with_the_numbers_of_one_that_was_not(start, tmp_path: Path, number: int):
+    words = ("-m", "seed=0,1,2", "sweep.batch=3", *QUICK[:-1], "trainer.max_epochs=60")
+    parent = start(*words, "hydra.sweep.dir=sweep")
+    wait_for((tmp_path / "sweep" / "1" / "checkpoint" / "last.safetensors").is_file)
+    pid = results(tmp_path / "sweep")[1]["pid"]
+    os.kill(parent.pid, number)
+    parent.communicate(timeout=120)
+    wait_for(lambda: not process_is_alive(pid))
+    assert [job.status for job in read_sweep(tmp_path / "sweep").jobs] == ["killed"] * 3
+    for folder in ("sweep", "whole"):
+        parent = start(*words, f"hydra.sweep.dir={folder}")
+        _, err = parent.communicate(timeout=300)
+        assert parent.returncode == 0, err
+    resumed, whole = (results(tmp_path / folder) for folder in ("sweep", "whole"))
+    assert [resumed[job]["final"] for job in resumed] == [whole[job]["final"] for job in whole]
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])

@@ -162,13 +162,14 @@ def test_jobs_can_run_in_the_process_itself(sweep, tmp_path: Path):
     assert {record["pid"] for record in results(tmp_path / "sweep").values()} == {os.getpid()}
 
 
-def test_each_job_has_its_log_and_the_numbers_of_a_run_alone(sweep, tmp_path: Path):
+@pytest.mark.parametrize(("batch", "accuracy"), [("off", 0), ("2", 1e-5)])
+def test_each_job_has_its_log_and_the_numbers_of_a_run_alone(sweep, tmp_path: Path, batch: str, accuracy: float):
     import modelfactory as mf
 
-    sweep("seed=3,4", *QUICK)
+    sweep("seed=3,4", *QUICK, f"sweep.batch={batch}")
     alone = mf.train(mf.compose(*QUICK[:-1], "seed=4"))
     record = results(tmp_path / "sweep")[1]
-    assert record["final"] == alone.final
+    assert record["final"] == pytest.approx(alone.final, rel=accuracy, abs=0)
     assert "model: " in (tmp_path / "sweep" / "1" / "train.log").read_text()
     assert "sweep" not in (tmp_path / "sweep" / "1" / "config.yaml").read_text()
 
