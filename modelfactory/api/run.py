@@ -26,7 +26,7 @@ from modelfactory.config.unused_keys import unused_figures
 from modelfactory.data.dataset import Data
 from modelfactory.data.first_batch import evidence_of
 from modelfactory.data.spec import DataSource, load_source
-from modelfactory.init.structural_arguments import Evidence
+from modelfactory.init.structural_arguments import DataStatistics
 from modelfactory.model.grammar import MODEL_KEYS
 from modelfactory.planning.materialize import Built
 from modelfactory.planning.plan import Plan, make_plan
@@ -124,7 +124,7 @@ def _read(cfg: Any) -> dict[str, Any]:
     return config
 
 
-def _evidence(config: Mapping[str, Any]) -> Evidence | None:
+def _evidence(config: Mapping[str, Any]) -> DataStatistics | None:
     """The data that a config names, loaded when an initialisation asks for them."""
     data = config.get("data")
     if not isinstance(data, Mapping) or "_target_" not in data:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from modelfactory.auditing.finding import Finding
 from modelfactory.auditing.scale import fits_a_law
-from modelfactory.auditing.subject import Item, Subject
+from modelfactory.auditing.subject import AuditedParameter, Subject
 
 _ALIKE = 0.08
 _STEP = 0.9
@@ -35,20 +35,20 @@ def find_depth_scales(subject: Subject) -> Iterator[Finding]:
     yield from _misplaced(subject, told)
 
 
-def _fix(item: Item, right: float) -> str:
+def _fix(item: AuditedParameter, right: float) -> str:
     return f"mf.initialize(model, {{'match': '{item.name}', 'scheme': 'normal', 'std': {right:.4g}}})"
 
 
-def _tolerance(item: Item) -> float:
+def _tolerance(item: AuditedParameter) -> float:
     return _ALIKE + _chance(item)
 
 
-def _chance(item: Item) -> float:
+def _chance(item: AuditedParameter) -> float:
     """Four standard errors of the log of a std."""
     return 4 * math.sqrt(1 / (2 * math.prod(item.shape))) + 0.01
 
 
-def _odd(items: Sequence[Item]) -> list[tuple[Item, float]]:
+def _odd(items: Sequence[AuditedParameter]) -> list[tuple[AuditedParameter, float]]:
     """Those of a group that break its rule, with the std that the rule would give.
 
     The rule is of the std or of the std times the root of fans, whichever leaves the fewest scales, and then the closest: repeats of one
@@ -67,7 +67,7 @@ def _odd(items: Sequence[Item]) -> list[tuple[Item, float]]:
     return [(item, std) for item, std in odd if abs(math.log(_without_outliers(item, std) / std)) > _tolerance(item)]
 
 
-def _breaking(items: Sequence[Item], logs: Sequence[float]) -> list[tuple[int, float]]:
+def _breaking(items: Sequence[AuditedParameter], logs: Sequence[float]) -> list[tuple[int, float]]:
     """The places of those whose scale, given by its log, breaks the rule of all, and the scale that fits: one, or one that goes on."""
     tolerance = _tolerance(items[0])
     spread = max(logs) - min(logs)
@@ -90,7 +90,7 @@ def _breaking(items: Sequence[Item], logs: Sequence[float]) -> list[tuple[int, f
     return [(place, math.exp(middle)) for place, log in enumerate(logs) if abs(log - middle) > tolerance]
 
 
-def _without_outliers(item: Item, std: float) -> float:
+def _without_outliers(item: AuditedParameter, std: float) -> float:
     """The std of what lies within eight of another: trunc_normal_ gives one in 2**24 values its bound, which may be 100 away."""
     if item.values is None:
         return item.std
@@ -141,7 +141,7 @@ def _misplaced(subject: Subject, told: set[str]) -> Iterator[Finding]:
         return
 
 
-def _told(item: Item, wrong: bool, right: float, scaled: Item) -> Finding:
+def _told(item: AuditedParameter, wrong: bool, right: float, scaled: AuditedParameter) -> Finding:
     if wrong:
         message = (
             f"std {item.std:.4g} is scaled by depth from {right:.4g}, and what it gives is not added to the residual stream: "

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from modelfactory.auditing.finding import Finding
-from modelfactory.auditing.subject import Item, Subject, is_view
+from modelfactory.auditing.subject import AuditedParameter, Subject, is_view
 from modelfactory.tracing.operators import ADDS, NORMS
 from modelfactory.tracing.steps import Steps
 from modelfactory.tracing.uses import Use
@@ -32,7 +32,7 @@ def find_norm_scales(subject: Subject) -> Iterator[Finding]:
         yield Finding(item.name, "norm_scale", "warn" if item.is_constant and not item.is_zero else "error", message, fix)
 
 
-def _is_well(subject: Subject, item: Item, start: float) -> bool:
+def _is_well(subject: Subject, item: AuditedParameter, start: float) -> bool:
     if start == 0:
         return abs(item.mean) < 2
     if item.is_zero:  # fine wherever the signal has another way, as around a residual branch
@@ -44,12 +44,12 @@ def _is_well(subject: Subject, item: Item, start: float) -> bool:
     return abs(item.mean) > max(_OFF_ZERO * item.std, 1e-2)  # as drawn around a number, or as trained
 
 
-def _uses(subject: Subject, item: Item) -> list[Use]:
+def _uses(subject: Subject, item: AuditedParameter) -> list[Use]:
     uses = [] if subject.reading is None else subject.reading.uses.get(item.name, [])
     return [use for use in uses if use.kind == "norm"]
 
 
-def _start(subject: Subject, item: Item) -> float | None:
+def _start(subject: Subject, item: AuditedParameter) -> float | None:
     """What a scale starts at by the way that it is used: 1, 0 where 1 is added, None of what is used otherwise."""
     if subject.reading is None:
         return 1.0
@@ -107,7 +107,7 @@ def find_saturated(subject: Subject) -> Iterator[Finding]:
         yield Finding(item.name, "saturated", "warn", message, fix)
 
 
-def _bent_by(steps: Steps, item: Item) -> str | None:
+def _bent_by(steps: Steps, item: AuditedParameter) -> str | None:
     value = steps.graph.parameters.get(item.name)
     if value is None:
         return None

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from modelfactory.auditing.finding import Finding
-from modelfactory.auditing.subject import Item, Subject
+from modelfactory.auditing.subject import AuditedParameter, Subject
 from modelfactory.init.fans import torch_fans
 from modelfactory.tracing.fans import TracedFans
 from modelfactory.tracing.operators import CONVOLUTIONS, TRANSPOSED
@@ -38,7 +38,7 @@ def find_scales(subject: Subject) -> Iterator[Finding]:
             yield found
 
 
-def fits_a_law(item: Item, fans: TracedFans) -> bool:
+def fits_a_law(item: AuditedParameter, fans: TracedFans) -> bool:
     """Whether the variance is that of a law by the fans of its operator, to the precision of the draw."""
     right = {fans.fan_in, (fans.fan_in + fans.fan_out) / 2}
     if fans.summed != (0,):  # fan_out is a choice; of x @ W it is what its shape misleads to
@@ -49,16 +49,16 @@ def fits_a_law(item: Item, fans: TracedFans) -> bool:
     return any(abs(item.std**2 * fan / law - 1) < _error(item) for fan in right for law in _LAWS)
 
 
-def _groups(item: Item) -> int:
+def _groups(item: AuditedParameter) -> int:
     return int(getattr(item.info.module, "groups", 1) or 1)
 
 
-def _error(item: Item) -> float:
+def _error(item: AuditedParameter) -> float:
     """Four standard errors of a variance, as a share of it."""
     return 4 * math.sqrt(2 / math.prod(item.shape)) + 0.004
 
 
-def _wrong_fans(item: Item, fans: TracedFans, repeats: Sequence[Item]) -> Finding | None:
+def _wrong_fans(item: AuditedParameter, fans: TracedFans, repeats: Sequence[AuditedParameter]) -> Finding | None:
     """One whose variance, as that of all repeats of its layer, is that of a law with the fans of its shape in place of its operator's."""
     error = _error(item)
     if fans.node.op in TRANSPOSED or error > (_LOOSE if _groups(item) > 1 else _TIGHT):
@@ -75,13 +75,13 @@ def _wrong_fans(item: Item, fans: TracedFans, repeats: Sequence[Item]) -> Findin
     return None
 
 
-def _is_own(item: Item, fan: float, law: float) -> bool:
+def _is_own(item: AuditedParameter, fan: float, law: float) -> bool:
     """Whether that is what the class of its layer gives by itself."""
     reset = type(item.info.module).__module__.startswith("torch.nn")
     return reset and law == 1 / 3 and fan == torch_fans(item.shape).fan_in
 
 
-def _told_fans(item: Item, fans: TracedFans, fan: float, law: float, name: str) -> Finding:
+def _told_fans(item: AuditedParameter, fans: TracedFans, fan: float, law: float, name: str) -> Finding:
     right = math.sqrt(law / fans.fan_in)
     how = "as x @ W" if fans.summed == (0,) and len(item.shape) == 2 else f"by {fans.node.op}"
     message = (
@@ -93,7 +93,7 @@ def _told_fans(item: Item, fans: TracedFans, fan: float, law: float, name: str) 
     return Finding(item.name, "wrong_fans", "warn", message, fix)
 
 
-def _far(subject: Subject, item: Item, fans: TracedFans) -> Finding | None:
+def _far(subject: Subject, item: AuditedParameter, fans: TracedFans) -> Finding | None:
     if math.prod(item.shape) < _MANY:
         return None
     gain = item.rms * math.sqrt(fans.fan_in) * abs(subject.factor(fans.node))

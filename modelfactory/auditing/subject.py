@@ -24,7 +24,7 @@ _SAMPLED = 8
 
 
 @dataclass(eq=False)
-class Item:
+class AuditedParameter:
     """A parameter with numbers about its values.
 
     Attributes:
@@ -157,17 +157,17 @@ class Subject:
     unwritten: set[str] = field(default_factory=set)
 
     @cached_property
-    def all_items(self) -> list[Item]:
-        return [Item(info, _values(info.parameter)) for info in describe(self.model, self.example)]
+    def all_items(self) -> list[AuditedParameter]:
+        return [AuditedParameter(info, _values(info.parameter)) for info in describe(self.model, self.example)]
 
     @cached_property
-    def items(self) -> list[Item]:
+    def items(self) -> list[AuditedParameter]:
         """Those with values that something wrote and no checkpoint gave; asked for once those that nothing wrote are known."""
         given = (item for item in self.all_items if not self.loaded.intersection(item.info.names))
         return [item for item in given if item.is_finite and item.name not in self.unwritten]
 
     @cached_property
-    def by_name(self) -> dict[str, Item]:
+    def by_name(self) -> dict[str, AuditedParameter]:
         return {name: item for item in self.all_items for name in item.info.names}
 
     @cached_property
@@ -182,9 +182,9 @@ class Subject:
             return None
         return facts.reading
 
-    def groups(self) -> Iterator[list[Item]]:
+    def groups(self) -> Iterator[list[AuditedParameter]]:
         """The trained matrices of one shape that repeats of one layer have under one name, in order."""
-        found: dict[tuple[str, tuple[int, ...]], list[Item]] = {}
+        found: dict[tuple[str, tuple[int, ...]], list[AuditedParameter]] = {}
         for item in self.items:
             if item.is_matrix and item.trains:
                 found.setdefault((item.pattern, item.shape), []).append(item)
@@ -192,7 +192,7 @@ class Subject:
 
     # What is done with a parameter, and with what comes of it
 
-    def is_plain(self, item: Item, node: Node) -> bool:
+    def is_plain(self, item: AuditedParameter, node: Node) -> bool:
         """Whether a product takes a parameter as it is, and not what is computed from it (a standardised weight, a scaled one)."""
         value = self.reading.steps.weight(node) if self.reading is not None else None
         return value is not None and is_view(value, item.name)

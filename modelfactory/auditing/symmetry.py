@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from modelfactory.auditing.finding import Finding
-from modelfactory.auditing.subject import Item, Subject
+from modelfactory.auditing.subject import AuditedParameter, Subject
 from modelfactory.tracing.operators import CONVOLUTIONS, TRANSPOSED
 
 _FEW = 3  # numbers in a row, from which on two equal rows are no chance
@@ -29,7 +29,7 @@ def find_identical_units(subject: Subject) -> Iterator[Finding]:
     yield from _identical_tokens(subject)
 
 
-def _of_matrix(item: Item) -> Finding | None:
+def _of_matrix(item: AuditedParameter) -> Finding | None:
     rows = item.rows
     if rows is None or rows.shape[0] < 2:
         return None
@@ -52,7 +52,7 @@ def _of_matrix(item: Item) -> Finding | None:
     return None
 
 
-def _readings(item: Item, rows: Tensor) -> Iterator[tuple[Tensor, str]]:
+def _readings(item: AuditedParameter, rows: Tensor) -> Iterator[tuple[Tensor, str]]:
     """The rows that may be alike: outputs, inputs, the matrices of a stack; of an embedding its rows alone."""
     if item.roles[0] == "embedding":
         yield rows, "rows"
@@ -64,7 +64,7 @@ def _readings(item: Item, rows: Tensor) -> Iterator[tuple[Tensor, str]]:
         yield item.values.flatten(1), "matrices"
 
 
-def _told(item: Item, matrix: Tensor, pairs: tuple[Tensor, Tensor], named: str) -> str:
+def _told(item: AuditedParameter, matrix: Tensor, pairs: tuple[Tensor, Tensor], named: str) -> str:
     first, second = int(pairs[0][0]), int(pairs[1][0])
     steps = {int(step) for step in (pairs[1] - pairs[0]).abs().tolist()}
     whole = matrix.shape[0]
@@ -77,7 +77,7 @@ def _told(item: Item, matrix: Tensor, pairs: tuple[Tensor, Tensor], named: str) 
     )
 
 
-def _groups(item: Item) -> int:
+def _groups(item: AuditedParameter) -> int:
     """The groups of a convolution, in which each output sees inputs of its own."""
     fans = item.fans
     product = None if fans is None else item.info.model.reading.labels.contractions.get(fans.node.index)
@@ -137,7 +137,7 @@ def _identical_tokens(subject: Subject) -> Iterator[Finding]:
 
 def find_duplicates(subject: Subject) -> Iterator[Finding]:
     """Trained matrices that have the values of another and are not tied to it."""
-    alike: dict[tuple[object, ...], list[Item]] = defaultdict(list)
+    alike: dict[tuple[object, ...], list[AuditedParameter]] = defaultdict(list)
     for item in subject.items:
         if item.trains and item.is_matrix and not item.is_constant and item.values is not None and item.values.numel() >= _LOW_PRECISION:
             key = (item.shape, item.values.dtype, item.values.device, item.fingerprint)
@@ -150,7 +150,7 @@ def find_duplicates(subject: Subject) -> Iterator[Finding]:
                 yield _duplicate(subject, first, item)
 
 
-def _duplicate(subject: Subject, first: Item, item: Item) -> Finding:
+def _duplicate(subject: Subject, first: AuditedParameter, item: AuditedParameter) -> Finding:
     together = _same_input(first, item)
     why = (
         "both see the same input, so both compute and learn the same (experts, heads, members of an ensemble)"
@@ -162,7 +162,7 @@ def _duplicate(subject: Subject, first: Item, item: Item) -> Finding:
     return Finding(item.name, "duplicate", "error" if together else "warn", message, fix)
 
 
-def _same_input(first: Item, item: Item) -> bool:
+def _same_input(first: AuditedParameter, item: AuditedParameter) -> bool:
     sources = []
     for one in (first, item):
         if one.fans is None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from modelfactory.auditing.finding import Finding
-from modelfactory.auditing.subject import Item, Subject
+from modelfactory.auditing.subject import AuditedParameter, Subject
 
 _ABSURD = 1e6
 _TINY = 1e-30
@@ -27,7 +27,7 @@ def find_unwritten(subject: Subject) -> Iterator[Finding]:
             yield found
 
 
-def _of_parameter(item: Item) -> Finding | None:
+def _of_parameter(item: AuditedParameter) -> Finding | None:
     fix = _DRAW.format(name=item.name, scheme="ones" if item.has("norm") else "zeros" if item.has("bias") else "xavier_normal")
     if item.info.parameter.is_meta:
         message = "it is on the meta device: it has a shape and no values; every forward with it fails"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from modelfactory.auditing.finding import Finding
-from modelfactory.auditing.subject import Item, Subject
+from modelfactory.auditing.subject import AuditedParameter, Subject
 from modelfactory.tracing.graph import Node, Value
 from modelfactory.tracing.steps import Steps
 
@@ -35,7 +35,7 @@ def _of_branches(subject: Subject, told: set[str]) -> Iterator[Finding]:
     if subject.reading is None:
         return
     for normed in (False, True):
-        silencing: list[list[Item]] = []
+        silencing: list[list[AuditedParameter]] = []
         for branch in subject.all_items[0].info.model.branches:
             if (branch.norm is not None) is normed:
                 items = [subject.by_name[name] for name in branch.silenced_by if name in subject.by_name]
@@ -50,7 +50,7 @@ def _of_branches(subject: Subject, told: set[str]) -> Iterator[Finding]:
                         yield _not_zero(item, f"{len(silent)} of {len(silencing)} residual branches are")
 
 
-def _peers(items: Sequence[Item], what: str, told: set[str]) -> Iterator[Finding]:
+def _peers(items: Sequence[AuditedParameter], what: str, told: set[str]) -> Iterator[Finding]:
     zero = [item for item in items if item.is_zero]
     if zero and 2 * len(zero) >= len(items):
         for item in items:
@@ -59,7 +59,7 @@ def _peers(items: Sequence[Item], what: str, told: set[str]) -> Iterator[Finding
                 yield _not_zero(item, f"{len(zero)} of the {len(items)} {what} are")
 
 
-def _not_zero(item: Item, others: str) -> Finding:
+def _not_zero(item: AuditedParameter, others: str) -> Finding:
     message = f"rms {item.rms:.3g}, where {others} 0 at the start: this one alone changes the signal from the first step on"
     return Finding(item.name, "not_zero", "warn", message, f"mf.initialize(model, {{'match': '{item.name}', 'scheme': 'zeros'}})")
 
@@ -87,7 +87,7 @@ def _adapters(subject: Subject) -> Iterator[Finding]:
             yield Finding(second.name, "adapter", "error", message, fix)
 
 
-def _pair(subject: Subject, steps: Steps, node: Node) -> tuple[Item, Item] | None:
+def _pair(subject: Subject, steps: Steps, node: Node) -> tuple[AuditedParameter, AuditedParameter] | None:
     """The two matrices of an adapter whose second product a node is."""
     second = _item(subject, steps, node)
     if second is None or not second.trains or second.fans is None:
@@ -116,7 +116,7 @@ def _comes_from(steps: Steps, value: Value, source: Value) -> bool:
     return bool(signals) and steps.carried(signals[0], _PLAIN) is source
 
 
-def _item(subject: Subject, steps: Steps, node: Node | None) -> Item | None:
+def _item(subject: Subject, steps: Steps, node: Node | None) -> AuditedParameter | None:
     """The one matrix that a product multiplies the signal with."""
     if node is None or steps.kind(node) != "weights":
         return None

@@ -20,11 +20,11 @@ from modelfactory.numerics.threads import num_cores
 _GATHERED_BYTES = 64 * 2**20
 
 
-class Part(NamedTuple):
+class BatchPart(NamedTuple):
     """Part `index` of `count` equal parts of each batch, as one of several processes has it.
 
     Example:
-        >>> [Part(index, 3).of(range(7)) for index in range(3)]
+        >>> [BatchPart(index, 3).of(range(7)) for index in range(3)]
         [range(0, 2), range(2, 4), range(4, 7)]
     """
 
@@ -37,7 +37,7 @@ class Part(NamedTuple):
         return batch[size * self.index // self.count : size * (self.index + 1) // self.count]
 
 
-WHOLE = Part()
+WHOLE = BatchPart()
 
 
 def make_batches(
@@ -48,7 +48,7 @@ def make_batches(
     seed: int | None = None,
     num_workers: int = 0,
     drop_last: bool = False,
-    part: Part = WHOLE,
+    part: BatchPart = WHOLE,
 ) -> MemoryBatches | TakenBatches | LoaderBatches:
     """The batches of a split on `device`; in the order of the split when `seed` is None, else shuffled each epoch.
 
@@ -80,7 +80,7 @@ class MemoryBatches:
         seed: int | None = None,
         moved: bool = True,
         drop_last: bool = False,
-        part: Part = WHOLE,
+        part: BatchPart = WHOLE,
     ):
         self.part = part
         self.x, self.y = x.to(device) if moved else x, y.to(device)
@@ -110,7 +110,7 @@ class TakenBatches:
     """Batches of a data set that gives many samples at once, by `take(indices)`."""
 
     def __init__(
-        self, dataset: Any, batch_size: int, device: torch.device, seed: int | None = None, drop_last: bool = False, part: Part = WHOLE
+        self, dataset: Any, batch_size: int, device: torch.device, seed: int | None = None, drop_last: bool = False, part: BatchPart = WHOLE
     ):
         self.dataset, self.batch_size, self.device, self.seed, self.part = dataset, batch_size, device, seed, part
         self._used = len(dataset) // batch_size * batch_size if drop_last else len(dataset)
@@ -138,7 +138,7 @@ class LoaderBatches:
         seed: int | None = None,
         num_workers: int = 0,
         drop_last: bool = False,
-        part: Part = WHOLE,
+        part: BatchPart = WHOLE,
     ):
         from torch.utils.data import DataLoader
 
@@ -182,7 +182,7 @@ class LoaderBatches:
 class _EpochSampler:
     """Yields the samples of each batch as (epoch, index): the epoch travels with the index to workers that outlive it."""
 
-    def __init__(self, size: int, batch_size: int, seed: int | None, drop_last: bool, part: Part):
+    def __init__(self, size: int, batch_size: int, seed: int | None, drop_last: bool, part: BatchPart):
         self.size, self.batch_size, self.seed, self.part = size, batch_size, seed, part
         self.epoch = self.skipped = 0
         self._used = size // batch_size * batch_size if drop_last else size

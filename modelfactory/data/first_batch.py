@@ -13,10 +13,10 @@ from modelfactory.config.errors import SchemeError
 from modelfactory.data.batches import make_batches
 from modelfactory.data.checked_samples import CheckedSamples
 from modelfactory.data.dataset import Data
-from modelfactory.init.structural_arguments import Evidence
+from modelfactory.init.structural_arguments import DataStatistics
 
 
-def evidence_of(load: Callable[[], Data]) -> Evidence:
+def evidence_of(load: Callable[[], Data]) -> DataStatistics:
     """The evidence in what `load` gives, which is called once, when something is first asked.
 
     Example:
@@ -27,7 +27,7 @@ def evidence_of(load: Callable[[], Data]) -> Evidence:
         ([0.25, 0.75], torch.Size([2, 1]))
     """
     loaded = cache(load)
-    return Evidence(lambda: class_shares(loaded()), lambda: first_batch(loaded()))
+    return DataStatistics(lambda: class_shares(loaded()), lambda: first_batch(loaded()))
 
 
 def class_shares(data: Data) -> list[float]:

@@ -18,7 +18,7 @@ from modelfactory.init.blocks import block_rows, blocks_of, matrix_shape
 from modelfactory.init.choose import Choice
 from modelfactory.init.default_moments import authored_moments
 from modelfactory.init.fans import Block, Fans, torch_fans
-from modelfactory.init.input_activation import Acting
+from modelfactory.init.input_activation import InputActivation
 from modelfactory.init.scheme_call import Default, FromFile, FromScheme, Keep, SchemeCall, given_arguments
 from modelfactory.init.schemes.table import Scheme
 from modelfactory.init.schemes.table import arguments as arguments_of
@@ -49,7 +49,7 @@ class Assignment:
     blocks: tuple[Block, ...] = ()
     fans: Fans | None = None
     gain: float | None = None
-    acting: Acting | None = None
+    acting: InputActivation | None = None
     expected: tuple[float, float] = (math.nan, math.nan)
     args: Mapping[str, Any] = field(default_factory=lambda: _NO_ARGS)
     parts: tuple[Assignment, ...] = ()
@@ -71,7 +71,7 @@ class Assignment:
 
 def assign(
     choices: Sequence[Choice],
-    acting: Mapping[int, Acting],
+    acting: Mapping[int, InputActivation],
     fans: str,
     problems: Problems,
     shares: Shares = unknown_shares,
@@ -112,7 +112,7 @@ def _kind(choice: Choice) -> Any:
     return id(call), type(info.module), info.attr, info.parameter.shape, *seen
 
 
-def _assign(choice: Choice, acting: Acting | None, fans: str, problems: Problems, shares: Shares) -> Assignment:
+def _assign(choice: Choice, acting: InputActivation | None, fans: str, problems: Problems, shares: Shares) -> Assignment:
     if choice.parts:
         return _assign_parts(choice, acting, fans, problems, shares)
     call, parameter = choice.call, choice.info.parameter
@@ -193,7 +193,7 @@ def _pooled(moments: Sequence[tuple[float, float]], sizes: Sequence[int]) -> tup
     return mean, math.sqrt(max(square - mean * mean, 0.0)) if math.isfinite(square) else math.nan
 
 
-def _assign_parts(choice: Choice, acting: Acting | None, fans: str, problems: Problems, shares: Shares) -> Assignment:
+def _assign_parts(choice: Choice, acting: InputActivation | None, fans: str, problems: Problems, shares: Shares) -> Assignment:
     """Each block by its own choice; expected are the moments of an entry of the whole."""
     blocks = [_block(own) for own in choice.info.blocks()]
     parts = []
@@ -215,7 +215,7 @@ def _block(info: ParamInfo) -> Block:
     return Block(block_rows(info), info.packed[info.block or 0], found)
 
 
-def _gain(choice: Choice, call: FromScheme, acting: Acting | None, problems: Problems) -> float | None:
+def _gain(choice: Choice, call: FromScheme, acting: InputActivation | None, problems: Problems) -> float | None:
     """The gain as a number: given, computed from the activation that acts on the layer, or the scheme's own."""
     if call.gain == "auto":
         if acting is None or not acting.known:

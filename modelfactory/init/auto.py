@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from modelfactory.config.errors import SchemeError
 from modelfactory.init.choose import Choice, in_blocks
-from modelfactory.init.input_activation import Acting
+from modelfactory.init.input_activation import InputActivation
 from modelfactory.init.scheme_call import Auto, Default, FromScheme
 from modelfactory.init.schemes.table import SCHEMES
 from modelfactory.numerics.activation import Activation, moments
@@ -31,7 +31,7 @@ _LEVELS = (1.0, 2.0, 4.0, 8.0, 16.0)
 _STEEP = 1.01
 
 
-def resolve_auto(choices: Sequence[Choice], acting: Mapping[int, Acting]) -> list[Choice]:
+def resolve_auto(choices: Sequence[Choice], acting: Mapping[int, InputActivation]) -> list[Choice]:
     """The choices with a scheme of the catalogue in place of every `auto`, and why in `Choice.reason`.
 
     - a layer after an activation: `lecun_normal` with its forward gain `1/sqrt(E f^2)`; after nothing or a norm with gain 1.
@@ -73,7 +73,7 @@ class _Signal:
     alike: float = _ALIKE
 
 
-def _signal_of(choices: Sequence[Choice], acting: Mapping[int, Acting]) -> _Signal:
+def _signal_of(choices: Sequence[Choice], acting: Mapping[int, InputActivation]) -> _Signal:
     """Norms bring a variance back to 1; without them it is the level of the activations, or what the residual sums have grown to."""
     if any(isinstance(choice.info.module, NORMS) or "norm" in choice.info.roles for choice in choices):
         small = any("stem" in choice.info.roles and _in_stream(choice, acting) for choice in choices)
@@ -83,7 +83,7 @@ def _signal_of(choices: Sequence[Choice], acting: Mapping[int, Acting]) -> _Sign
     return _Signal(level, _grown(level, [acting.get(id(choice.info.parameter)) for choice in ends]))
 
 
-def _in_stream(choice: Choice, acting: Mapping[int, Acting]) -> bool:
+def _in_stream(choice: Choice, acting: Mapping[int, InputActivation]) -> bool:
     found = acting.get(id(choice.info.parameter))
     return found is not None and found.in_stream
 
@@ -93,7 +93,7 @@ def _ends_a_branch(choice: Choice) -> bool:
     return choice.info.branch is not None and choice.info.branch.norm is None and "residual_out" in choice.info.roles
 
 
-def _grown(level: float, ends: Sequence[Acting | None]) -> float:
+def _grown(level: float, ends: Sequence[InputActivation | None]) -> float:
     """The variance of a stream after the sums of residual branches, which begins at `level`: each adds what its last layer gives."""
     q = level
     for acting in ends:
@@ -105,7 +105,7 @@ def _grown(level: float, ends: Sequence[Acting | None]) -> float:
     return q
 
 
-def _resolved_whole(choice: Choice, acting: Acting | None, signal: _Signal) -> Choice:
+def _resolved_whole(choice: Choice, acting: InputActivation | None, signal: _Signal) -> Choice:
     """A choice with what `auto` stands for, in its blocks where they have one each."""
     if not any(isinstance(part.call, Auto) for part in choice.parts):
         return _resolved(choice, acting, signal) if isinstance(choice.call, Auto) else choice
@@ -113,7 +113,7 @@ def _resolved_whole(choice: Choice, acting: Acting | None, signal: _Signal) -> C
     return in_blocks(choice.info, parts)
 
 
-def _resolved(choice: Choice, acting: Acting | None, signal: _Signal, block: bool = False) -> Choice:
+def _resolved(choice: Choice, acting: InputActivation | None, signal: _Signal, block: bool = False) -> Choice:
     info, level = choice.info, signal.level
     if block and "bias" in info.roles and isinstance(info.module, (nn.LSTM, nn.LSTMCell)):
         opens = "forget_gate" in info.roles and info.attr.startswith("bias_ih")
@@ -145,7 +145,7 @@ def _resolved(choice: Choice, acting: Acting | None, signal: _Signal, block: boo
     return _with(choice, "lecun_normal", gain, reason)
 
 
-def _head(choice: Choice, acting: Acting, signal: _Signal) -> Choice:
+def _head(choice: Choice, acting: InputActivation, signal: _Signal) -> Choice:
     """The head: its outputs have the rms at which the first loss is near that of a guess, whatever comes in.
 
     What all inputs have in common by the mean of the activation is left out: it would be a guess by chance, and of a mean over places
@@ -171,7 +171,7 @@ def _head(choice: Choice, acting: Acting, signal: _Signal) -> Choice:
     return _with(choice, "centred_normal" if centred else "lecun_normal", gain * scale / math.sqrt(left), why)
 
 
-def _mean_share(acting: Acting, q: float) -> float:
+def _mean_share(acting: InputActivation, q: float) -> float:
     """The share of the power of what an activation gives at the variance `q` that its mean has."""
     if acting.activation is None or acting.gated:
         return 0.0
@@ -181,7 +181,7 @@ def _mean_share(acting: Acting, q: float) -> float:
     return 0.0
 
 
-def _left_by_mean(acting: Acting, share: float, centred: bool, alike: float) -> float:
+def _left_by_mean(acting: InputActivation, share: float, centred: bool, alike: float) -> float:
     """What a mean over k places leaves of the power: that of the mean, unless it is left out, and of the rest `1/k + (1 - 1/k) alike`."""
     apart = 1 / acting.averaged
     return (0.0 if centred else share) + (1 - share) * (apart + (1 - apart) * alike)
@@ -194,7 +194,7 @@ def _output_scale(choice: Choice) -> float:
     return math.sqrt(2 * _ABOVE_A_GUESS * math.log(classes) / (1 - 1 / classes)) if classes > 1 else _ONE_OUTPUT
 
 
-def _gain(acting: Acting, level: float) -> tuple[float, str]:
+def _gain(acting: InputActivation, level: float) -> tuple[float, str]:
     if acting.activation is None:
         if acting.source == "the input":
             return math.sqrt(level), "its input is the data" + ("" if level == 1 else f", which is to have the variance {level:g}")
@@ -213,7 +213,7 @@ def _gain(acting: Acting, level: float) -> tuple[float, str]:
     return _forward_gain(acting, 1.0)
 
 
-def _forward_gain(acting: Acting, q: float) -> tuple[float, str]:
+def _forward_gain(acting: InputActivation, q: float) -> tuple[float, str]:
     """`1/sqrt(E f(sqrt(q) z)^2)`: what comes out has the variance 1."""
     try:
         return 1 / math.sqrt(moments(acting.activation, q).second), f"{acting.source} acts on its input: 1/sqrt(E f^2)"  # pyright: ignore[reportArgumentType]
@@ -221,7 +221,7 @@ def _forward_gain(acting: Acting, q: float) -> tuple[float, str]:
         return 1.0, f"{acting.source} acts on its input and has no gain ({error})"
 
 
-def _gated_gain(acting: Acting, level: float) -> tuple[float, str]:
+def _gated_gain(acting: InputActivation, level: float) -> tuple[float, str]:
     """Of an input f(z1) z2: E (f(z1) z2)^2 = E f^2 E z2^2, as the two are drawn apart."""
     try:
         second = moments(acting.activation, level).second  # pyright: ignore[reportArgumentType]
@@ -250,7 +250,7 @@ def _opened_gate(z: Tensor) -> Tensor:
     return torch.sigmoid(z + 1)
 
 
-def _bias(choice: Choice, acting: Acting | None, level: float) -> Choice:
+def _bias(choice: Choice, acting: InputActivation | None, level: float) -> Choice:
     if isinstance(choice.info.module, (nn.LSTM, nn.LSTMCell)):
         return _with(choice, "forget_bias", None, "the forget gate begins open: 1 in the sum of its two biases, all else 0", val=1.0)
     found = None

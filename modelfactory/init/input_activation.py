@@ -14,7 +14,7 @@ from modelfactory.tracing.activations import Applied as Applied  # what an activ
 
 
 @dataclass(frozen=True)
-class Acting:
+class InputActivation:
     """What acts on the input of a parameter's layer.
 
     Attributes:
@@ -41,24 +41,24 @@ class Acting:
 _SHARED = ("gated", "averaged", "normed", "in_stream")
 
 
-def acting_on(infos: Sequence[ParamInfo]) -> dict[int, Acting]:
+def acting_on(infos: Sequence[ParamInfo]) -> dict[int, InputActivation]:
     """For each parameter (by `id`) what acts on the input of its layer."""
     return {id(info.parameter): _acting(info) for info in infos}
 
 
-def _acting(info: ParamInfo) -> Acting:
+def _acting(info: ParamInfo) -> InputActivation:
     traced, reading = info.facts.activation, info.model.reading
     if traced is None:
         where = type(info.module).__name__
         why = f"the model could not be run: {reading.graph.reason}" if not info.model.is_read else f"the run does not use it in {where}"
-        return Acting(None, f"not known: {why}", None, False)
+        return InputActivation(None, f"not known: {why}", None, False)
     shape = None if reading.tried else torch.Size(traced.shape)
-    return Acting(traced.function, traced.source, shape, **{name: getattr(traced, name) for name in _SHARED})
+    return InputActivation(traced.function, traced.source, shape, **{name: getattr(traced, name) for name in _SHARED})
 
 
 def find_acting(
     model: nn.Module, incoming: Mapping[str, torch.Size] | None = None, dtype: torch.dtype = torch.float32
-) -> dict[int, Acting]:
+) -> dict[int, InputActivation]:
     """For each parameter (by `id`) what acts on the input of its layer.
 
     Args:

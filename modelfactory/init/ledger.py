@@ -21,7 +21,7 @@ from modelfactory.numerics.rng import INIT_VERSION
 
 
 @dataclass(frozen=True)
-class Row:
+class LedgerRow:
     """A parameter's account.
 
     Attributes:
@@ -58,7 +58,7 @@ class Row:
     group: str
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
+COLUMNS = tuple(field.name for field in fields(LedgerRow))
 
 
 class Ledger:
@@ -77,7 +77,7 @@ class Ledger:
         ('zeros', 0.0)
     """
 
-    def __init__(self, rows: Iterable[Row], digests: Mapping[str, str] | None = None):
+    def __init__(self, rows: Iterable[LedgerRow], digests: Mapping[str, str] | None = None):
         self.rows = tuple(rows)
         self.digests = dict(digests or {})
         self.init_version = INIT_VERSION
@@ -95,17 +95,17 @@ class Ledger:
         """
         return combined(self.digests) if self.digests else ""
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[LedgerRow]:
         return iter(self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @overload
-    def __getitem__(self, key: int) -> Row: ...
+    def __getitem__(self, key: int) -> LedgerRow: ...
     @overload
-    def __getitem__(self, key: str) -> Row: ...
-    def __getitem__(self, key: int | str) -> Row:
+    def __getitem__(self, key: str) -> LedgerRow: ...
+    def __getitem__(self, key: int | str) -> LedgerRow:
         if isinstance(key, int):
             return self.rows[key]
         for row in self.rows:
@@ -172,9 +172,9 @@ def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) and not math.isnan(value) else str(_cell(value))
 
 
-def ledger_row(item: Assignment, numbers: tuple[float, float], group: str, trainable: bool) -> Row:
+def ledger_row(item: Assignment, numbers: tuple[float, float], group: str, trainable: bool) -> LedgerRow:
     info, call = item.info, item.call
-    return Row(
+    return LedgerRow(
         name=" = ".join(info.names),
         shape="x".join(map(str, info.parameter.shape)) or "scalar",
         numel=info.parameter.numel(),

@@ -24,7 +24,7 @@ def unknown_shares() -> None:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class DataStatistics:
     """What an initialisation may ask of the data; nothing is loaded before it is asked.
 
     Attributes:

@@ -53,7 +53,7 @@ class Grouping:
 
 
 @dataclass(frozen=True)
-class Place:
+class GroupAssignment:
     """What the optimizer does with a parameter.
 
     Attributes:
@@ -128,7 +128,7 @@ def place_parameters(
     infos: Sequence[ParamInfo],
     grouping: Grouping,
     thaws: Mapping[str, int] | None = None,
-) -> list[Place]:
+) -> list[GroupAssignment]:
     """Where each of `infos`, parameters of `model`, goes.
 
     A parameter is in the last group that picks it, else in `default`. With `layer_decay` d, layer i of the L + 1 that
@@ -164,7 +164,7 @@ def place_parameters(
         thawed = None if thaws is None else next((thaws[own] for own in info.names if own in thaws), None)
         if thawed is not None:
             name = f"{name}.epoch{thawed}"
-        places.append(Place(name, scale, options, spec))
+        places.append(GroupAssignment(name, scale, options, spec))
     return places
 
 

@@ -13,8 +13,8 @@ from modelfactory.init.assign import Assignment, assign, wants_shape
 from modelfactory.init.auto import needs_acting, resolve_auto
 from modelfactory.init.calibrate import Calibration
 from modelfactory.init.choose import Chooser, uses_auto_gain
-from modelfactory.init.input_activation import Acting, acting_on
-from modelfactory.init.ledger import Row, ledger_row
+from modelfactory.init.input_activation import InputActivation, acting_on
+from modelfactory.init.ledger import LedgerRow, ledger_row
 from modelfactory.init.scheme_call import FromFile
 from modelfactory.init.structural_arguments import Shares, unknown_shares
 from modelfactory.model.backbone_front import BACKBONE
@@ -78,7 +78,7 @@ def account(
             problems.add(f"{definition.path}.roles.{role}", f"{glob!r} is not {what}")
     chooser = Chooser(spec.init.rules, draft.definitions, problems)
     choices = chooser.choose(infos, pretrained=pretrained)
-    acting: dict[int, Acting] = {}
+    acting: dict[int, InputActivation] = {}
     if (
         uses_auto_gain(choices)
         or needs_acting(choices)
@@ -117,7 +117,7 @@ def _check_random(assignments: Sequence[Assignment], frozen: Collection[int], pr
         )
 
 
-def ledger_rows(plans: Account, spec: ModelSpec, stats: Sequence[tuple[float, float]] | None) -> Iterable[Row]:
+def ledger_rows(plans: Account, spec: ModelSpec, stats: Sequence[tuple[float, float]] | None) -> Iterable[LedgerRow]:
     groups = plans.place()
     for index, item in enumerate(plans.assignments):
         key = id(item.info.parameter)

@@ -14,9 +14,9 @@ from modelfactory.config.errors import ConfigError, Problem, Problems, SchemeErr
 from modelfactory.init.calibrate import Calibration, calibrate
 from modelfactory.init.copied import copy_values
 from modelfactory.init.fill import fill, measure
-from modelfactory.init.ledger import Ledger, Row
+from modelfactory.init.ledger import Ledger, LedgerRow
 from modelfactory.init.scheme_call import Copy, FromFile
-from modelfactory.init.structural_arguments import Evidence
+from modelfactory.init.structural_arguments import DataStatistics
 from modelfactory.model.blueprint import Draft, assemble
 from modelfactory.numerics.fingerprint import digest
 from modelfactory.parameters.freezing import apply_frozen, thaw
@@ -75,7 +75,7 @@ class Drawn:
     calibration: Calibration | None
 
 
-def draw(spec: ModelSpec, evidence: Evidence | None, *, measured: bool) -> Drawn:
+def draw(spec: ModelSpec, evidence: DataStatistics | None, *, measured: bool) -> Drawn:
     """Constructs the model of a config, draws every value once, loads weights over it, freezes and calibrates it.
 
     Raises:
@@ -124,7 +124,7 @@ def account_for(drawn: Drawn, spec: ModelSpec, warnings: tuple[str, ...], device
     )
 
 
-def _calibrate(model: nn.Module, plans: Account, spec: ModelSpec, evidence: Evidence | None) -> Calibration | None:
+def _calibrate(model: nn.Module, plans: Account, spec: ModelSpec, evidence: DataStatistics | None) -> Calibration | None:
     """Scales what was drawn, and is not frozen, on the data's first batch."""
     asked, where = spec.init.calibrate, "init.calibrate"
     if asked is None:
@@ -137,7 +137,7 @@ def _calibrate(model: nn.Module, plans: Account, spec: ModelSpec, evidence: Evid
         raise ConfigError([Problem(where, str(error))]) from error
 
 
-def listed_buffers(model: nn.Module, plans: Account, pretrained: Pretrained | None, *, measured: bool) -> Iterable[Row]:
+def listed_buffers(model: nn.Module, plans: Account, pretrained: Pretrained | None, *, measured: bool) -> Iterable[LedgerRow]:
     """The ledger's rows of buffers that come from a file of weights."""
     if pretrained is None:
         return ()

@@ -20,7 +20,7 @@ from modelfactory.init.input_activation import acting_on
 from modelfactory.init.ledger import Ledger
 from modelfactory.init.rule_warnings import plan_warnings
 from modelfactory.init.rules import InitSpec
-from modelfactory.init.structural_arguments import Evidence
+from modelfactory.init.structural_arguments import DataStatistics
 from modelfactory.model.blueprint import Draft, Leaf, assemble
 from modelfactory.model.infer import Inference
 from modelfactory.model.modes import kept_modes
@@ -63,7 +63,7 @@ class Plan:
     """
 
     _spec: ModelSpec
-    _evidence: Evidence | None = None
+    _evidence: DataStatistics | None = None
 
     @cached_property
     def _look(self) -> _Look:
@@ -177,7 +177,7 @@ class Plan:
         items = [replace(item, acting=item.acting or acting.get(id(item.info.parameter))) for item in plans.assignments]
         return explain(name, items, rows, spec.init, draft.definitions, plans.chooser.beside, spec.freeze, spec.seed)
 
-    def materialize(self, device: str | torch.device | None = None, *, evidence: Evidence | None = None) -> Built:
+    def materialize(self, device: str | torch.device | None = None, *, evidence: DataStatistics | None = None) -> Built:
         """Constructs the model, draws every value once, freezes; the model with an account of what was drawn.
 
         Args:

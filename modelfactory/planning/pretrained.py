@@ -13,7 +13,7 @@ from modelfactory.config.errors import Problems, some_names
 from modelfactory.config.schema import join
 from modelfactory.init.choose import PRETRAINED
 from modelfactory.init.fill import measure
-from modelfactory.init.ledger import Row
+from modelfactory.init.ledger import LedgerRow
 from modelfactory.model.backbone.construct import arguments_of, names_of_whole, stem_of
 from modelfactory.model.backbone.spec import BackboneSpec, read_backbone
 from modelfactory.model.backbone.weights_source import find_place, open_place
@@ -187,7 +187,7 @@ def loaded_names(model: nn.Module, pretrained: Pretrained, drawn: Collection[str
     return [name for name in pretrained.origin if name not in left]
 
 
-def buffer_rows(model: nn.Module, pretrained: Pretrained, names: Iterable[str], measured: bool) -> Iterable[Row]:
+def buffer_rows(model: nn.Module, pretrained: Pretrained, names: Iterable[str], measured: bool) -> Iterable[LedgerRow]:
     """A row of the ledger for each buffer that is loaded."""
     buffers = dict(model.named_buffers())
     for name in names:
@@ -195,7 +195,7 @@ def buffer_rows(model: nn.Module, pretrained: Pretrained, names: Iterable[str], 
             continue
         buffer = buffers[name]
         mean, std = measure(buffer) if measured else (math.nan, math.nan)
-        yield Row(
+        yield LedgerRow(
             name=name,
             shape="x".join(map(str, buffer.shape)) or "scalar",
             numel=buffer.numel(),

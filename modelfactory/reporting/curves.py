@@ -11,7 +11,7 @@ from statistics import median
 
 from modelfactory.config.files import read_text
 from modelfactory.config.printable import finite
-from modelfactory.reporting.schemes import Scheme
+from modelfactory.reporting.schemes import Arm
 
 COLUMNS = ("train_loss", "val_loss", "val_accuracy")
 MOST_POINTS = 200  # of one curve; a longer one is thinned evenly
@@ -98,7 +98,7 @@ def thinned(epochs: Sequence[int], most: int = MOST_POINTS) -> list[int]:
     return [epochs[round(index * (len(epochs) - 1) / (most - 1))] for index in range(most)]
 
 
-def scheme_bands(scheme: Scheme, histories: Mapping[int, History]) -> dict[str, Band]:
+def scheme_bands(scheme: Arm, histories: Mapping[int, History]) -> dict[str, Band]:
     """The band of each of COLUMNS that any job of a scheme has; `histories` by the job's number."""
     broken = [job.status not in ("completed", "running", "pending") for job in scheme.jobs]
     made = {column: band([histories[job.number][column] for job in scheme.jobs], broken) for column in COLUMNS}

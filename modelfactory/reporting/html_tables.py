@@ -13,8 +13,8 @@ from modelfactory.reporting.summary_csv import SCORES
 from modelfactory.reporting.text import (
     ENDED_BADLY,
     Figures,
+    RankedScheme,
     Ranking,
-    Row,
     failures,
     figures,
     is_table_wanted,
@@ -75,7 +75,7 @@ def _name(text: str) -> str:
     return "name long" if len(text) > 24 else "name"
 
 
-def _ranking_row(index: int, row: Row, written: Figures) -> list[str]:
+def _ranking_row(index: int, row: RankedScheme, written: Figures) -> list[str]:
     sample, compared, values = row.scheme.sample, row.comparison, list(row.scheme.values.values())
     cells = (
         ("number", "" if row.rank is None else str(row.rank)),

@@ -18,7 +18,7 @@ from modelfactory.reporting.html_tables import configs_section, failures_section
 from modelfactory.reporting.html_tags import embedded, tag
 from modelfactory.reporting.palette import DARK, LIGHT
 from modelfactory.reporting.signals import Signal
-from modelfactory.reporting.text import Ranking, Row, outcome, state
+from modelfactory.reporting.text import RankedScheme, Ranking, outcome, state
 from modelfactory.sweeping.records import Sweep
 
 _ASSETS = files("modelfactory.reporting") / "assets"
@@ -132,7 +132,7 @@ def _data(sweep: Sweep, ranking: Ranking, bands: Bands, signals: Signals) -> dic
     }
 
 
-def _scheme(row: Row, ranking: Ranking) -> dict[str, object]:
+def _scheme(row: RankedScheme, ranking: Ranking) -> dict[str, object]:
     scheme, compared, best, sample = row.scheme, row.comparison, ranking.best, row.scheme.sample
     base = best.scheme.values if best is not None and not row.is_best else {}
     return {

@@ -85,7 +85,7 @@ def _monitor(config: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class Scheme:
+class Arm:
     """The jobs that differ by their seeds alone.
 
     Attributes:
@@ -129,7 +129,7 @@ def compared_axes(sweep: Sweep, by: Sequence[str] | None = None) -> tuple[str, .
     return tuple(by)
 
 
-def gather_schemes(sweep: Sweep, axes: Sequence[str], metric: Metric) -> list[Scheme]:
+def gather_schemes(sweep: Sweep, axes: Sequence[str], metric: Metric) -> list[Arm]:
     """The schemes of a sweep in the order of their first jobs; jobs alike in all overrides count as one, by their mean.
 
     Example:
@@ -152,5 +152,5 @@ def gather_schemes(sweep: Sweep, axes: Sequence[str], metric: Metric) -> list[Sc
     for key, members in jobs.items():
         found = values.get(key, {})
         means = {block: Sample.of(numbers).mean for block, numbers in found.items()}
-        schemes.append(Scheme(key, tuple(members), means, len(members) - sum(map(len, found.values()))))
+        schemes.append(Arm(key, tuple(members), means, len(members) - sum(map(len, found.values()))))
     return schemes

@@ -13,7 +13,7 @@ from modelfactory.config.errors import contained
 from modelfactory.config.printable import one_line
 from modelfactory.reporting.signals import read_signal
 from modelfactory.signal_propagation.plot import draw
-from modelfactory.signal_propagation.row import Numbers, Row
+from modelfactory.signal_propagation.row import Numbers, SignalRow
 from modelfactory.signal_propagation.table import NUMBERS, SignalTable
 from modelfactory.sweeping.records import Job, Sweep
 
@@ -62,7 +62,7 @@ def _draw(folder: Path) -> None:
         draw(SignalTable(rows, input_scale=math.nan), folder / PICTURE, title)  # which the table does not tell
 
 
-def _row(number: int, cells: Mapping[str, Any]) -> Row:
+def _row(number: int, cells: Mapping[str, Any]) -> SignalRow:
     """A row of signal.csv; empty cells are what is not known.
 
     Raises:
@@ -72,7 +72,7 @@ def _row(number: int, cells: Mapping[str, Any]) -> Row:
     chance = _number(cells, "chance_forward"), _number(cells, "chance_gradient")
     texts = [one_line(cells.get(column) or "").replace("$", r"\$") for column in ("layer", "call", "kind", "verdict")]
     layer, label, kind, verdict = texts
-    return Row(number, layer, label, kind, (), predicted, measured, chance, verdict=verdict or "ok")
+    return SignalRow(number, layer, label, kind, (), predicted, measured, chance, verdict=verdict or "ok")
 
 
 def _number(cells: Mapping[str, Any], column: str) -> float:

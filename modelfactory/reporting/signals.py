@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from modelfactory.config.files import read_text
-from modelfactory.reporting.schemes import Scheme
+from modelfactory.reporting.schemes import Arm
 from modelfactory.sweeping.records import Job
 
 # a figure's line: the column of signal.csv
@@ -91,7 +91,7 @@ def read_signal(folder: Path) -> list[dict[str, str]]:
     return rows
 
 
-def scheme_signal(scheme: Scheme) -> Signal | None:
+def scheme_signal(scheme: Arm) -> Signal | None:
     """The signal of a scheme; None when none of its runs measured it. Runs with other layers than the first are left out."""
     runs = [rows for rows in map(_rows, scheme.jobs) if rows]
     if not runs:

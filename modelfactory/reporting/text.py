@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from modelfactory.reporting.schemes import HIGHER_IS_BETTER, Metric, Scheme
+from modelfactory.reporting.schemes import HIGHER_IS_BETTER, Arm, Metric
 from modelfactory.reporting.stats import MOST_SEEDS, t_quantile
 from modelfactory.sweeping.records import Job, Sweep
 
@@ -66,13 +66,13 @@ def figures(ranking: Ranking) -> Figures:
     return Figures(0.0 if best is None or best.scheme.sample is None else best.scheme.sample.mean)
 
 
-def seeds(row: Row) -> str:
+def seeds(row: RankedScheme) -> str:
     """How many of a scheme's jobs the row is of: "3", or "2/3" where some have no value."""
     jobs, missing = len(row.scheme.jobs), row.scheme.missing
     return f"{jobs - missing}/{jobs}" if missing else str(len(row.scheme.values))
 
 
-def outcome(row: Row) -> str:
+def outcome(row: RankedScheme) -> str:
     """The last cell of a row: the verdict, or why there is none."""
     if row.is_best:
         return "best"
@@ -99,7 +99,7 @@ def table(ranking: Ranking, width: int = WIDTH) -> str:
     return "\n".join([*lines, f"and {rest} more, all in report.html"] if rest else lines)
 
 
-def _cells(row: Row, single: bool, written: Figures) -> tuple[str, ...]:
+def _cells(row: RankedScheme, single: bool, written: Figures) -> tuple[str, ...]:
     sample = row.scheme.sample
     cells = (
         "" if row.rank is None else str(row.rank),
@@ -148,7 +148,7 @@ def sentences(ranking: Ranking) -> tuple[list[str], list[str]]:
     return said, _what_seeds_tell(others, ranking)
 
 
-def _alone(best: Row, ranking: Ranking) -> str:
+def _alone(best: RankedScheme, ranking: Ranking) -> str:
     """Of the only scheme there is."""
     sample, written, confidence = best.scheme.sample, figures(ranking), round(100 * (1 - ranking.alpha))
     if len(best.scheme.jobs) == 1:
@@ -171,12 +171,12 @@ _VERDICTS = {
 }
 
 
-def _with_verdict(rows: Sequence[Row], verdict: str) -> list[str]:
+def _with_verdict(rows: Sequence[RankedScheme], verdict: str) -> list[str]:
     """The labels of the schemes that it was said of."""
     return [row.scheme.label for row in rows if row.comparison is not None and row.comparison.verdict == verdict]
 
 
-def seeds_needed(row: Row) -> str:
+def seeds_needed(row: RankedScheme) -> str:
     """How many seeds would decide an inconclusive difference: "8-50", "7->1000"; "" where that is not the question."""
     if row.comparison is None or row.comparison.verdict != "inconclusive" or row.comparison.seeds_needed is None:
         return ""
@@ -184,7 +184,7 @@ def seeds_needed(row: Row) -> str:
     return fewest if fewest == most else f"{fewest} to {most}"
 
 
-def _what_seeds_tell(rows: Sequence[Row], ranking: Ranking) -> list[str]:
+def _what_seeds_tell(rows: Sequence[RankedScheme], ranking: Ranking) -> list[str]:
     """What the interval is, and how little one or two seeds can tell."""
     counts = {row.comparison.n for row in rows if row.comparison is not None}
     confidence = round(100 * (1 - ranking.alpha))
@@ -292,13 +292,13 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Row:
+class RankedScheme:
     """A scheme of the ranking; `rank` is None and `comparison` too where no job of it has a value.
 
     `comparison` is None for the best scheme as well.
     """
 
-    scheme: Scheme
+    scheme: Arm
     rank: int | None
     comparison: Comparison | None
     is_best: bool = False
@@ -317,12 +317,12 @@ class Ranking:
 
     metric: Metric
     axes: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[RankedScheme, ...]
     num_comparisons: int
     alpha: float = ALPHA
 
     @property
-    def best(self) -> Row | None:
+    def best(self) -> RankedScheme | None:
         """The scheme that the others are compared to: of those with the most seeds the first."""
         return next((row for row in self.rows if row.is_best), None)
 

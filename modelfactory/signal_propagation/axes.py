@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelfactory.signal_propagation.graph import Graph, Node, Signal
+from modelfactory.signal_propagation.graph import NodeRef, SignalGraph, SignalNode
 
 _LAST = frozenset("linear layer_norm rms_norm multi_head_attention_forward lstm gru rnn_tanh rnn_relu addmm".split())
 _SECOND = frozenset("batch_norm group_norm instance_norm".split())
@@ -14,7 +14,7 @@ _NEW = -1
 _MOVED = {"transpose": 2, "swapaxes": 2, "swapdims": 2}
 
 
-def unit_of_input(graph: Graph, index: int) -> int:
+def unit_of_input(graph: SignalGraph, index: int) -> int:
     """The dimension of the units of an input: the last for what goes into a linear layer, dimension 1 for images.
 
     The first call that tells decides; what leaves the shape as it is, swaps dimensions or adds one, is followed. 0 stands for
@@ -50,18 +50,18 @@ def unit_of_input(graph: Graph, index: int) -> int:
     return min(1, max(rank - 1, 0))
 
 
-def _told(node: Node, before: int, rank: int) -> int | None:
+def _told(node: SignalNode, before: int, rank: int) -> int | None:
     """The dimension of the units of what a call takes, None where it does not tell."""
     if node.op in _LAST:
         return rank - 1
-    if node.op in ("matmul", "bmm") and node.args and isinstance(node.args[0], Signal) and node.args[0].node == before:
+    if node.op in ("matmul", "bmm") and node.args and isinstance(node.args[0], NodeRef) and node.args[0].node == before:
         return rank - 1
     if node.op in _SECOND or node.op.startswith("conv") or "pool" in node.op:
         return min(1, rank - 1)
     return None
 
 
-def _added(node: Node) -> int | None:
+def _added(node: SignalNode) -> int | None:
     """Where a call adds a dimension of size 1."""
     if node.op == "unsqueeze":
         dim = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
@@ -72,9 +72,9 @@ def _added(node: Node) -> int | None:
     return None
 
 
-def _order(node: Node, rank: int) -> list[int] | None:
+def _order(node: SignalNode, rank: int) -> list[int] | None:
     """Which dimension of its input each dimension of the output is; None where that is not plain."""
-    numbers = [item for item in (*node.args[1:], *node.kwargs.values()) if not isinstance(item, Signal)]
+    numbers = [item for item in (*node.args[1:], *node.kwargs.values()) if not isinstance(item, NodeRef)]
     dims = [dim % rank for item in numbers for dim in (item if isinstance(item, tuple) else (item,)) if isinstance(dim, int)]
     if node.op == "permute":
         return dims if sorted(dims) == list(range(rank)) else None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from modelfactory.signal_propagation.measure import measure
-from modelfactory.signal_propagation.row import Row
+from modelfactory.signal_propagation.row import SignalRow
 
 _INPUTS_FIRST = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -52,7 +52,7 @@ def _is_pattern(weight: Tensor) -> bool:
     return bool((weight.flatten(1) != 0).sum(1).max() <= 1)
 
 
-def with_band(rows: Sequence[Row], model: nn.Module, example: Any, draws: int, seed: int = 0) -> list[Row]:
+def with_band(rows: Sequence[SignalRow], model: nn.Module, example: Any, draws: int, seed: int = 0) -> list[SignalRow]:
     """The rows with their band: lowest and highest root mean square over the model as it is and so many other draws, forward and back.
 
     Raises:
@@ -62,7 +62,7 @@ def with_band(rows: Sequence[Row], model: nn.Module, example: Any, draws: int, s
         raise ValueError(f"draws: {draws!r} is below 1; give how many draws of the weights the band is over")
     found = [measure(redrawn(model, seed + index + 1), example, seed) for index in range(draws)]
 
-    def banded(row: Row) -> Row:
+    def banded(row: SignalRow) -> SignalRow:
         forward = [row.measured.forward, *(math.sqrt(one.second.get(row.node, math.nan)) for one in found)]
         gradient = [row.measured.gradient, *(math.sqrt(one.gradient.get(row.node, math.nan)) for one in found)]
         return replace(row, band=(*_ends(forward), *_ends(gradient)))

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from modelfactory.signal_propagation.graph import Graph, Node, Signal, Value, walk
+from modelfactory.signal_propagation.graph import NodeRef, SignalGraph, SignalNode, TensorRef, walk
 
 _BINARY = frozenset("add sub rsub mul multiply div truediv true_divide divide pow maximum minimum where lerp addcmul addcdiv".split())
 _UNARY = frozenset(
@@ -33,7 +33,7 @@ class Fused:
         end: the last of the calls.
     """
 
-    graph: Graph
+    graph: SignalGraph
     root: int
     end: int
 
@@ -45,9 +45,9 @@ class Fused:
         known = {self.root: x}
 
         def value(item: Any) -> Any:
-            if isinstance(item, Signal):
+            if isinstance(item, NodeRef):
                 return known[item.node]
-            return item.tensor.to(x) if isinstance(item, Value) else item
+            return item.tensor.to(x) if isinstance(item, TensorRef) else item
 
         for index in between(self.graph, self.root, self.end):
             node = self.graph.nodes[index]
@@ -56,7 +56,7 @@ class Fused:
         return known[self.end]
 
 
-def between(graph: Graph, root: int, end: int) -> list[int]:
+def between(graph: SignalGraph, root: int, end: int) -> list[int]:
     """The calls from a root to an end, in order, the end included."""
     found, waiting = set[int](), [end]
     while waiting:
@@ -70,7 +70,7 @@ def between(graph: Graph, root: int, end: int) -> list[int]:
 class Roots:
     """By node, which signal it is an elementwise function of: itself where it is none of another one."""
 
-    def __init__(self, graph: Graph):
+    def __init__(self, graph: SignalGraph):
         self._graph = graph
         self._roots: list[int] = []
         self._sources: list[int] = []
@@ -78,14 +78,14 @@ class Roots:
             self._roots.append(self._root(node))
             self._sources.append(self._source(node))
 
-    def _root(self, node: Node) -> int:
+    def _root(self, node: SignalNode) -> int:
         if node.op not in _BINARY | _UNARY or not node.floating or not node.inputs:
             return node.index
         roots = {self._roots[index] for index in node.inputs}
         alike = all(self._graph.nodes[index].shape == node.shape for index in node.inputs)
         return roots.pop() if len(roots) == 1 and alike and not _constants(node) else node.index
 
-    def _source(self, node: Node) -> int:
+    def _source(self, node: SignalNode) -> int:
         root = self._roots[node.index]
         moves = root == node.index and node.op in _MOVING and len(node.inputs) == 1
         return self._sources[node.inputs[0]] if moves else root
@@ -94,7 +94,7 @@ class Roots:
         """The signal that a node is an elementwise function of."""
         return self._roots[index]
 
-    def fused(self, node: Node) -> Node | None:
+    def fused(self, node: SignalNode) -> SignalNode | None:
         """A call that is a function of one signal together with calls before it, as one activation; None for another call.
 
         Straight lines are left by themselves: a factor, or a number added, changes what a bend gets and not how it bends.
@@ -106,19 +106,19 @@ class Roots:
         if len(node.inputs) < 2 and (_is_straight(node) or all(map(_is_straight, before))):
             return None
         function: Callable[[Tensor], Tensor] = Fused(self._graph, root, node.index)
-        return replace(node, op="activation", function=function, args=(Signal(root),), kwargs={})
+        return replace(node, op="activation", function=function, args=(NodeRef(root),), kwargs={})
 
-    def is_product_with_itself(self, node: Node) -> bool:
+    def is_product_with_itself(self, node: SignalNode) -> bool:
         """Whether a call multiplies a signal with another arrangement of itself."""
         return node.op in _PRODUCTS and len(node.inputs) == 2 and len({self._sources[index] for index in node.inputs}) == 1
 
 
-def _is_straight(node: Node) -> bool:
+def _is_straight(node: SignalNode) -> bool:
     """Whether a call multiplies by a number, adds one, or does nothing."""
     return len(node.inputs) == 1 and node.op in _STRAIGHT
 
 
-def _constants(node: Node) -> bool:
+def _constants(node: SignalNode) -> bool:
     """Whether a call takes a tensor that is no single number."""
-    values = [item for item in walk((node.args, node.kwargs)) if isinstance(item, Value)]
+    values = [item for item in walk((node.args, node.kwargs)) if isinstance(item, TensorRef)]
     return any(item.name is not None or item.tensor.numel() != 1 or item.tensor.is_meta for item in values)

@@ -36,14 +36,14 @@ _PIECES = frozenset(("chunk", "split", "unbind", "tensor_split", "unsafe_chunk",
 
 
 @dataclass(frozen=True)
-class Signal:
+class NodeRef:
     """An argument of a call: the output of another node."""
 
     node: int
 
 
 @dataclass(frozen=True)
-class Value:
+class TensorRef:
     """An argument of a call: a parameter (by name), a buffer or a constant; `tensor` is on the meta device where the model is, but for
     a constant whose numbers are known."""
 
@@ -52,7 +52,7 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Node:
+class SignalNode:
     """One call.
 
     Attributes:
@@ -60,7 +60,7 @@ class Node:
         layer: the full name of the innermost module that made it, "" for the model itself.
         label: what a person calls it: the class of the module, or the function.
         function: what was called; of an activation, the map of one tensor that it is.
-        args, kwargs: with `Signal` and `Value` in place of tensors.
+        args, kwargs: with `NodeRef` and `TensorRef` in place of tensors.
         shape: of the (first) output.
         floating: whether it has numbers with a fraction, and so a signal to speak of.
         module: the innermost module.
@@ -89,11 +89,11 @@ class Node:
     @property
     def inputs(self) -> list[int]:
         """The nodes whose outputs it takes, each as often as it takes it."""
-        return [item.node for item in walk((self.args, self.kwargs)) if isinstance(item, Signal)]
+        return [item.node for item in walk((self.args, self.kwargs)) if isinstance(item, NodeRef)]
 
 
 @dataclass
-class Graph:
+class SignalGraph:
     """The nodes of one run, in order; the first is the input.
 
     Attributes:
@@ -101,11 +101,11 @@ class Graph:
         failures: calls that could not be noted, each with its place and the reason.
     """
 
-    nodes: list[Node] = field(default_factory=list)
+    nodes: list[SignalNode] = field(default_factory=list)
     outputs: tuple[int, ...] = ()
     failures: list[str] = field(default_factory=list)
 
-    def __iter__(self) -> Iterator[Node]:
+    def __iter__(self) -> Iterator[SignalNode]:
         return iter(self.nodes)
 
     def __len__(self) -> int:
@@ -119,7 +119,7 @@ def walk(value: Any) -> Iterator[Any]:
             yield from walk(item)
     elif isinstance(value, Mapping):
         yield from walk(list(value.values()))
-    elif dataclasses.is_dataclass(value) and not isinstance(value, (type, Signal, Value)):
+    elif dataclasses.is_dataclass(value) and not isinstance(value, (type, NodeRef, TensorRef)):
         yield from walk([getattr(value, part.name) for part in dataclasses.fields(value)])
     else:
         yield value
@@ -149,7 +149,7 @@ def call_of(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (example, {}) if isinstance(example, tuple) else ((example,), {})
 
 
-def trace(model: nn.Module, example: Any, seen: Callable[[Node, Tensor], Any] | None = None) -> tuple[Graph, Any]:
+def trace(model: nn.Module, example: Any, seen: Callable[[SignalNode, Tensor], Any] | None = None) -> tuple[SignalGraph, Any]:
     """Runs a model once and notes every call that the signal goes through; leaves no hook behind.
 
     Args:
@@ -186,10 +186,10 @@ def trace(model: nn.Module, example: Any, seen: Callable[[Node, Tensor], Any] | 
 class _Recorder(TorchFunctionMode):
     """Notes calls, knowing each tensor of the signal by itself and each parameter by its name."""
 
-    def __init__(self, model: nn.Module, seen: Callable[[Node, Tensor], Any] | None, on_meta: bool = False):
+    def __init__(self, model: nn.Module, seen: Callable[[SignalNode, Tensor], Any] | None, on_meta: bool = False):
         super().__init__()
         self._on_meta = on_meta
-        self.graph = Graph()
+        self.graph = SignalGraph()
         self._names = {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
         self._constants: dict[int, weakref.ref[Tensor]] = {}  # what was seen made of no signal
         self._modules: list[tuple[str, nn.Module]] = [("", model)]
@@ -213,7 +213,7 @@ class _Recorder(TorchFunctionMode):
     def _append(self, op: str, label: str, function: Any, args: Any, kwargs: Any, tensor: Tensor) -> None:
         name, module = self._modules[-1]
         index, shape = len(self.graph.nodes), tuple(tensor.shape)
-        node = Node(index, op, name, label, function, args, kwargs, shape, tensor.is_floating_point(), module)
+        node = SignalNode(index, op, name, label, function, args, kwargs, shape, tensor.is_floating_point(), module)
         self.graph.nodes.append(node)
         tensor._signal_node = (self.graph, index)  # pyright: ignore[reportAttributeAccessIssue]
         if self._seen is not None:
@@ -228,12 +228,12 @@ class _Recorder(TorchFunctionMode):
             node = self.node_of(value)
             whole = value if value._base is None else value._base  # a view of a parameter goes by its name
             if node is not None:
-                return Signal(node)
+                return NodeRef(node)
             numbers = numbers_of(value)
-            return Value(self._names.get(id(whole)), value.detach() if numbers is None else numbers)
+            return TensorRef(self._names.get(id(whole)), value.detach() if numbers is None else numbers)
         if isinstance(value, (tuple, list)):
             return tuple(self._frozen(item) for item in value)
-        if dataclasses.is_dataclass(value) and not isinstance(value, (type, Signal, Value)):
+        if dataclasses.is_dataclass(value) and not isinstance(value, (type, NodeRef, TensorRef)):
             return tuple(self._frozen(item) for item in tensors(value))
         return {key: self._frozen(item) for key, item in value.items()} if isinstance(value, Mapping) else value
 
@@ -289,7 +289,7 @@ class _Recorder(TorchFunctionMode):
         alone = not module._modules and self._modules[-1][0]
         label = type(module).__name__ if alone or getattr(type(module), "is_residual", False) else name.strip("_")
         rest = {key: value for key, value in kwargs.items() if key not in ("input", "inplace")}
-        if name in _ACTIVATIONS and not any(isinstance(item, (Signal, Value)) for item in walk((args[1:], rest))):
+        if name in _ACTIVATIONS and not any(isinstance(item, (NodeRef, TensorRef)) for item in walk((args[1:], rest))):
             applied = Applied(func, _out_of_place(name, args[1:]), tuple(sorted(rest.items())))
             self.add("activation", label, applied, args[:1] or (kwargs["input"],), {}, output)
         else:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from modelfactory.numerics.activation import resolve, value_and_derivative
-from modelfactory.signal_propagation.graph import Graph, Node, Signal, Value
+from modelfactory.signal_propagation.graph import NodeRef, SignalGraph, SignalNode, TensorRef
 from modelfactory.signal_propagation.rules.base import arguments
 from modelfactory.signal_propagation.state import State
 
@@ -29,7 +29,7 @@ class _Spectrum:
     ratio: float
 
 
-def predict_spectrum(graph: Graph, states: list[State]) -> dict[int, tuple[float, float]]:
+def predict_spectrum(graph: SignalGraph, states: list[State]) -> dict[int, tuple[float, float]]:
     """Give mean and relative variance of the squared singular values, by node; a node that theory says nothing of has none.
 
     They are over `min(inputs, outputs)` singular values, as others are 0.
@@ -53,7 +53,7 @@ def predict_spectrum(graph: Graph, states: list[State]) -> dict[int, tuple[float
     return told
 
 
-def _after(node: Node, before: _Spectrum, states: list[State]) -> _Spectrum | None:
+def _after(node: SignalNode, before: _Spectrum, states: list[State]) -> _Spectrum | None:
     if node.op in _SAME or node.op.startswith("dropout") and not node.training:
         return before
     if node.op == "activation":
@@ -63,7 +63,7 @@ def _after(node: Node, before: _Spectrum, states: list[State]) -> _Spectrum | No
         return _Spectrum(before.mean * slope, before.ratio + fourth / slope**2 - 1) if slope > 0 and math.isfinite(fourth) else None
     given = arguments(node, ("input", "weight", "bias")) if node.op == "linear" else {}
     weight = given.get("weight")
-    if not isinstance(given.get("input"), Signal) or not isinstance(weight, Value) or weight.tensor.is_meta or weight.tensor.ndim != 2:
+    if not isinstance(given.get("input"), NodeRef) or not isinstance(weight, TensorRef) or weight.tensor.is_meta or weight.tensor.ndim != 2:
         return None
     own = _of_weight(weight.tensor)
     if own is None:

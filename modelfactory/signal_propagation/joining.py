@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from modelfactory.numerics.gaussian_moments import Law, NotPredicted
-from modelfactory.signal_propagation.graph import Node, Value
+from modelfactory.signal_propagation.graph import SignalNode, TensorRef
 from modelfactory.signal_propagation.rules.arithmetic import coarse, constant
 from modelfactory.signal_propagation.rules.base import Context, arguments
 from modelfactory.signal_propagation.state import Gradient, State, flat
@@ -19,12 +19,12 @@ from modelfactory.signal_propagation.state import Gradient, State, flat
 _MOST_POINTS = 8192  # of a law of many parts
 
 
-def cat_forward(context: Context, node: Node, states: list[State]) -> State:
+def cat_forward(context: Context, node: SignalNode, states: list[State]) -> State:
     """Side by side: each moment is the mean over the parts, by their sizes."""
     sizes = [math.prod(context.graph.nodes[index].shape) for index in node.inputs]
     parts = list(states)
     for item in node.args[0] if node.args else node.kwargs["tensors"]:
-        if isinstance(item, Value):
+        if isinstance(item, TensorRef):
             sizes.append(item.tensor.numel())
             parts.append(constant(context, node, item))
     total = sum(sizes)
@@ -57,12 +57,12 @@ def _beside(shares: Sequence[float], parts: Sequence[State]) -> tuple[Law | None
     return (law if len(x) <= _MOST_POINTS else coarse(law, _MOST_POINTS)), tuple(mean.tolist())
 
 
-def _along(node: Node) -> int:
+def _along(node: SignalNode) -> int:
     given = arguments(node, ("tensors", "dim"))["dim"]
     return (0 if given is None else given) % len(node.shape)
 
 
-def cat_backward(context: Context, node: Node, states: list[State], out: State, gradient: Gradient) -> list[Gradient | None]:
+def cat_backward(context: Context, node: SignalNode, states: list[State], out: State, gradient: Gradient) -> list[Gradient | None]:
     factors = gradient.parts if len(gradient.parts) == len(states) else (1.0,) * len(states)
     where = [_where_of(part, out, gradient.where) for part in states]
     return [replace(gradient.scaled(factor), where=one, parts=()) for factor, one in zip(factors, where, strict=True)]
@@ -77,7 +77,7 @@ def _where_of(part: State, out: State, where: Tensor | None) -> Tensor | None:
     return weight / weight.sum() if weight.sum() > 0 else None
 
 
-def stack_forward(context: Context, node: Node, states: list[State]) -> State:
+def stack_forward(context: Context, node: SignalNode, states: list[State]) -> State:
     """Side by side along a new dimension: each moment is the mean over the parts."""
     _check_stacked(context, node, states)
     power = sum(part.second for part in states) / len(states)
@@ -88,18 +88,18 @@ def stack_forward(context: Context, node: Node, states: list[State]) -> State:
     return State(flat(power, len(node.shape)), mean, pairs, unit, None, chance)
 
 
-def stack_backward(context: Context, node: Node, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
+def stack_backward(context: Context, node: SignalNode, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
     _check_stacked(context, node, states)
     return [Gradient(flat(gradient.second, part.power.ndim), gradient.far, gradient.chance) for part in states]
 
 
-def _check_stacked(context: Context, node: Node, states: list[State]) -> None:
+def _check_stacked(context: Context, node: SignalNode, states: list[State]) -> None:
     if len(_stacked(node)) != len(states):
         raise NotPredicted("it stacks what is no signal")
     if len({context.roots.of(index) for index in node.inputs}) < len(node.inputs):
         raise NotPredicted("it stacks functions of one signal")
 
 
-def _stacked(node: Node) -> tuple[Any, ...]:
+def _stacked(node: SignalNode) -> tuple[Any, ...]:
     given = arguments(node, ("tensors", "dim"))["tensors"]
     return given if isinstance(given, tuple) else (given,)

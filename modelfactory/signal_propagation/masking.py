@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelfactory.signal_propagation.graph import Value
+from modelfactory.signal_propagation.graph import TensorRef
 
 HIDDEN = -5e3
 """A score at or below this is hidden: softmax makes 0 of it."""
@@ -82,12 +82,12 @@ def causal(rows: int, keys: int) -> Shown:
 
 def is_mask(value: Any) -> bool:
     """Whether a constant hides entries of what it is added to, or of what it stands in for."""
-    if not isinstance(value, Value) or value.tensor.is_meta or not value.tensor.is_floating_point() or not value.tensor.numel():
+    if not isinstance(value, TensorRef) or value.tensor.is_meta or not value.tensor.is_floating_point() or not value.tensor.numel():
         return False
     return bool(value.tensor.min() <= HIDDEN)
 
 
-def shown_by(value: Value) -> Shown | None:
+def shown_by(value: TensorRef) -> Shown | None:
     """What a mask leaves that is added to scores, or is true where they count; None where its values are not known."""
     if value.tensor.is_meta:
         return None

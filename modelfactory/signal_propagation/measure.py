@@ -18,7 +18,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from modelfactory.config.errors import contained
 from modelfactory.signal_propagation.axes import unit_of_input
-from modelfactory.signal_propagation.graph import Graph, Node, call_of, results, tensors, trace, walk
+from modelfactory.signal_propagation.graph import SignalGraph, SignalNode, call_of, results, tensors, trace, walk
 from modelfactory.signal_propagation.keeping import buffers_kept, random_state_of
 from modelfactory.signal_propagation.masking import HIDDEN, WEIGHING, is_mask
 from modelfactory.signal_propagation.rules.table import RULES
@@ -48,7 +48,7 @@ class Measured:
         failures: what could not be looked at, each with its place and the reason.
     """
 
-    graph: Graph = field(default_factory=Graph)
+    graph: SignalGraph = field(default_factory=SignalGraph)
     batch: int = 0
     data: Input = field(default_factory=Input)
     second: dict[int, float] = field(default_factory=dict)
@@ -133,7 +133,7 @@ class _Collector:
         self._found = Measured(batch=batch)
         self.failures = self._found.failures
 
-    def __call__(self, node: Node, output: Tensor) -> None:
+    def __call__(self, node: SignalNode, output: Tensor) -> None:
         number = node.index
         if any(index in self._live for index in node.inputs) and not output.requires_grad:
             self._found.stopped.add(number)
@@ -174,7 +174,7 @@ class _Collector:
         self._pairs[number] = 1
         return values.to(torch.float32)
 
-    def _is_masked(self, node: Node) -> bool:
+    def _is_masked(self, node: SignalNode) -> bool:
         """Whether a call hides entries: by a number, or a constant, so far below all others that softmax makes 0 of it."""
         if node.op in WEIGHING:
             return False
@@ -204,7 +204,7 @@ class _Collector:
 
         return look
 
-    def go_back(self, graph: Graph, outputs: list[Tensor], leaves: list[Tensor]) -> None:
+    def go_back(self, graph: SignalGraph, outputs: list[Tensor], leaves: list[Tensor]) -> None:
         """Goes back from outputs that are weighted by standard normal numbers."""
         outputs = [torch.view_as_real(tensor) if tensor.is_complex() else tensor for tensor in outputs if tensor.requires_grad]
         ends = self._ends(graph) or [leaf for leaf in leaves if leaf.requires_grad]
@@ -217,7 +217,7 @@ class _Collector:
             for handle in self._handles:
                 handle.remove()
 
-    def _ends(self, graph: Graph) -> list[Any]:
+    def _ends(self, graph: SignalGraph) -> list[Any]:
         """Where the way back ends: the outputs of the first calls that a gradient can reach, before which there is none to measure."""
         ends, reached = [], set[int]()
         for node in graph:
@@ -228,7 +228,7 @@ class _Collector:
                 reached.add(node.index)
         return ends
 
-    def result(self, graph: Graph, leaves: list[Tensor]) -> Measured:
+    def result(self, graph: SignalGraph, leaves: list[Tensor]) -> Measured:
         found = self._found
         found.graph = graph
         found.failures[:0] = graph.failures

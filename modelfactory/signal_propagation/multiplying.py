@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from modelfactory.numerics.gaussian_moments import NotPredicted
-from modelfactory.signal_propagation.graph import Node, Signal, Value
+from modelfactory.signal_propagation.graph import NodeRef, SignalNode, TensorRef
 from modelfactory.signal_propagation.masking import Shown, all_shown
 from modelfactory.signal_propagation.rules.arithmetic import add_states
 from modelfactory.signal_propagation.rules.attention import mixed, mixed_back
@@ -41,7 +41,7 @@ class _Product:
     added: Any = None
 
 
-def _product(node: Node) -> _Product:
+def _product(node: SignalNode) -> _Product:
     if node.op not in ("addmm", "baddbmm"):
         given = list(node.args) + [value for name, value in node.kwargs.items() if name in ("other", "mat2", "input")]
         if len(given) < 2:
@@ -55,27 +55,27 @@ def _product(node: Node) -> _Product:
 
 
 def _is_weight(context: Context, value: Any) -> bool:
-    return isinstance(value, Value) and context.weights.is_parameter(value.name)
+    return isinstance(value, TensorRef) and context.weights.is_parameter(value.name)
 
 
 def _rank(context: Context, value: Any) -> int:
-    return len(context.graph.nodes[value.node].shape) if isinstance(value, Signal) else value.tensor.ndim
+    return len(context.graph.nodes[value.node].shape) if isinstance(value, NodeRef) else value.tensor.ndim
 
 
-def product_forward(context: Context, node: Node, states: list[State]) -> State:
+def product_forward(context: Context, node: SignalNode, states: list[State]) -> State:
     found = _product(node)
     made = _multiplied(context, node, found, states)
     added = found.added
-    if added is None or found.beta == 0 or _is_weight(context, added) and isinstance(found.second, Value):
+    if added is None or found.beta == 0 or _is_weight(context, added) and isinstance(found.second, TensorRef):
         return made.scaled(found.alpha)
     return add_states(context, node, added, states, made.scaled(found.alpha), found.beta)
 
 
-def _multiplied(context: Context, node: Node, found: _Product, states: list[State]) -> State:
+def _multiplied(context: Context, node: SignalNode, found: _Product, states: list[State]) -> State:
     one, other = found.first, found.second
     if min(_rank(context, one), _rank(context, other), len(node.shape)) < 2:
         raise NotPredicted(f"{node.called} multiplies a vector")
-    factors = states[-2:] if isinstance(one, Signal) and isinstance(other, Signal) else states[-1:]
+    factors = states[-2:] if isinstance(one, NodeRef) and isinstance(other, NodeRef) else states[-1:]
     if len(factors) == 2:
         return _of_signals(context, node, found, *factors)
     bias = found.added if _is_weight(context, found.added) else None
@@ -89,16 +89,16 @@ def _multiplied(context: Context, node: Node, found: _Product, states: list[Stat
     return _known_forward(_matrix(weight, axis == last), factors[0], axis)
 
 
-def _beside(one: Any, other: Any, last: int) -> tuple[Value, int]:
+def _beside(one: Any, other: Any, last: int) -> tuple[TensorRef, int]:
     """The factor that is no signal, and the dimension of the signal that is summed over."""
-    if isinstance(other, Value):
+    if isinstance(other, TensorRef):
         return other, last
-    if isinstance(one, Value):
+    if isinstance(one, TensorRef):
         return one, last - 1
     raise NotPredicted(f"a factor is {type(other).__name__}")
 
 
-def _matrix(value: Value, is_second: bool) -> Tensor:
+def _matrix(value: TensorRef, is_second: bool) -> Tensor:
     """A known matrix [..., out, in] in float64."""
     if value.tensor.is_meta:
         raise NotPredicted("the values of the matrix are not known")
@@ -157,12 +157,12 @@ def _is_shares(state: State, count: int) -> bool:
     return state.shown is not None and abs(state.mean * count - 1) < 1e-6
 
 
-def _sizes(context: Context, node: Node, found: _Product) -> tuple[int, int, int]:
+def _sizes(context: Context, node: SignalNode, found: _Product) -> tuple[int, int, int]:
     """Rows, columns, and what is summed over."""
     return node.shape[-2], node.shape[-1], context.graph.nodes[found.first.node].shape[-1]
 
 
-def _of_signals(context: Context, node: Node, found: _Product, one: State, other: State) -> State:
+def _of_signals(context: Context, node: SignalNode, found: _Product, one: State, other: State) -> State:
     rows, _, count = _sizes(context, node, found)
     last = len(node.shape) - 1
     if _is_shares(one, count):
@@ -174,12 +174,12 @@ def _of_signals(context: Context, node: Node, found: _Product, one: State, other
     return State(flat(power, len(node.shape)), count * one.mean * other.mean, count * one.pairs * other.pairs + crossed, last, row=row)
 
 
-def product_backward(context: Context, node: Node, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
+def product_backward(context: Context, node: SignalNode, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
     found = _product(node)
     one, other = found.first, found.second
     scaled = gradient.scaled(found.alpha**2)
     dims, last = gradient.power.ndim, len(node.shape) - 1
-    if isinstance(one, Signal) and isinstance(other, Signal):
+    if isinstance(one, NodeRef) and isinstance(other, NodeRef):
         back = _back_to_signals(context, node, found, states[-2], states[-1], scaled)
     else:
         weight, axis = _beside(one, other, last)
@@ -190,12 +190,12 @@ def product_backward(context: Context, node: Node, states: list[State], _out: St
             back = [Gradient(power, 0.0 if states[-1].unit != axis else gradient.far, gradient.chance)]
         else:
             back = [_known_backward(_matrix(weight, axis == last), scaled, states[-1].unit, axis, dims)]
-    if isinstance(found.added, Signal):
+    if isinstance(found.added, NodeRef):
         back = [gradient.scaled(found.beta**2), *back]
     return [*back]
 
 
-def _back_to_signals(context: Context, node: Node, found: _Product, one: State, other: State, gradient: Gradient) -> list[Gradient]:
+def _back_to_signals(context: Context, node: SignalNode, found: _Product, one: State, other: State, gradient: Gradient) -> list[Gradient]:
     rows, columns, count = _sizes(context, node, found)
     apart = other.second - max(other.pairs[1].item(), 0.0)  # of what the entries of a row of the gradient meet
     if _is_shares(one, count):

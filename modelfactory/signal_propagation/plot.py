@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from modelfactory.config.files import write_atomic
 
 if TYPE_CHECKING:
-    from modelfactory.signal_propagation.row import Row
+    from modelfactory.signal_propagation.row import SignalRow
     from modelfactory.signal_propagation.table import SignalTable
 
 _PREDICTED, _PALE = "#4477aa", "#bbccee"
@@ -40,16 +40,16 @@ def draw(table: SignalTable, path: str | os.PathLike[str], title: str = "") -> N
     write_atomic(path, lambda file: figure.savefig(file, format="png"))
 
 
-def _scale(row: Row, name: str) -> float:
+def _scale(row: SignalRow, name: str) -> float:
     predicted, measured = getattr(row.predicted, name), getattr(row.measured, name)
     return predicted if math.isnan(measured) else measured
 
 
-def _kind(row: Row) -> str:
+def _kind(row: SignalRow) -> str:
     return _KINDS.get(row.verdict, "measured")
 
 
-def _scales(panel: Any, rows: Sequence[Row], name: str, label: str, chance: int) -> None:
+def _scales(panel: Any, rows: Sequence[SignalRow], name: str, label: str, chance: int) -> None:
     """One panel: the predicted line with two standard deviations of chance, the measured points, coloured where they are weak or bad."""
     places = list(range(len(rows)))
     predicted = [max(getattr(row.predicted, name), _FLOOR) if getattr(row.predicted, name) > 0 else math.nan for row in rows]
@@ -75,7 +75,7 @@ def _scales(panel: Any, rows: Sequence[Row], name: str, label: str, chance: int)
     panel.grid(True, color="#e6e6e6", linewidth=0.6)
 
 
-def _cosines(panel: Any, rows: Sequence[Row]) -> None:
+def _cosines(panel: Any, rows: Sequence[SignalRow]) -> None:
     places = list(range(len(rows)))
     panel.plot(places, [row.predicted.cosine for row in rows], color=_PREDICTED, linewidth=1.4)
     panel.plot(places, [row.measured.cosine for row in rows], linestyle="none", marker="o", markersize=3.2, color=_COLOURS["measured"])
@@ -84,7 +84,7 @@ def _cosines(panel: Any, rows: Sequence[Row]) -> None:
     panel.grid(True, color="#e6e6e6", linewidth=0.6)
 
 
-def _legend(panel: Any, rows: Sequence[Row]) -> None:
+def _legend(panel: Any, rows: Sequence[SignalRow]) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -100,7 +100,7 @@ def _legend(panel: Any, rows: Sequence[Row]) -> None:
     panel.legend(handles=entries, fontsize=8, frameon=False, ncols=len(entries), loc="lower left")
 
 
-def _name_layers(panel: Any, rows: Sequence[Row]) -> None:
+def _name_layers(panel: Any, rows: Sequence[SignalRow]) -> None:
     """Names under the axis: of the layers with weights, as many as there is room for."""
     weighted = [place for place, row in enumerate(rows) if row.kind == "weights"] or list(range(len(rows)))
     step = -(-len(weighted) // _MOST_NAMES)

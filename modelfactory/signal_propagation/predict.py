@@ -20,14 +20,14 @@ from modelfactory.numerics.fixed_point import depth_scale
 from modelfactory.numerics.gaussian_moments import NotPredicted, correlation
 from modelfactory.signal_propagation.axes import unit_of_input
 from modelfactory.signal_propagation.fusing import between
-from modelfactory.signal_propagation.graph import Graph, Node, call_of, tensors, trace
-from modelfactory.signal_propagation.row import Numbers, Row
+from modelfactory.signal_propagation.graph import SignalGraph, SignalNode, call_of, tensors, trace
+from modelfactory.signal_propagation.row import Numbers, SignalRow
 from modelfactory.signal_propagation.rules.activations import response_of
 from modelfactory.signal_propagation.rules.base import Context, arguments
 from modelfactory.signal_propagation.rules.reshape import unit_after
 from modelfactory.signal_propagation.rules.table import ARRANGING, PARTS, PERMUTES, SHAPING, rule_of
 from modelfactory.signal_propagation.skips import post_norm_warning
-from modelfactory.signal_propagation.state import Gradient, Input, State, Weights, flat
+from modelfactory.signal_propagation.state import Gradient, Input, State, WeightMoments, flat
 from modelfactory.signal_propagation.table import SignalTable
 from modelfactory.signal_propagation.verdict import judged
 
@@ -99,12 +99,12 @@ def predict(
     first = next((tensor for tensor in tensors(incoming)), None)
     if batch is None:
         batch = _BATCH if first is None or first.is_meta else first.shape[0]
-    context = Context(graph, Weights(moments, model), batch)
+    context = Context(graph, WeightMoments(moments, model), batch)
     with torch.no_grad(), torch.device("cpu"):
         return tabulate(context, follow(context, data))
 
 
-def trace_on_meta(model: nn.Module, incoming: Any) -> Graph:
+def trace_on_meta(model: nn.Module, incoming: Any) -> SignalGraph:
     """The model's graph, by a run on the meta device, in the modes (training or not) that the modules are in."""
     double = model
     if any(not tensor.is_meta for tensors in (model.parameters(), model.buffers()) for tensor in tensors):
@@ -139,7 +139,7 @@ def follow(context: Context, data: Input | None = None, known: Known | None = No
     return found
 
 
-def _forward(context: Context, node: Node, data: Input | None, found: Predicted, known: Known) -> State:
+def _forward(context: Context, node: SignalNode, data: Input | None, found: Predicted, known: Known) -> State:
     dims = max(len(node.shape), 1)
     if node.op == "input":
         if data is None and node.index in known.states:
@@ -164,7 +164,7 @@ def _forward(context: Context, node: Node, data: Input | None, found: Predicted,
     return replace(made, unit=min(unit, dims - 1))
 
 
-def _tried(node: Node, found: Predicted, call: Callable[[], T]) -> tuple[T | None, str]:
+def _tried(node: SignalNode, found: Predicted, call: Callable[[], T]) -> tuple[T | None, str]:
     """What a rule gives, or None and why it gives nothing."""
     try:
         return call(), ""
@@ -177,12 +177,12 @@ def _tried(node: Node, found: Predicted, call: Callable[[], T]) -> tuple[T | Non
         return None, f"{node.called}: {reason}"
 
 
-def place_of(node: Node) -> str:
+def place_of(node: SignalNode) -> str:
     """A layer and the call in it, in words."""
     return f"{node.layer or 'the model'} ({node.called})"
 
 
-def _checked(state: State, node: Node) -> State:
+def _checked(state: State, node: SignalNode) -> State:
     """The state, in the rank of the node's output.
 
     Raises:
@@ -195,7 +195,7 @@ def _checked(state: State, node: Node) -> State:
     return replace(state, power=power, unit=min(max(state.unit, 0), dims - 1))
 
 
-def _backward(context: Context, node: Node, found: Predicted, known: Known) -> None:
+def _backward(context: Context, node: SignalNode, found: Predicted, known: Known) -> None:
     gradient, index = found.gradients[node.index], node.index
     if index in found.absent:
         gradient = known.gradients(index, found.states[index].unit)
@@ -246,8 +246,8 @@ def tabulate(context: Context, found: Predicted) -> SignalTable:
     return judged(table, context.graph)
 
 
-def _row(context: Context, node: Node, found: Predicted) -> Row:
-    row = Row(node.index, node.layer, node.label, _kind(node), node.shape, note=found.notes.get(node.index, ""))
+def _row(context: Context, node: SignalNode, found: Predicted) -> SignalRow:
+    row = SignalRow(node.index, node.layer, node.label, _kind(node), node.shape, note=found.notes.get(node.index, ""))
     if not row.note and node.index in found.absent:
         row = replace(row, note=f"its gradient is not predicted ({found.absent[node.index]})")
     with contained(place_of(node), found.failures):
@@ -256,26 +256,26 @@ def _row(context: Context, node: Node, found: Predicted) -> Row:
     return row
 
 
-def is_shown(node: Node) -> bool:
+def is_shown(node: SignalNode) -> bool:
     """Whether a node is a row of the table: not the input, nothing that only arranges, no further output of a call."""
     if node.op == "input" or node.op.endswith("]") or not node.floating or node.op in SHAPING | PARTS | PERMUTES:
         return False
     return not (node.op.startswith("dropout") and not node.training)
 
 
-def _kind(node: Node) -> str:
+def _kind(node: SignalNode) -> str:
     if node.op.startswith("conv") or node.op in ("linear", "embedding"):
         return "weights"
     return "norm" if node.op.endswith("norm") else node.op
 
 
-def _chance(node: Node, found: Predicted) -> tuple[float, float]:
+def _chance(node: SignalNode, found: Predicted) -> tuple[float, float]:
     """One standard deviation of the logs of the two second moments over draws of the weights."""
     state, gradient = found.states[node.index], found.gradients[node.index]
     return math.sqrt(max(state.chance + state.own, 0.0)), math.nan if gradient is None else math.sqrt(max(gradient.chance, 0.0))
 
 
-def _scales(context: Context, node: Node, found: Predicted) -> dict[str, Any]:
+def _scales(context: Context, node: SignalNode, found: Predicted) -> dict[str, Any]:
     """chi_1 and the depth scales of weights together with the activation before them."""
     if _kind(node) != "weights" or node.op == "embedding" or node.index in found.notes:
         return {}
@@ -299,7 +299,7 @@ def _scales(context: Context, node: Node, found: Predicted) -> dict[str, Any]:
     }
 
 
-def _bias_power(context: Context, node: Node) -> float:
+def _bias_power(context: Context, node: SignalNode) -> float:
     bias = arguments(node, ("input", "weight", "bias"))["bias"]
     if bias is None:
         return 0.0
@@ -307,7 +307,7 @@ def _bias_power(context: Context, node: Node) -> float:
     return mean * mean + variance
 
 
-def _numbers(context: Context, node: Node, found: Predicted) -> Numbers:
+def _numbers(context: Context, node: SignalNode, found: Predicted) -> Numbers:
     state, gradient = found.states[node.index], found.gradients[node.index]
     if node.index in found.absent or node.index in found.passed_over:
         gradient = None
@@ -326,7 +326,7 @@ def _numbers(context: Context, node: Node, found: Predicted) -> Numbers:
     )
 
 
-def _dead(context: Context, node: Node, before: State, inactive: float) -> float:
+def _dead(context: Context, node: SignalNode, before: State, inactive: float) -> float:
     """The share of units off for all inputs of a batch: `E Phi((t - sqrt(r) z)/sqrt(1 - r))^M`, `Phi(t)` the share of what is off."""
     if not 0 < inactive < 1:
         return math.nan if inactive == 0 else 1.0

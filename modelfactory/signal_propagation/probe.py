@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from modelfactory.config.errors import contained
 from modelfactory.init.existing_model import foretell
 from modelfactory.signal_propagation.draws import with_band
-from modelfactory.signal_propagation.graph import Node, tensors
+from modelfactory.signal_propagation.graph import SignalNode, tensors
 from modelfactory.signal_propagation.jacobian import predict_spectrum
 from modelfactory.signal_propagation.measure import Measured, measure
 from modelfactory.signal_propagation.predict import Known, Predicted, follow, place_of, tabulate
-from modelfactory.signal_propagation.row import Numbers, Row
+from modelfactory.signal_propagation.row import Numbers, SignalRow
 from modelfactory.signal_propagation.rules.activations import response_of
 from modelfactory.signal_propagation.rules.base import Context
 from modelfactory.signal_propagation.spectrum import measure_spectrum
-from modelfactory.signal_propagation.state import Gradient, State, Weights, flat
+from modelfactory.signal_propagation.state import Gradient, State, WeightMoments, flat
 from modelfactory.signal_propagation.table import SignalTable
 from modelfactory.signal_propagation.verdict import INITS, find_fix, is_fatal, judged, summary
 
@@ -75,17 +75,17 @@ def signal(
     return table.changed(warnings=[*warnings, *found.table.remarks, *told_failures(failures)], hints=hints)
 
 
-def with_spectrum(found: Probe, model: nn.Module, example: Any, seed: int, failures: list[str]) -> list[Row]:
+def with_spectrum(found: Probe, model: nn.Module, example: Any, seed: int, failures: list[str]) -> list[SignalRow]:
     """The rows of a table with the columns of a spectrum, predicted where theory knows them and measured."""
     measured = measure_spectrum(model, example, found.found.graph, failures, seed)
-    context = Context(found.found.graph, Weights(None, model), found.found.batch)
+    context = Context(found.found.graph, WeightMoments(None, model), found.found.batch)
     predicted: dict[int, tuple[float, float]] = {}
     states: list[State] = []
     with torch.no_grad(), contained("the prediction of the spectrum", failures):
         states = follow(context, known=_known(found.found)).states
         predicted = predict_spectrum(context.graph, states)
 
-    def complete(row: Row) -> Row:
+    def complete(row: SignalRow) -> SignalRow:
         mean, variance = predicted.get(row.node, (math.nan, math.nan))
         of_tokens = len(row.shape) == 3 and row.shape[0] == context.batch and row.node < len(states)
         tokens = states[row.node].cosines[1] if of_tokens else math.nan
@@ -126,7 +126,7 @@ class Probe:
 
     def predict(self, moments: Mapping[str, tuple[float | None, float | None]]) -> SignalTable:
         """The table to expect of other weights, nothing measured."""
-        context = Context(self.found.graph, Weights(moments, self.model), self.found.batch)
+        context = Context(self.found.graph, WeightMoments(moments, self.model), self.found.batch)
         with torch.no_grad():
             return tabulate(context, follow(context, known=_known(self.found)))
 
@@ -140,7 +140,7 @@ def probe(
 ) -> Probe:
     """As `signal`, with what was measured."""
     found = measure(model, example, seed, histograms)
-    context = Context(found.graph, Weights(moments, model), found.batch)
+    context = Context(found.graph, WeightMoments(moments, model), found.batch)
     with torch.no_grad():
         predicted = follow(context, known=_known(found))
         table = tabulate(context, predicted)
@@ -151,13 +151,13 @@ def probe(
         return Probe(judged(table, found.graph), found, model)
 
 
-def _measured(row: Row, node: Node, predicted: Predicted, found: Measured, failures: list[str]) -> Row:
+def _measured(row: SignalRow, node: SignalNode, predicted: Predicted, found: Measured, failures: list[str]) -> SignalRow:
     with contained(place_of(node), failures):
         return replace(row, measured=_numbers(node, predicted, found))
     return row
 
 
-def _name(node: Node) -> str:
+def _name(node: SignalNode) -> str:
     return node.layer or node.label
 
 
@@ -183,7 +183,7 @@ def _known(found: Measured) -> Known:
     return Known(states, gradient, frozenset(found.stopped))
 
 
-def _numbers(node: Node, predicted: Predicted, found: Measured) -> Numbers:
+def _numbers(node: SignalNode, predicted: Predicted, found: Measured) -> Numbers:
     index = node.index
     second = found.second.get(index, math.nan)
     gradient = found.gradient.get(index, math.nan)

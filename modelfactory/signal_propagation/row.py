@@ -44,7 +44,7 @@ class Numbers:
 
 
 @dataclass(frozen=True)
-class Row:
+class SignalRow:
     """One layer, in the order in which the model calls them.
 
     Attributes:

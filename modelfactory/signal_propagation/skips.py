@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from modelfactory.signal_propagation.graph import Graph, Node
+from modelfactory.signal_propagation.graph import SignalGraph, SignalNode
 
 _NORMS = frozenset(("layer_norm", "rms_norm"))
 _PASSING = frozenset("dropout view reshape permute transpose contiguous clone flatten to float type_as".split())
@@ -20,7 +20,7 @@ _LEAST = 2.0**-14
 _FEWEST = 16
 
 
-def post_norm_warning(graph: Graph, seconds: Mapping[int, float]) -> str | None:
+def post_norm_warning(graph: SignalGraph, seconds: Mapping[int, float]) -> str | None:
     """What to say of a stack of sums that norms divide; None where enough passes straight.
 
     Args:
@@ -36,7 +36,7 @@ def post_norm_warning(graph: Graph, seconds: Mapping[int, float]) -> str | None:
     )
 
 
-def _straight(graph: Graph, norm: Node, seconds: Mapping[int, float]) -> float | None:
+def _straight(graph: SignalGraph, norm: SignalNode, seconds: Mapping[int, float]) -> float | None:
     """The share of a stream in the residual sum that a norm divides; None where it divides no such sum."""
     node = graph.nodes[norm.inputs[0]] if norm.inputs else norm
     while node.op in _PASSING and node.inputs:
@@ -50,7 +50,7 @@ def _straight(graph: Graph, norm: Node, seconds: Mapping[int, float]) -> float |
     return seconds[stream] / whole if whole > 0 else None
 
 
-def _leads_to(graph: Graph, start: int, end: int) -> bool:
+def _leads_to(graph: SignalGraph, start: int, end: int) -> bool:
     """Whether a node's output goes into another one, by any way."""
     waiting, seen = [end], set[int]()
     while waiting:

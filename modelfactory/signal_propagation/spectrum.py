@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from modelfactory.config.errors import contained
-from modelfactory.signal_propagation.graph import Graph, Node, call_of, results, tensors, trace
+from modelfactory.signal_propagation.graph import SignalGraph, SignalNode, call_of, results, tensors, trace
 from modelfactory.signal_propagation.keeping import buffers_kept, random_state_of
 from modelfactory.signal_propagation.masking import HIDDEN
 
@@ -35,7 +35,7 @@ Found = dict[int, dict[str, float]]
 """By node, by the name of the column."""
 
 
-def measure_spectrum(model: nn.Module, example: Any, graph: Graph, failures: list[str], seed: int = 0) -> Found:
+def measure_spectrum(model: nn.Module, example: Any, graph: SignalGraph, failures: list[str], seed: int = 0) -> Found:
     """Measure the columns of a spectrum for every node of a model's graph; leaves the model as it was.
 
     Args:
@@ -87,7 +87,7 @@ def _undisturbed(model: nn.Module, example: Any, seed: int) -> Iterator[None]:
         yield
 
 
-def _measure_jacobian(model: nn.Module, example: Any, graph: Graph, coupled: bool, found: Found, seed: int) -> None:
+def _measure_jacobian(model: nn.Module, example: Any, graph: SignalGraph, coupled: bool, found: Found, seed: int) -> None:
     x = tensors(call_of(example))[0]
     if not x.is_floating_point():
         return
@@ -103,7 +103,7 @@ def _measure_jacobian(model: nn.Module, example: Any, graph: Graph, coupled: boo
     for index in range(probes):
         direction = _direction(x, index, coupled) if exact else torch.randn(x.shape, generator=generator).to(x)
 
-        def keep(node: Node, output: Tensor) -> None:
+        def keep(node: SignalNode, output: Tensor) -> None:
             tangent = forward_ad.unpack_dual(output).tangent if output.is_floating_point() else None
             if tangent is not None:
                 own = tangent.detach().clone().float().reshape(1, -1) if coupled else by_input(tangent.detach().clone().float(), len(x))
@@ -223,7 +223,7 @@ def _entropy(weights: Tensor, shown: Tensor) -> float:
 def _measure_outputs(model: nn.Module, example: Any, found: Found, seed: int) -> None:
     attending, batch = _Attending(), tensors(call_of(example))[0].shape[0]
 
-    def look(node: Node, output: Tensor) -> None:
+    def look(node: SignalNode, output: Tensor) -> None:
         entropy, attending.last = attending.last, None
         if not output.is_floating_point() or output.ndim < 2 or not node.index:
             return
@@ -267,11 +267,11 @@ def _measure_update(model: nn.Module, example: Any, found: Found, seed: int) -> 
         return
     before: dict[int, Tensor] = {}
 
-    def keep(node: Node, output: Tensor) -> None:
+    def keep(node: SignalNode, output: Tensor) -> None:
         if output.is_floating_point():
             before[node.index] = output.detach().clone()
 
-    def compare(node: Node, output: Tensor) -> None:
+    def compare(node: SignalNode, output: Tensor) -> None:
         old = before.get(node.index)
         if old is not None and node.index and old.shape == output.shape and (norm := old.float().norm().item()) > 0:
             found[node.index]["update"] = (output.detach() - old).float().norm().item() / norm

@@ -179,7 +179,7 @@ def interior(power: Tensor) -> float:
 _SEEN = 65536  # entries of a parameter that tell its kurtosis
 
 
-class Weights:
+class WeightMoments:
     """Mean and second moment of every parameter: as told, or as the values are.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 
 from modelfactory.config.files import write_text
 from modelfactory.config.printable import aligned
-from modelfactory.signal_propagation.row import Row
+from modelfactory.signal_propagation.row import SignalRow
 
 _SHOWN = ("forward", "gradient", "cosine", "saturated", "dead")
 NUMBERS = ("forward", "gradient", "mean", "cosine", "saturated", "dead")
@@ -50,7 +50,7 @@ class SignalTable:
 
     def __init__(
         self,
-        rows: Iterable[Row],
+        rows: Iterable[SignalRow],
         input_scale: float = 1.0,
         input_cosine: float = 0.0,
         warnings: Iterable[str] = (),
@@ -70,7 +70,7 @@ class SignalTable:
 
     def changed(
         self,
-        rows: Iterable[Row] | None = None,
+        rows: Iterable[SignalRow] | None = None,
         warnings: Iterable[str] | None = None,
         hints: Iterable[str] | None = None,
         failures: Iterable[str] | None = None,
@@ -87,13 +87,13 @@ class SignalTable:
             self.hints if hints is None else hints,
         )
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[SignalRow]:
         return iter(self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, key: int | str) -> Row:
+    def __getitem__(self, key: int | str) -> SignalRow:
         """A row by its number, or the first of a layer by its name."""
         if isinstance(key, int):
             return self.rows[key]
@@ -151,7 +151,7 @@ class SignalTable:
         return f"SignalTable of {len(self)} layers"
 
 
-def _values(row: Row) -> list[object]:
+def _values(row: SignalRow) -> list[object]:
     numbers = [getattr(side, name) for name in NUMBERS for side in (row.predicted, row.measured)]
     shape = "x".join(map(str, row.shape))
     return [
@@ -175,7 +175,7 @@ def _cell(value: object) -> object:
     return value
 
 
-def _extra_values(row: Row, columns: Sequence[str]) -> list[float]:
+def _extra_values(row: SignalRow, columns: Sequence[str]) -> list[float]:
     """What a row has in the columns of a spectrum and of draws."""
     band = dict(zip(BAND, row.band or (math.nan,) * len(BAND), strict=True))
 
@@ -193,7 +193,7 @@ def _head(measured: bool, extra: Sequence[str]) -> list[str]:
     return ["layer", "call", "shape", *named, *told, "verdict", "note"]
 
 
-def _line(row: Row, measured: bool, extra: Sequence[str]) -> list[str]:
+def _line(row: SignalRow, measured: bool, extra: Sequence[str]) -> list[str]:
     sides = (row.predicted, row.measured) if measured else (row.predicted,)
     numbers = [_short(name, getattr(side, name)) for name in _SHOWN for side in sides]
     shape = "x".join(map(str, row.shape[1:]))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from modelfactory.signal_propagation.graph import Graph, Node, Signal, Value, walk
+from modelfactory.signal_propagation.graph import NodeRef, SignalGraph, SignalNode, TensorRef, walk
 
 _SHARES = frozenset("softmax _softmax softmin log_softmax".split())
 _ATTENDS = frozenset(("scaled_dot_product_attention", "multi_head_attention_forward"))
 _CONTRACTS = frozenset("matmul bmm baddbmm einsum linear addmm embedding".split()) | _SHARES | _ATTENDS
 
 
-def trunk_of(graph: Graph) -> set[int]:
+def trunk_of(graph: SignalGraph) -> set[int]:
     """The nodes that every way from an input to the outputs goes through.
 
     What has no weights behind it, such as a mask made of token ids, is no way of the signal.
@@ -30,7 +30,7 @@ def trunk_of(graph: Graph) -> set[int]:
     return trunk
 
 
-def _trunk_from(graph: Graph, start: int) -> set[int]:
+def _trunk_from(graph: SignalGraph, start: int) -> set[int]:
     """The nodes that every way from one input goes through."""
     reached, carries = {start}, {start} if graph.nodes[start].floating else set[int]()
     for node in graph.nodes[start + 1 :]:
@@ -49,11 +49,11 @@ def _trunk_from(graph: Graph, start: int) -> set[int]:
     return trunk
 
 
-def _has_weights(node: Node) -> bool:
-    return any(isinstance(item, Value) and item.name is not None for item in walk((node.args, node.kwargs)))
+def _has_weights(node: SignalNode) -> bool:
+    return any(isinstance(item, TensorRef) and item.name is not None for item in walk((node.args, node.kwargs)))
 
 
-def scores_of(graph: Graph) -> set[int]:
+def scores_of(graph: SignalGraph) -> set[int]:
     """The nodes that go into a softmax, or are a mask of scores, and nowhere else: how large they are is for the softmax to say.
 
     Example:
@@ -64,7 +64,7 @@ def scores_of(graph: Graph) -> set[int]:
         >>> [graph.nodes[index].label for index in scores_of(graph)]
         ['Linear']
     """
-    users: dict[int, list[Node]] = {}
+    users: dict[int, list[SignalNode]] = {}
     for node in graph:
         for index in set(node.inputs):
             users.setdefault(index, []).append(node)
@@ -76,11 +76,11 @@ def scores_of(graph: Graph) -> set[int]:
     return scores
 
 
-def _takes_scores(use: Node, index: int, scores: set[int]) -> bool:
+def _takes_scores(use: SignalNode, index: int, scores: set[int]) -> bool:
     if use.op in _SHARES:
         return True
     if use.op in _ATTENDS:  # as a mask: the first three are query, key and value
-        first = [item.node for item in walk(use.args[:3]) if isinstance(item, Signal)]
-        first += [item.node for name in ("query", "key", "value") if isinstance(item := use.kwargs.get(name), Signal)]
+        first = [item.node for item in walk(use.args[:3]) if isinstance(item, NodeRef)]
+        first += [item.node for name in ("query", "key", "value") if isinstance(item := use.kwargs.get(name), NodeRef)]
         return index not in first
     return use.index in scores and use.op not in _CONTRACTS

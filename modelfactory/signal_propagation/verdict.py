@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from modelfactory.config.errors import ConfigError, contained
-from modelfactory.signal_propagation.graph import Graph
-from modelfactory.signal_propagation.row import Numbers, Row
+from modelfactory.signal_propagation.graph import SignalGraph
+from modelfactory.signal_propagation.row import Numbers, SignalRow
 from modelfactory.signal_propagation.rules.norms import passes_on
 from modelfactory.signal_propagation.table import SignalTable
 from modelfactory.signal_propagation.trunk import scores_of, trunk_of
@@ -78,7 +78,7 @@ def find_fix(tried: Iterable[tuple[str, T]], fails: Callable[[T], bool]) -> str 
     return None
 
 
-def judged(table: SignalTable, graph: Graph) -> SignalTable:
+def judged(table: SignalTable, graph: SignalGraph) -> SignalTable:
     """The table with its verdicts; without them, and with the reason among its failures, where judging raises."""
     failures = list(table.failures)
     with contained("the verdicts", failures):
@@ -86,7 +86,7 @@ def judged(table: SignalTable, graph: Graph) -> SignalTable:
     return table.changed(failures=failures)
 
 
-def judge(table: SignalTable, graph: Graph) -> SignalTable:
+def judge(table: SignalTable, graph: SignalGraph) -> SignalTable:
     """The table with a verdict for each row.
 
     Where batch norms are in evaluation mode with statistics of no data they do not normalise, and nothing is fatal: that is
@@ -111,29 +111,29 @@ def judge(table: SignalTable, graph: Graph) -> SignalTable:
     return table.changed(rows)
 
 
-def _now(row: Row) -> Numbers:
+def _now(row: SignalRow) -> Numbers:
     return row.predicted if math.isnan(row.measured.forward) else row.measured
 
 
-def _energy(row: Row) -> float:
+def _energy(row: SignalRow) -> float:
     """The second moment of an input's whole gradient at this layer."""
     gradient = _now(row).gradient
     return math.prod(row.shape[1:]) * gradient * gradient
 
 
-def _effect(row: Row) -> float:
+def _effect(row: SignalRow) -> float:
     """What a change by a share of this layer does to the loss: its gradient times itself, which no scale between two layers alters."""
     now = _now(row)
     return max(_energy(row) * now.forward * now.forward if math.isnan(now.effect) else now.effect, 1e-300)
 
 
-def _off(row: Row) -> float:
+def _off(row: SignalRow) -> float:
     """The log of measured over predicted scale, 0 where one is not known."""
     predicted, measured = row.predicted.forward, row.measured.forward
     return math.log(measured / predicted) if predicted > 0 and measured > 0 and math.isfinite(measured / predicted) else 0.0
 
 
-def _before(graph: Graph, index: int, off: Mapping[int, float]) -> float:
+def _before(graph: SignalGraph, index: int, off: Mapping[int, float]) -> float:
     """How far off the prediction is of what comes into a call: of the nearest row before it."""
     while graph.nodes[index].inputs:
         index = graph.nodes[index].inputs[0]
@@ -142,7 +142,7 @@ def _before(graph: Graph, index: int, off: Mapping[int, float]) -> float:
     return 0.0
 
 
-def _verdict(row: Row, place: _Place, table: SignalTable) -> str:
+def _verdict(row: SignalRow, place: _Place, table: SignalTable) -> str:
     now = _now(row)
     if math.isinf(now.forward) and not place.is_score:
         return "exploding"
@@ -168,7 +168,7 @@ def _scale_verdict(forward: float, table: SignalTable, place: _Place) -> str:
     return "weak" if forward < least * _WEAK_FORWARD or max(place.energy, place.effect) < _WEAK_GRADIENT else "ok"
 
 
-def _other_verdict(row: Row, place: _Place, start: float) -> str:
+def _other_verdict(row: SignalRow, place: _Place, start: float) -> str:
     now, units = _now(row), max(math.prod(row.shape[1:2]), 1)
     foretold = 0.0 if math.isnan(row.predicted.dead) else row.predicted.dead
     by_chance = 4 * math.sqrt(max(foretold * (1 - foretold), 0.25 / units) / units)
@@ -181,19 +181,19 @@ def _other_verdict(row: Row, place: _Place, start: float) -> str:
     return "unexpected" if _is_unexpected(row, place) else "ok"
 
 
-def _is_indistinct(row: Row, start: float) -> bool:
+def _is_indistinct(row: SignalRow, start: float) -> bool:
     """Whether what tells two inputs apart is 1% of what it was, and much less than this architecture is predicted to leave."""
     apart = 1 - row.measured.cosine
     return start < 1 and apart < _INDISTINCT * (1 - start) and apart < _MORE_ALIKE * (1 - row.predicted.cosine)
 
 
-def _is_unexpected(row: Row, place: _Place) -> bool:
+def _is_unexpected(row: SignalRow, place: _Place) -> bool:
     """Whether weights make of what they get a scale off by more than two, and four standard deviations of chance."""
     chance = 0.0 if math.isnan(row.chance[0]) else row.chance[0]
     return row.kind == "weights" and abs(_off(row) - place.before) > math.log(2) + 2 * chance  # chance is of the power's log
 
 
-def worst(rows: Iterable[Row]) -> str:
+def worst(rows: Iterable[SignalRow]) -> str:
     """The gravest verdict among rows: one of `FATAL`, else what there is."""
     found = {row.verdict for row in rows}
     for verdict in (*FATAL, "large", "saturated", "unexpected", "weak"):
@@ -228,15 +228,15 @@ def summary(table: SignalTable) -> str:
     }[verdict](rows, table)
 
 
-def _place(row: Row) -> str:
+def _place(row: SignalRow) -> str:
     return f"{row.layer} ({row.label})" if row.layer else row.label
 
 
-def _share(row: Row, table: SignalTable) -> float:
+def _share(row: SignalRow, table: SignalTable) -> float:
     return _now(row).forward / (table.input_scale or 1.0)
 
 
-def _vanishing(rows: Sequence[Row], table: SignalTable) -> str:
+def _vanishing(rows: Sequence[SignalRow], table: SignalTable) -> str:
     weakest = min(rows, key=lambda row: _now(row).forward)
     share = _share(weakest, table)
     if share < _FORWARD:
@@ -245,7 +245,7 @@ def _vanishing(rows: Sequence[Row], table: SignalTable) -> str:
     return f"the gradient vanishes: its scale is {_now(lowest).gradient:.1e} of the output's at {_place(lowest)}"
 
 
-def _exploding(rows: Sequence[Row], table: SignalTable) -> str:
+def _exploding(rows: Sequence[SignalRow], table: SignalTable) -> str:
     strongest = max(rows, key=lambda row: _now(row).forward)
     share = _share(strongest, table)
     if share > 1 / _FORWARD:

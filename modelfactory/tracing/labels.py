@@ -15,7 +15,7 @@ _NONE: frozenset[str] = frozenset()
 _INDEXING = frozenset({"getitem", "index_select", "gather", "take_along_dim", "masked_fill", "where", "select", "narrow", "one_hot"})
 
 
-class Facts(NamedTuple):
+class ValueFacts(NamedTuple):
     """What is known of one value.
 
     Attributes:
@@ -46,14 +46,14 @@ class Labels:
     def __init__(self, graph: Graph):
         self.graph = graph
         self.contractions: dict[int, Contraction] = {}
-        self._facts: list[Facts | None] = [None] * len(graph.values)
+        self._facts: list[ValueFacts | None] = [None] * len(graph.values)
         for value in graph.values:
             if value.node is None:
                 self._facts[value.index] = _of_leaf(value)
         for node in graph.nodes:
             self._label(node)
 
-    def __getitem__(self, value: Value) -> Facts:
+    def __getitem__(self, value: Value) -> ValueFacts:
         return self._facts[value.index]  # pyright: ignore[reportReturnType]
 
     def pure(self, value: Value) -> bool:
@@ -70,7 +70,7 @@ class Labels:
         signal = self._is_signal(node)
         mains, scales = (_NONE, _NONE) if signal else self._standing_for(node, found)
         for value, layout in zip(node.outputs, layouts, strict=True):
-            self._facts[value.index] = Facts(layout, signal, mains, scales)
+            self._facts[value.index] = ValueFacts(layout, signal, mains, scales)
 
     def _is_signal(self, node: Node) -> bool:
         if node.op in LOOKUPS or node.op in RECURRENT:
@@ -157,8 +157,8 @@ class Labels:
         return Layout(tuple(axes), starts)
 
 
-def _of_leaf(value: Value) -> Facts:
+def _of_leaf(value: Value) -> ValueFacts:
     if value.kind == "parameter":
         name = value.name or ""
-        return Facts(fresh(value.shape, "parameter", name), False, frozenset({name}))
-    return Facts(fresh(value.shape, value.kind), value.kind == "input")
+        return ValueFacts(fresh(value.shape, "parameter", name), False, frozenset({name}))
+    return ValueFacts(fresh(value.shape, value.kind), value.kind == "input")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from modelfactory.tracing.axes import Axis, Dim, Layout, merged, sliced
 from modelfactory.tracing.graph import Node, Value
-from modelfactory.tracing.labels import Facts, Labels
+from modelfactory.tracing.labels import Labels, ValueFacts
 from modelfactory.tracing.operators import JOINS
 from modelfactory.tracing.steps import Steps
 
@@ -139,10 +139,10 @@ class _Overlay:
         self._labels = labels
         self.layouts: dict[int, Layout] = {}
 
-    def __getitem__(self, value: Value) -> Facts:
+    def __getitem__(self, value: Value) -> ValueFacts:
         own = self.layouts.get(value.index)
         if own is not None and value.index < 0:  # half of a gated unit, which is no value of the graph
-            return Facts(own, True)
+            return ValueFacts(own, True)
         facts = self._labels[value]
         return facts if own is None else facts._replace(layout=own)
 

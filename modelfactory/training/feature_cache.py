@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from modelfactory.config.errors import ConfigError, Problem, Problems, TrainingError
-from modelfactory.data.batches import MemoryBatches, Part, make_batches
+from modelfactory.data.batches import BatchPart, MemoryBatches, make_batches
 from modelfactory.data.dataset import Data, Split
 from modelfactory.data.determinism import Fixed, draws_at_random
 from modelfactory.model.weights.tensor_file import DamagedFile
@@ -92,7 +92,7 @@ def with_features(run: Run, model: nn.Module, parts: Parts, data: Data, run_dir:
         "found again" if reused else "computed",
         time.perf_counter() - began,
     )
-    batches = {"device": run.device, "moved": folder is None, "part": Part(run.world.rank, run.world.size)}
+    batches = {"device": run.device, "moved": folder is None, "part": BatchPart(run.world.rank, run.world.size)}
     return replace(
         run,
         train=MemoryBatches(x, y, data.batch_size, seed=data.seed, drop_last=data.drop_last, **batches),

@@ -26,7 +26,7 @@ from modelfactory.model.weights.tensor_file import RESTORE, DamagedFile, read_me
 from modelfactory.training.checkpoint import PackedWeights, load_into, pack_weights, read_state_and_metadata, read_weights, save_state
 from modelfactory.training.optimizer_state import load_named_state, named_state
 from modelfactory.training.result import SCORES, Result, read_seconds, write_metrics
-from modelfactory.training.resume_policy import PATH, Change, Rule, find_changes, other_batches, policy_of, refusals
+from modelfactory.training.resume_policy import PATH, Change, ResumeRule, find_changes, other_batches, policy_of, refusals
 from modelfactory.training.saving import carry_kept, checkpoint_of
 from modelfactory.training.scheduler import replay
 from modelfactory.training.setup import Run
@@ -116,7 +116,7 @@ class RunFiles:
         before = _config_of(metadata)
         changes = find_changes(before, {**(self.config or {}), **self._settings}) + _other_sizes(state, run)
         same_start = state["init_hash"] is not None and state["init_hash"] == result.init_hash
-        refused = refusals(changes, str(source), (Rule.REFUSED,) if same_start else (Rule.REFUSED, Rule.START))
+        refused = refusals(changes, str(source), (ResumeRule.REFUSED,) if same_start else (ResumeRule.REFUSED, ResumeRule.START))
         if self.within is not None:
             refused.extend(other_batches(changes, str(source), self.within["epoch"]))
         if refused:
@@ -158,7 +158,7 @@ class RunFiles:
         """The run with what is left to do: whole epochs of the present size after those that were done."""
         state, source, spec = self._state, self._source, run.spec
         done, steps = result.final.get("epoch", 0), result.final.get("step", 0)
-        effects = [change for change in changes if change.policy.rule is Rule.TAKES_EFFECT]
+        effects = [change for change in changes if change.policy.rule is ResumeRule.TAKES_EFFECT]
         if done >= spec.max_epochs or (spec.max_steps is not None and steps >= spec.max_steps):
             nothing = f"nothing is left to train: {source} has {done} epochs already; give a larger trainer.max_epochs"
             if self.within is not None:
@@ -176,7 +176,7 @@ class RunFiles:
             message = f"{source} stopped at step {steps}, within epoch {done}, {seen}, by trainer.max_steps; such an epoch is closed"
             raise ConfigError([Problem(PATH, message)])
         for change in changes:
-            if change.policy.rule is Rule.TAKES_EFFECT:
+            if change.policy.rule is ResumeRule.TAKES_EFFECT:
                 log.warning("resume: %s, which takes effect from epoch %d on", change, done + 1)
             else:
                 log.info("resume: %s", change)
@@ -202,7 +202,7 @@ class RunFiles:
         None before an epoch is done. Their config is the one that they were trained under, which is this one where nothing that takes
         effect differs.
         """
-        same = not any(change.policy.rule is Rule.TAKES_EFFECT for change in changes)
+        same = not any(change.policy.rule is ResumeRule.TAKES_EFFECT for change in changes)
         if not result.best:
             return None
         if result.best == result.final and self.within is None:

@@ -20,7 +20,7 @@ from modelfactory.training.spec import TrainerSpec
 from modelfactory.training.status import is_ordered
 
 
-class Rule(Enum):
+class ResumeRule(Enum):
     """What becomes of a key that differs."""
 
     TAKES_EFFECT = "takes effect"
@@ -33,39 +33,40 @@ class Policy(NamedTuple):
     """What becomes of the keys that one of the globs matches, and why; of several policies the first counts."""
 
     keys: tuple[str, ...]
-    rule: Rule
+    rule: ResumeRule
     why: str
 
 
 POLICY = (
-    Policy(("seed",), Rule.REFUSED, "the initial values, and what dropout draws, depend on it"),
-    Policy(("data.batch_size", "data.drop_last", "trainer.accumulate", "trainer.limit_batches"), Rule.TAKES_EFFECT,
+    Policy(("seed",), ResumeRule.REFUSED, "the initial values, and what dropout draws, depend on it"),
+    Policy(("data.batch_size", "data.drop_last", "trainer.accumulate", "trainer.limit_batches"), ResumeRule.TAKES_EFFECT,
            "progress is counted in epochs; a schedule stands where it would after as many epochs of this size; refused within an epoch"),
-    Policy(("data.val_batch_size", "data.seed", "data.root", "data.transforms.train", "data.transforms.train.*"), Rule.TAKES_EFFECT,
+    Policy(("data.val_batch_size", "data.seed", "data.root", "data.transforms.train", "data.transforms.train.*"), ResumeRule.TAKES_EFFECT,
            "batches and training samples are made anew in each epoch; all but the first are refused within one"),
-    Policy(("data.num_workers", "data.download"), Rule.FREE, "no number depends on it"),
-    Policy(("data", "data.*"), Rule.REFUSED, "losses on other data cannot be compared, and held out samples would be trained on"),
+    Policy(("data.num_workers", "data.download"), ResumeRule.FREE, "no number depends on it"),
+    Policy(("data", "data.*"), ResumeRule.REFUSED, "losses on other data cannot be compared, and held out samples would be trained on"),
     Policy(("model.init", "model.init.*", "model.*.init", "model.*.init.*", "model.*.roles", "model.*.roles.*",
-            "init", "init.*", "backbone.weights", "backbone.weights.*", "backbone.sha256"), Rule.START,
+            "init", "init.*", "backbone.weights", "backbone.weights.*", "backbone.sha256"), ResumeRule.START,
            "the weights are trained already, so it could not take effect"),
-    Policy(("freeze", "freeze.*", "model.freeze", "model.freeze.*", "model.*.freeze", "model.*.freeze.*"), Rule.TAKES_EFFECT,
+    Policy(("freeze", "freeze.*", "model.freeze", "model.freeze.*", "model.*.freeze", "model.*.freeze.*"), ResumeRule.TAKES_EFFECT,
            "the optimizer's state belongs to parameters by their names"),
-    Policy(("model", "model.*", "backbone", "backbone.*", "activation", "activation.*"), Rule.REFUSED,
+    Policy(("model", "model.*", "backbone", "backbone.*", "activation", "activation.*"), ResumeRule.REFUSED,
            "the weights belong to another function"),
-    Policy(("optimizer._target_",), Rule.REFUSED, "one optimizer's state means nothing to another"),
-    Policy(("optimizer.fused", "optimizer.foreach", "optimizer.capturable"), Rule.FREE, "another way to compute the same"),
-    Policy(("optimizer", "optimizer.*"), Rule.TAKES_EFFECT,
+    Policy(("optimizer._target_",), ResumeRule.REFUSED, "one optimizer's state means nothing to another"),
+    Policy(("optimizer.fused", "optimizer.foreach", "optimizer.capturable"), ResumeRule.FREE, "another way to compute the same"),
+    Policy(("optimizer", "optimizer.*"), ResumeRule.TAKES_EFFECT,
            "state is given to parameters by name; refused where the optimizer would need state that was not kept, as with `amsgrad`"),
-    Policy(("scheduler", "scheduler.*"), Rule.TAKES_EFFECT, "the schedule stands where it would after as many epochs of this one"),
-    Policy(("trainer.loss", "trainer.loss.*", "trainer.monitor"), Rule.REFUSED, "the best epoch is chosen by comparing with earlier ones"),
-    Policy(("trainer.max_epochs", "trainer.max_steps"), Rule.FREE,
+    Policy(("scheduler", "scheduler.*"), ResumeRule.TAKES_EFFECT, "the schedule stands where it would after as many epochs of this one"),
+    Policy(("trainer.loss", "trainer.loss.*", "trainer.monitor"), ResumeRule.REFUSED,
+           "the best epoch is chosen by comparing with earlier ones"),
+    Policy(("trainer.max_epochs", "trainer.max_steps"), ResumeRule.FREE,
            "how long it trains; a schedule that is fitted to the length changes with it, which is recorded"),
     Policy(("trainer.check_every", "trainer.cache_features", "trainer.progress", "trainer.tracker", "trainer.signal", "trainer.strategy",
             "trainer.save", "trainer.save.*"),
-           Rule.FREE, "no number depends on it"),
+           ResumeRule.FREE, "no number depends on it"),
     Policy(("trainer.device", "trainer.precision", "trainer.compile", "trainer.clip_norm", "trainer.patience",
-            "trainer.sync_batchnorm", "trainer.deterministic", "trainer", "trainer.*"), Rule.TAKES_EFFECT, "from the next epoch"),
-    Policy(("*",), Rule.FREE, "keys of other programs, of sweeps and of experiments"),
+            "trainer.sync_batchnorm", "trainer.deterministic", "trainer", "trainer.*"), ResumeRule.TAKES_EFFECT, "from the next epoch"),
+    Policy(("*",), ResumeRule.FREE, "keys of other programs, of sweeps and of experiments"),
 )  # fmt: skip
 
 PATH = "trainer.resume"
@@ -118,7 +119,7 @@ def find_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Ch
     return list(_differences(_comparable(before), _comparable(after), (), ()))
 
 
-def refusals(changes: list[Change], source: str, rules: tuple[Rule, ...] = (Rule.REFUSED,)) -> list[Problem]:
+def refusals(changes: list[Change], source: str, rules: tuple[ResumeRule, ...] = (ResumeRule.REFUSED,)) -> list[Problem]:
     """Give a problem for each change that no training can take over.
 
     Example:

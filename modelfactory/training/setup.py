@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from modelfactory.config.errors import ConfigError, Problem, Problems, first_line
-from modelfactory.data.batches import Part, make_batches
+from modelfactory.data.batches import BatchPart, make_batches
 from modelfactory.data.dataset import IGNORED, Data
 from modelfactory.training.device import autocast, is_not_deterministic, make_scaler
 from modelfactory.training.distributed import World
@@ -77,7 +77,7 @@ def set_up(model: nn.Module, data: Data, settings: TrainingSpec, thawed_later: M
     check_parallel(spec, device, model, data, world, problems)
     if loss is None or problems:
         raise ConfigError(problems)
-    part = Part(world.rank, world.size)
+    part = BatchPart(world.rank, world.size)
     loss = loss.to(device)
     model.to(device)
     forward = torch.compile(model) if spec.compile else model

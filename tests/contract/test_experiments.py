@@ -15,7 +15,7 @@ from modelfactory.cli.main import main
 from modelfactory.config.errors import TrainingError
 from modelfactory.reporting.papers.auto_tasks import Task, verdicts
 from modelfactory.reporting.papers.conclude import conclude
-from modelfactory.reporting.papers.outcome import Finding
+from modelfactory.reporting.papers.outcome import PaperFinding
 from modelfactory.reporting.stats import Sample
 from modelfactory.sweeping.experiment import FIGURES
 
@@ -119,7 +119,7 @@ def test_a_figure_that_is_not_for_such_runs_says_why(tmp_path, capsys):
 
 
 def test_what_is_never_reached_says_so():
-    assert Finding("steps", "12", None).cell == "never" and Finding("steps", "12", 0.0).cell == "0"
+    assert PaperFinding("steps", "12", None).cell == "never" and PaperFinding("steps", "12", 0.0).cell == "0"
 
 
 def test_auto_is_compared_task_by_task(tmp_path):

@@ -75,10 +75,10 @@ class Mixer(nn.Module):
     "propagation rule": Addition(
         "added/turning.py",
         """
-from modelfactory.signal_propagation.rules.base import Rule
+from modelfactory.signal_propagation.rules.base import PropagationRule
 from modelfactory.signal_propagation.rules.reshape import same_backward, same_forward
 from modelfactory.signal_propagation.rules.table import RULES
-RULES["rot90"] = Rule(same_forward, same_backward)
+RULES["rot90"] = PropagationRule(same_forward, same_backward)
 """,
     ),
     "backbone library": Addition(

@@ -3,7 +3,7 @@ import torch
 from torch.utils.data import Dataset
 
 from modelfactory.data import Split, make_batches
-from modelfactory.data.batches import LoaderBatches, MemoryBatches, Part
+from modelfactory.data.batches import BatchPart, LoaderBatches, MemoryBatches
 
 CPU = torch.device("cpu")
 
@@ -53,7 +53,7 @@ def test_the_order_depends_on_seed_and_epoch_alone(split):
 
 
 @pytest.mark.parametrize("split", [memory(), Split(dataset=Noisy()), Split(dataset=Takes())], ids=["memory", "disk", "taken"])
-@pytest.mark.parametrize("part", [Part(), Part(1, 4)], ids=["whole", "a part"])
+@pytest.mark.parametrize("part", [BatchPart(), BatchPart(1, 4)], ids=["whole", "a part"])
 def test_what_is_skipped_of_an_epoch_changes_nothing_of_the_rest(split, part):
     batches = make_batches(split, 4, CPU, seed=0, part=part)
     whole = list(batches.epoch(2))

@@ -172,7 +172,7 @@ def test_the_bias_at_the_end_of_a_residual_branch_is_scaled_with_its_weight():
 def test_the_reason_is_told():
     from modelfactory.init.auto import resolve_auto
     from modelfactory.init.choose import Choice
-    from modelfactory.init.input_activation import Acting, find_acting
+    from modelfactory.init.input_activation import InputActivation, find_acting
     from modelfactory.init.scheme_call import Auto
     from modelfactory.parameters.roles import describe
 
@@ -181,7 +181,7 @@ def test_the_reason_is_told():
     choices = [Choice(info, "r", "p", Auto()) for info in infos]
     reasons = [choice.reason for choice in resolve_auto(choices, find_acting(model))]
     assert reasons[0] == "its input is the data" and reasons[2] == "1 (ReLU) acts on its input: 1/sqrt(E f^2)"
-    unknown = {id(infos[0].parameter): Acting(None, "not known: hidden", None, False)}
+    unknown = {id(infos[0].parameter): InputActivation(None, "not known: hidden", None, False)}
     assert resolve_auto(choices[:1], unknown)[0].reason == "as its author wrote it: not known: hidden"
 
 

@@ -7,16 +7,16 @@ import pytest
 from torch import nn
 
 import modelfactory as mf
-from modelfactory.init.ledger import COLUMNS, Ledger, Row
+from modelfactory.init.ledger import COLUMNS, Ledger, LedgerRow
 
 
-def row(name: str, **changed) -> Row:
+def row(name: str, **changed) -> LedgerRow:
     given = {
         "shape": "3x4", "numel": 12, "dtype": "float32", "module": "Linear", "role": "weight head", "origin": "rule", "rule": "weights",
         "scheme": "normal", "fan_in": 4.0, "fan_out": 3.0, "gain": None, "expected_mean": 0.0, "expected_std": 1 / 3,
         "mean": -0.0125, "std": math.nan, "trainable": True, "group": "default",
     }  # fmt: skip
-    return Row(name, **{**given, **changed})
+    return LedgerRow(name, **{**given, **changed})
 
 
 def test_the_columns_are_those_of_the_contract_in_their_order():

@@ -11,7 +11,7 @@ import pytest
 
 from modelfactory.config.errors import ConfigError
 from modelfactory.reporting.ranking import rank
-from modelfactory.reporting.schemes import HIGHER_IS_BETTER, Metric, Scheme, choose_metric, compared_axes, gather_schemes
+from modelfactory.reporting.schemes import HIGHER_IS_BETTER, Arm, Metric, choose_metric, compared_axes, gather_schemes
 from modelfactory.reporting.text import Figures, Ranking, ranking_text, sentences
 from modelfactory.sweeping.records import Job, Sweep, read_sweep
 from tests.reporting.made_sweeps import make_sweep
@@ -19,14 +19,14 @@ from tests.reporting.made_sweeps import make_sweep
 LOSS, ACCURACY = Metric("val_loss"), Metric("val_accuracy")
 
 
-def scheme(name: str, *values: float | None) -> Scheme:
+def scheme(name: str, *values: float | None) -> Arm:
     """A scheme whose seeds 0, 1, ... have these values; None: no value."""
     jobs = tuple(
         Job(seed, Path(name, str(seed)), (f"init={name}", f"seed={seed}"), "completed" if value is not None else "diverged")
         for seed, value in enumerate(values)
     )
     found = {(str(seed),): value for seed, value in enumerate(values) if value is not None}
-    return Scheme((name,), jobs, found, len(jobs) - len(found))
+    return Arm((name,), jobs, found, len(jobs) - len(found))
 
 
 def verdicts(ranking: Ranking) -> dict[str, str]:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import modelfactory as mf
 from modelfactory.signal_propagation.masking import causal, shown
-from modelfactory.signal_propagation.row import Row
+from modelfactory.signal_propagation.row import SignalRow
 
 T, D, HEADS = 24, 64, 4
 
@@ -66,7 +66,7 @@ def ratios(make: Callable[[], nn.Module], batch: Callable[[], Tensor], draws: in
     return {key: (math.exp(sum(f for f, _ in found) / draws), math.exp(sum(g for _, g in found) / draws)) for key, found in logs.items()}
 
 
-def _log(row: Row, name: str) -> float:
+def _log(row: SignalRow, name: str) -> float:
     predicted, measured = getattr(row.predicted, name), getattr(row.measured, name)
     return math.log(predicted / measured) if predicted > 0 and measured > 0 else math.nan
 

@@ -264,7 +264,7 @@ def test_a_rule_that_raises_costs_its_row_and_is_one_warning(monkeypatch: pytest
     def broken(*_: Any) -> Any:
         raise IndexError("no such place")
 
-    monkeypatch.setitem(rules.RULES, "layer_norm", base.Rule(broken, broken))
+    monkeypatch.setitem(rules.RULES, "layer_norm", base.PropagationRule(broken, broken))
     model = nn.Sequential(nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 8))
     table = mf.signal(model, torch.randn(64, 64))
     (warning,) = table.warnings

@@ -6,7 +6,7 @@ import pytest
 
 import modelfactory as mf
 from modelfactory.config.compose import to_plain
-from modelfactory.training.resume_policy import POLICY, Rule, find_changes, policy_of
+from modelfactory.training.resume_policy import POLICY, ResumeRule, find_changes, policy_of
 from modelfactory.training.spec import TrainerSpec
 
 
@@ -27,26 +27,26 @@ def test_every_key_of_the_trainer_is_decided_on_by_name():
 @pytest.mark.parametrize(
     ("path", "rule"),
     [
-        ("seed", Rule.REFUSED),
-        ("data.batch_size", Rule.TAKES_EFFECT),
-        ("data.transforms.train.crop.size", Rule.TAKES_EFFECT),
-        ("data.root", Rule.TAKES_EFFECT),
-        ("data.num_workers", Rule.FREE),
-        ("data.anything_else", Rule.REFUSED),
-        ("model.layers.NAME.out_features", Rule.REFUSED),
-        ("model.layers.NAME.init.weight", Rule.START),
-        ("model.layers.NAME.layers.NAME.freeze", Rule.TAKES_EFFECT),
-        ("init.rules.weights.scheme", Rule.START),
-        ("backbone.weights", Rule.START),
-        ("backbone.name", Rule.REFUSED),
-        ("freeze.rules.body.match", Rule.TAKES_EFFECT),
-        ("optimizer._target_", Rule.REFUSED),
-        ("optimizer.groups.head.lr_scale", Rule.TAKES_EFFECT),
-        ("scheduler._target_", Rule.TAKES_EFFECT),
-        ("trainer.loss.label_smoothing", Rule.REFUSED),
-        ("trainer.max_epochs", Rule.FREE),
-        ("trainer.precision", Rule.TAKES_EFFECT),
-        ("callbacks.stop.patience", Rule.FREE),
+        ("seed", ResumeRule.REFUSED),
+        ("data.batch_size", ResumeRule.TAKES_EFFECT),
+        ("data.transforms.train.crop.size", ResumeRule.TAKES_EFFECT),
+        ("data.root", ResumeRule.TAKES_EFFECT),
+        ("data.num_workers", ResumeRule.FREE),
+        ("data.anything_else", ResumeRule.REFUSED),
+        ("model.layers.NAME.out_features", ResumeRule.REFUSED),
+        ("model.layers.NAME.init.weight", ResumeRule.START),
+        ("model.layers.NAME.layers.NAME.freeze", ResumeRule.TAKES_EFFECT),
+        ("init.rules.weights.scheme", ResumeRule.START),
+        ("backbone.weights", ResumeRule.START),
+        ("backbone.name", ResumeRule.REFUSED),
+        ("freeze.rules.body.match", ResumeRule.TAKES_EFFECT),
+        ("optimizer._target_", ResumeRule.REFUSED),
+        ("optimizer.groups.head.lr_scale", ResumeRule.TAKES_EFFECT),
+        ("scheduler._target_", ResumeRule.TAKES_EFFECT),
+        ("trainer.loss.label_smoothing", ResumeRule.REFUSED),
+        ("trainer.max_epochs", ResumeRule.FREE),
+        ("trainer.precision", ResumeRule.TAKES_EFFECT),
+        ("callbacks.stop.patience", ResumeRule.FREE),
     ],
 )
 def test_a_key_has_the_policy_of_its_row(path, rule):
@@ -77,7 +77,7 @@ def test_a_layer_may_have_any_name():
     for name in ("init", "freeze", "roles", "layers", "p"):
         before, after = ({"model": {"layers": {name: {"_target_": f"torch.nn.{kind}"}}}} for kind in ("ReLU", "Tanh"))
         (change,) = find_changes(before, after)
-        assert change.path == f"model.layers.{name}._target_" and change.policy.rule is Rule.REFUSED
+        assert change.path == f"model.layers.{name}._target_" and change.policy.rule is ResumeRule.REFUSED
 
 
 @pytest.mark.parametrize("group", ["model.layers", "init.rules", "freeze.rules", "optimizer.groups", "data.transforms.train"])

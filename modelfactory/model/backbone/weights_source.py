@@ -14,7 +14,7 @@ from modelfactory.model.weights.files import Source, label_of, open_weights, wei
 
 
 @dataclass(frozen=True)
-class Place:
+class WeightsLocation:
     """Where weights are.
 
     Attributes:
@@ -33,7 +33,7 @@ class Place:
         return self.file is not None and self.file.exists()
 
 
-def find_place(spec: BackboneSpec) -> Place | None:
+def find_place(spec: BackboneSpec) -> WeightsLocation | None:
     """Where the weights of a backbone are; None where it has none. Nothing is fetched.
 
     Example:
@@ -44,17 +44,17 @@ def find_place(spec: BackboneSpec) -> Place | None:
         return None
     weights = spec.weights
     if weights is True:
-        return Place(str(spec.name))
+        return WeightsLocation(str(spec.name))
     if spec.has_published_weights:
         from torchvision.models import get_model_weights
 
         weights = get_model_weights(str(spec.name))[str(weights)].url
     if "://" in str(weights):
-        return Place(Path(urlparse(str(weights)).path).name, place_of(str(weights)), str(weights))
-    return Place(label_of(Path(str(weights))), Path(str(weights)))
+        return WeightsLocation(Path(urlparse(str(weights)).path).name, place_of(str(weights)), str(weights))
+    return WeightsLocation(label_of(Path(str(weights))), Path(str(weights)))
 
 
-def open_place(spec: BackboneSpec, place: Place, path: str, problems: Problems) -> Source | None:
+def open_place(spec: BackboneSpec, place: WeightsLocation, path: str, problems: Problems) -> Source | None:
     """The tensors of a backbone's weights, fetched where they must be and their hash checked; None after telling why not.
 
     Args:

@@ -10,7 +10,7 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from modelfactory.init.ledger import Row
+from modelfactory.init.ledger import LedgerRow
 
 if TYPE_CHECKING:
     from modelfactory.planning.overview.overview import Overview
@@ -61,7 +61,7 @@ def record(overview: Overview) -> dict[str, Any]:
     }
 
 
-def plain_row(row: Row) -> dict[str, Any]:
+def plain_row(row: LedgerRow) -> dict[str, Any]:
     """A row of the ledger, its columns by name; NaN, which JSON has not, is null."""
     values = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in asdict(row).items()}
     return {**values, "names": row.name.split(" = ")}

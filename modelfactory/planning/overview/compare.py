@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from modelfactory.init.ledger import Row
-from modelfactory.planning.overview.layers import Layer
+from modelfactory.init.ledger import LedgerRow
+from modelfactory.planning.overview.layers import LayerNode
 from modelfactory.planning.overview.overview import Overview
 from modelfactory.planning.overview.table import Column, table
 from modelfactory.planning.overview.text import initialised
 from modelfactory.planning.overview.units import amount, amount_of_bytes, shape_text
 
-_OF_LAYERS: dict[str, tuple[Callable[[Layer], Any], Callable[[Any], str]]] = {
+_OF_LAYERS: dict[str, tuple[Callable[[LayerNode], Any], Callable[[Any], str]]] = {
     "type": (lambda layer: layer.kind, str),
     "output": (lambda layer: layer.output, shape_text),
     "parameters": (lambda layer: layer.parameters, "{:,}".format),
@@ -31,7 +31,7 @@ _OF_TOTALS: dict[str, tuple[str, Callable[[Any], str]]] = {
 
 
 @dataclass(frozen=True)
-class Change:
+class PlanChange:
     """One thing that differs: of a layer, of a parameter, or of the sums. `before` is of the first plan, as shown."""
 
     name: str
@@ -51,11 +51,11 @@ class Difference:
         totals: what differs of the sums.
     """
 
-    removed: tuple[Layer, ...]
-    added: tuple[Layer, ...]
-    layers: tuple[Change, ...]
-    parameters: tuple[Change, ...]
-    totals: tuple[Change, ...]
+    removed: tuple[LayerNode, ...]
+    added: tuple[LayerNode, ...]
+    layers: tuple[PlanChange, ...]
+    parameters: tuple[PlanChange, ...]
+    totals: tuple[PlanChange, ...]
 
     def __bool__(self) -> bool:
         return bool(self.removed or self.added or self.layers or self.parameters or self.totals)
@@ -114,23 +114,23 @@ def compare(first: Overview, second: Overview) -> Difference:
     )
 
 
-def _changed(name: str, what: str, before: Any, after: Any, text: Callable[[Any], str]) -> list[Change]:
+def _changed(name: str, what: str, before: Any, after: Any, text: Callable[[Any], str]) -> list[PlanChange]:
     if before == after:
         return []
-    return [Change(name, what, *("not known" if value is None else text(value) for value in (before, after)))]
+    return [PlanChange(name, what, *("not known" if value is None else text(value) for value in (before, after)))]
 
 
-def _changed_values(old: Row, new: Row) -> list[Change]:
+def _changed_values(old: LedgerRow, new: LedgerRow) -> list[PlanChange]:
     pairs = [*zip(_OF_VALUES, initialised(old), initialised(new), strict=True), ("shape", old.shape, new.shape)]
     pairs += [("trains", _trains(old), _trains(new))]
-    return [Change(old.name, what, before or "-", after or "-") for what, before, after in pairs if before != after]
+    return [PlanChange(old.name, what, before or "-", after or "-") for what, before, after in pairs if before != after]
 
 
-def _trains(row: Row) -> str:
+def _trains(row: LedgerRow) -> str:
     return f"in group {row.group or 'default'}" if row.trainable else "frozen"
 
 
-def _changes(changes: Sequence[Change], head: str, width: int) -> str:
+def _changes(changes: Sequence[PlanChange], head: str, width: int) -> str:
     """A table in which all names that differ in one way share a line."""
     if not changes:
         return ""
@@ -144,7 +144,7 @@ def _changes(changes: Sequence[Change], head: str, width: int) -> str:
     return table(columns, width)
 
 
-def _only(head: str, layers: Sequence[Layer], width: int, limit: int = 40) -> str:
+def _only(head: str, layers: Sequence[LayerNode], width: int, limit: int = 40) -> str:
     """A table of layers that one plan alone has."""
     shown = layers[:limit]
     columns = [

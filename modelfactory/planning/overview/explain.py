@@ -11,7 +11,7 @@ from typing import Any
 from modelfactory.config.errors import ConfigError, Problem, did_you_mean
 from modelfactory.config.schema import join
 from modelfactory.init.assign import Assignment
-from modelfactory.init.ledger import Row
+from modelfactory.init.ledger import LedgerRow
 from modelfactory.init.rules import InitSpec, Rule
 from modelfactory.init.scheme_call import Default, FromFile, FromScheme, given_arguments, scheme_of
 from modelfactory.init.schemes.table import arguments
@@ -60,7 +60,7 @@ class Explanation:
         fans, gain, draws, origin, training: in words.
     """
 
-    row: Row
+    row: LedgerRow
     module_name: str
     contenders: tuple[Contender, ...]
     scheme: str
@@ -120,7 +120,7 @@ def _item(head: str, words: str, width: int) -> list[str]:
 def explain(
     wanted: str,
     items: Sequence[Assignment],
-    rows: Sequence[Row],
+    rows: Sequence[LedgerRow],
     init: InitSpec,
     definitions: Mapping[str, Definition],
     beside: Mapping[str, Sequence[tuple[str, Rule]]],
@@ -141,7 +141,7 @@ def explain(
     return Explanations(_explain(item, row, init, definitions, beside, freeze, seed) for item, row in single)
 
 
-def _blocks(item: Assignment, row: Row) -> list[tuple[Assignment, Row]]:
+def _blocks(item: Assignment, row: LedgerRow) -> list[tuple[Assignment, LedgerRow]]:
     """The assignment, or those of the blocks of a packed parameter whose rules differ, each with its part of the row."""
     if not item.parts:
         return [(item, row)]
@@ -156,7 +156,7 @@ def _blocks(item: Assignment, row: Row) -> list[tuple[Assignment, Row]]:
 
 def _explain(
     item: Assignment,
-    row: Row,
+    row: LedgerRow,
     init: InitSpec,
     definitions: Mapping[str, Definition],
     beside: Mapping[str, Sequence[tuple[str, Rule]]],
@@ -271,7 +271,7 @@ def _why(item: Assignment, rule: Rule, matched: bool, won: bool, is_beside: bool
     return f"{item.choice.path} comes later" if not item.choice.path.startswith("model") else f"{item.choice.path} stands beside the layer"
 
 
-def _training(info: ParamInfo, row: Row, freeze: FreezeSpec, definitions: Mapping[str, Definition]) -> str:
+def _training(info: ParamInfo, row: LedgerRow, freeze: FreezeSpec, definitions: Mapping[str, Definition]) -> str:
     if row.trainable:
         return f"yes, in the optimizer's group {row.group or 'default'}"
     rule = next((rule for rule in reversed(freeze.rules) if rule.selector.picks(info)), None)

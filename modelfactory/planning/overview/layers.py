@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from modelfactory.config.schema import join
-from modelfactory.init.ledger import Row
+from modelfactory.init.ledger import LedgerRow
 from modelfactory.planning.overview.memory import itemsize
 from modelfactory.planning.overview.trace import BATCH, Trace
 
@@ -20,7 +20,7 @@ _PARAMETRIZED = "parametrizations"
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerNode:
     """One module that has parameters, buffers or a cost of its own, or holds no other.
 
     Attributes:
@@ -39,43 +39,43 @@ class Layer:
     calls: int | None
     flops: int | None
     memory: int
-    rows: tuple[Row, ...]
+    rows: tuple[LedgerRow, ...]
 
     @property
     def parameters(self) -> int:
         return sum(row.numel for row in self.rows)
 
     @property
-    def main(self) -> tuple[Row, ...]:
+    def main(self) -> tuple[LedgerRow, ...]:
         """The rows that tell how the layer is initialised: all but those of biases, or these where there are no others."""
         return tuple(row for row in self.rows if "bias" not in row.role.split()) or self.rows
 
 
 @dataclass(frozen=True)
-class Branch:
+class LayerTree:
     """A module of the tree: itself, if it has a row, and what it holds.
 
     Attributes:
         label: its name inside of the module that holds it.
         layer: its own row, None for what only holds others.
-        output: what leaves it, as in `Layer`.
+        output: what leaves it, as in `LayerNode`.
     """
 
     label: str
     name: str
     kind: str
     output: Any
-    layer: Layer | None
-    children: tuple[Branch, ...]
+    layer: LayerNode | None
+    children: tuple[LayerTree, ...]
 
-    def layers(self) -> Iterator[Layer]:
+    def layers(self) -> Iterator[LayerNode]:
         if self.layer is not None:
             yield self.layer
         for child in self.children:
             yield from child.layers()
 
 
-def grow(model: nn.Module, rows: Sequence[Row], trace: Trace | None) -> Branch:
+def grow(model: nn.Module, rows: Sequence[LedgerRow], trace: Trace | None) -> LayerTree:
     """The tree of a model's layers.
 
     Args:
@@ -83,7 +83,7 @@ def grow(model: nn.Module, rows: Sequence[Row], trace: Trace | None) -> Branch:
         rows: the ledger's, one a parameter.
         trace: what was seen of each module; None when no input is known.
     """
-    by_owner: dict[str, list[Row]] = {}
+    by_owner: dict[str, list[LedgerRow]] = {}
     for row in rows:
         if row.role != "buffer":
             by_owner.setdefault(row.name.split(" = ")[0].rpartition(".")[0], []).append(row)
@@ -91,11 +91,11 @@ def grow(model: nn.Module, rows: Sequence[Row], trace: Trace | None) -> Branch:
 
 
 class _Grower:
-    def __init__(self, rows: Mapping[str, list[Row]], trace: Trace | None):
+    def __init__(self, rows: Mapping[str, list[LedgerRow]], trace: Trace | None):
         self._rows, self._trace = rows, trace
         self._grown: set[int] = set()
 
-    def grow(self, module: nn.Module, name: str, label: str) -> Branch:
+    def grow(self, module: nn.Module, name: str, label: str) -> LayerTree:
         self._grown.add(id(module))
         whole = isinstance(module, _WHOLE)
         named = list(module.named_modules(prefix=name)) if whole else [(name, module), *_parametrized(module, name)]
@@ -114,8 +114,8 @@ class _Grower:
         flops = (seen.flops if seen is not None else 0) if ran else None
         layer = None
         if memory or flops or not children:
-            layer = Layer(name, kind, output, (seen.calls if seen is not None else 0) if ran else None, flops, memory, rows)
-        return Branch(label, name, kind, output, layer, children)
+            layer = LayerNode(name, kind, output, (seen.calls if seen is not None else 0) if ran else None, flops, memory, rows)
+        return LayerTree(label, name, kind, output, layer, children)
 
 
 def _parametrized(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from modelfactory.init.ledger import Row
+from modelfactory.init.ledger import LedgerRow
 from modelfactory.training.no_dynamo import eager_step, without_dynamo
 from modelfactory.training.optimizer import OptimizerSpec
 
@@ -53,7 +53,7 @@ def itemsize(dtype: str) -> int:
     return getattr(torch, dtype).itemsize
 
 
-def shape_of_row(row: Row) -> tuple[int, ...]:
+def shape_of_row(row: LedgerRow) -> tuple[int, ...]:
     """The shape of a ledger's row.
 
     Example:
@@ -65,7 +65,7 @@ def shape_of_row(row: Row) -> tuple[int, ...]:
     return () if row.shape == "scalar" else tuple(map(int, row.shape.split("x")))
 
 
-def optimizer_state(optimizer: OptimizerSpec | None, rows: Iterable[Row]) -> tuple[str | None, int | None]:
+def optimizer_state(optimizer: OptimizerSpec | None, rows: Iterable[LedgerRow]) -> tuple[str | None, int | None]:
     """The optimizer's name, and the bytes it keeps for all that trains; None for what is not known.
 
     One step is taken on a small parameter of each number of dimensions, and the sizes of its state are read off.

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from modelfactory.config.notebook import html_table, html_text
-from modelfactory.init.ledger import Row
+from modelfactory.init.ledger import LedgerRow
 from modelfactory.init.rules import Rule
-from modelfactory.planning.overview.layers import Branch, Layer, grow, numbers
+from modelfactory.planning.overview.layers import LayerNode, LayerTree, grow, numbers
 from modelfactory.planning.overview.memory import Totals, itemsize, optimizer_state
 from modelfactory.planning.overview.reasons import call_text
 from modelfactory.planning.overview.signal import Prediction
@@ -62,9 +62,9 @@ class Overview:
         warnings: what will probably not train, and what would mend it.
     """
 
-    root: Branch
+    root: LayerTree
     totals: Totals
-    rows: tuple[Row, ...]
+    rows: tuple[LedgerRow, ...]
     rules: tuple[RuleUse, ...]
     unknown: str | None
     notes: tuple[str, ...]
@@ -72,7 +72,7 @@ class Overview:
     warnings: tuple[str, ...]
 
     @property
-    def layers(self) -> list[Layer]:
+    def layers(self) -> list[LayerNode]:
         return list(self.root.layers())
 
     def text(self, every: bool = False, width: int | None = None) -> str:
@@ -158,7 +158,7 @@ def _layers(lines: Sequence[Line], width: int) -> str:
 
 def survey(
     model: nn.Module,
-    rows: Sequence[Row],
+    rows: Sequence[LedgerRow],
     rules: Sequence[Rule],
     example: torch.Tensor | None,
     optimizer: OptimizerSpec | None,
@@ -199,9 +199,9 @@ def survey(
     return Overview(root, totals, tuple(rows), tuple(_uses(rules, parameters)), unknown, tuple(notes), signal, tuple(warnings))
 
 
-def _uses(rules: Sequence[Rule], rows: Sequence[Row]) -> list[RuleUse]:
+def _uses(rules: Sequence[Rule], rows: Sequence[LedgerRow]) -> list[RuleUse]:
     """What each rule sets: those of the config in order, then those beside layers and what came with weights."""
-    set_by: dict[str, list[Row]] = {rule.name: [] for rule in rules}
+    set_by: dict[str, list[LedgerRow]] = {rule.name: [] for rule in rules}
     for row in rows:
         set_by.setdefault(row.rule, []).append(row)
     by_name = {rule.name: rule for rule in rules}

@@ -9,7 +9,7 @@ from torch import nn
 
 from modelfactory.init.assign import Assignment, needs_shape
 from modelfactory.init.fans import Fans, torch_fans
-from modelfactory.init.input_activation import Acting
+from modelfactory.init.input_activation import InputActivation
 from modelfactory.init.scheme_call import FromScheme, SchemeCall, given_arguments
 from modelfactory.planning.overview.units import figure
 
@@ -151,13 +151,13 @@ def gain_reason(item: Assignment) -> str:
     return f"{value}, the scheme's own"
 
 
-def _acts(acting: Acting) -> str:
+def _acts(acting: InputActivation) -> str:
     if acting.activation is None:
         return _on_input(acting)
     return f"1/sqrt(E f(z)^2) for z ~ N(0, 1), f being {acting.source}, which acts on this layer's input"
 
 
-def _on_input(acting: Acting) -> str:
+def _on_input(acting: InputActivation) -> str:
     if acting.activation is None:
         return f"no activation acts on this layer's input: it comes from {acting.source}"
     return f"on this layer's input acts {acting.source}"

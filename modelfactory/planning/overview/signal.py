@@ -14,13 +14,13 @@ from torch import nn
 from modelfactory.config.advice import Advice
 from modelfactory.config.errors import Problems, first_line
 from modelfactory.config.printable import finite
-from modelfactory.init.ledger import Row
+from modelfactory.init.ledger import LedgerRow
 from modelfactory.init.recipes import recipe_names
 from modelfactory.init.rules import InitSpec, read_init
 from modelfactory.init.scheme_call import FromScheme
 from modelfactory.planning.overview.table import Column, table
 from modelfactory.signal_propagation.predict import predict
-from modelfactory.signal_propagation.row import Row as SignalRow
+from modelfactory.signal_propagation.row import SignalRow
 from modelfactory.signal_propagation.verdict import INITS, find_fix, is_fatal, summary, worst
 
 _SHOWN = 24  # rows of the table, unless all are asked for
@@ -70,7 +70,7 @@ class Prediction:
         return [_plain(row) for row in self.rows]
 
 
-def predicted(model: nn.Module, rows: Sequence[Row], example: torch.Tensor | None) -> Prediction:
+def predicted(model: nn.Module, rows: Sequence[LedgerRow], example: torch.Tensor | None) -> Prediction:
     """The signal in a model on the meta device whose parameters will have the means and standard deviations of these rows."""
     if example is None:
         return Prediction(reason="the config has no data.input_shape")
@@ -82,7 +82,7 @@ def predicted(model: nn.Module, rows: Sequence[Row], example: torch.Tensor | Non
     return Prediction(found.rows, worst(found), summary(found), is_fatal(found), remarks=found.remarks)
 
 
-def _moments(row: Row) -> tuple[float, float]:
+def _moments(row: LedgerRow) -> tuple[float, float]:
     """What a parameter is expected to be like, NaN where no formula tells."""
     mean, std = row.expected_mean, row.expected_std
     return math.nan if mean is None else mean, math.nan if std is None else std

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from modelfactory.init.ledger import Row
-from modelfactory.planning.overview.layers import Branch, Layer
+from modelfactory.init.ledger import LedgerRow
+from modelfactory.planning.overview.layers import LayerNode, LayerTree
 from modelfactory.planning.overview.table import Column
 from modelfactory.planning.overview.units import amount, amount_of_bytes, figure, shape_text
 
@@ -27,18 +27,18 @@ class Line:
     """
 
     label: str
-    branch: Branch | None = None
-    rows: tuple[Row, ...] = ()
+    branch: LayerTree | None = None
+    rows: tuple[LedgerRow, ...] = ()
     times: int = 1
 
 
-def lines_of(root: Branch, every: bool = False) -> list[Line]:
+def lines_of(root: LayerTree, every: bool = False) -> list[Line]:
     """The lines of a model; with `every`, repeats and all parameters too."""
     own = _layer_lines(replace(root, label=root.kind), 0, every, 1) if root.layer is not None else ()
     return [*own, *_lines_below(root, 0 if root.layer is None else 1, every)]
 
 
-def _lines_below(branch: Branch, depth: int, every: bool) -> Iterator[Line]:
+def _lines_below(branch: LayerTree, depth: int, every: bool) -> Iterator[Line]:
     for group in groups(branch.children, every):
         for index, first in enumerate(group[0]):
             shown, times = replace(first, label=_label([block[index] for block in group])), len(group)
@@ -55,7 +55,7 @@ def _lines_below(branch: Branch, depth: int, every: bool) -> Iterator[Line]:
             yield from _lines_below(shown, depth + 1, every)
 
 
-def _layer_lines(branch: Branch, depth: int, every: bool, times: int) -> Iterator[Line]:
+def _layer_lines(branch: LayerTree, depth: int, every: bool, times: int) -> Iterator[Line]:
     """A layer's line, and one for each of its parameters where they do not read alike."""
     layer = branch.layer
     if layer is None:
@@ -71,7 +71,7 @@ def _inside(name: str, layer: str) -> str:
     return name.removeprefix(f"{layer}.").removeprefix("parametrizations.")
 
 
-def groups(children: Sequence[Branch], every: bool) -> Iterator[list[Sequence[Branch]]]:
+def groups(children: Sequence[LayerTree], every: bool) -> Iterator[list[Sequence[LayerTree]]]:
     """The children as blocks that repeat: each item is the list of the repeats of one block, of one repeat mostly."""
     marks = [] if every else [(_NUMBERED.sub(r"\1", child.label), signature(child)) for child in children]
     index = 0
@@ -92,11 +92,11 @@ def _repeats(marks: Sequence[object], start: int) -> tuple[int, int]:
     return 1, 1
 
 
-def signature(branch: Branch) -> tuple[object, ...]:
+def signature(branch: LayerTree) -> tuple[object, ...]:
     """Two branches of the same signature read alike but for their names.
 
     Example:
-        >>> signature(Branch("0", "a.0", "ReLU", None, None, ())) == signature(Branch("1", "a.1", "ReLU", None, None, ()))
+        >>> signature(LayerTree("0", "a.0", "ReLU", None, None, ())) == signature(LayerTree("1", "a.1", "ReLU", None, None, ()))
         True
     """
     layer = branch.layer
@@ -104,11 +104,11 @@ def signature(branch: Branch) -> tuple[object, ...]:
     return branch.kind, shape_text(branch.output), own, tuple((child.label, signature(child)) for child in branch.children)
 
 
-def _alike(row: Row) -> tuple[object, ...]:
+def _alike(row: LedgerRow) -> tuple[object, ...]:
     return row.name.rpartition(".")[2], row.shape, row.dtype, initialised(row), row.trainable, row.group
 
 
-def initialised(row: Row) -> tuple[str, ...]:
+def initialised(row: LedgerRow) -> tuple[str, ...]:
     """How a parameter is initialised, as the table shows it: rule, scheme, gain, fans, expected mean and std."""
     fans = "" if row.fan_in is None else f"{figure(row.fan_in)} / {figure(row.fan_out)}"
     rule = "beside it" if ".init." in row.rule and row.rule.startswith("model") else row.rule
@@ -116,7 +116,7 @@ def initialised(row: Row) -> tuple[str, ...]:
     return rule, scheme, figure(row.gain), fans, figure(row.expected_mean), figure(row.expected_std)
 
 
-def _label(repeats: Sequence[Branch]) -> str:
+def _label(repeats: Sequence[LayerTree]) -> str:
     """`0-31` of neighbours, `0,2,..,62` of what alternates with others."""
     first = repeats[0].label
     if len(repeats) == 1:
@@ -173,13 +173,13 @@ def _kind(line: Line) -> str:
     return line.branch.kind + (f" ({calls} calls)" if calls is not None and calls > 1 else "")
 
 
-def _parameters(line: Line, layer: Layer | None) -> str:
+def _parameters(line: Line, layer: LayerNode | None) -> str:
     if layer is None:
         return f"({line.rows[0].numel:,})" if line.rows and line.branch is None else ""
     return f"{layer.parameters:,}" if layer.rows else ""
 
 
-def _flops(layer: Layer | None) -> str:
+def _flops(layer: LayerNode | None) -> str:
     if layer is None or layer.flops == 0:
         return ""
     return "?" if layer.flops is None else amount(layer.flops)

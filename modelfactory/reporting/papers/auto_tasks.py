@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from modelfactory.config.errors import TrainingError
 from modelfactory.reporting.palette import LIGHT
-from modelfactory.reporting.papers.outcome import Finding, Outcome, completed, dress, new_figure
+from modelfactory.reporting.papers.outcome import Outcome, PaperFinding, completed, dress, new_figure
 from modelfactory.reporting.stats import Holm, Sample, holm
 from modelfactory.reporting.text import ALPHA
 from modelfactory.sweeping.records import Job, Sweep
@@ -96,7 +96,7 @@ def draw(sweep: Sweep) -> Outcome:
     axis.legend(frameon=False, fontsize=8)
     dress(axis, "validation loss over that of init=auto", "right of the line: auto is better")
     findings = [
-        Finding(f"{task.name}: auto {task.means[OURS]:.4g}, {verdict} against the best, {task.best}", "", task.means[task.best])
+        PaperFinding(f"{task.name}: auto {task.means[OURS]:.4g}, {verdict} against the best, {task.best}", "", task.means[task.best])
         for task, verdict in zip(tasks, told, strict=True)
     ]
     counts = ", ".join(f"{told.count(verdict)} {verdict}" for verdict in ("better", "not told", "worse"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from modelfactory.reporting.palette import LIGHT
 from modelfactory.reporting.papers.outcome import (
-    Finding,
     Outcome,
+    PaperFinding,
     at,
     chosen,
     completed,
@@ -35,8 +35,8 @@ def draw(sweep: Sweep) -> Outcome:
         label = name if depth == depths[-1] else None
         left.plot([row["step"] for row in rows], losses, color=LIGHT[index], alpha=shade, marker="o", markersize=3, label=label)
         layers = f"{2 * depth} layers in branches, {name}"
-        findings.append(Finding(f"{layers}: training loss at the end", "", job.final["train_loss"]))
-        findings.append(Finding(f"{layers}: validation accuracy, best", "", job.best["val_accuracy"]))
+        findings.append(PaperFinding(f"{layers}: training loss at the end", "", job.final["train_loss"]))
+        findings.append(PaperFinding(f"{layers}: validation accuracy, best", "", job.best["val_accuracy"]))
     for index, (name, found) in enumerate(by_init.items()):
         right.plot(
             [2 * depth for depth in depths],

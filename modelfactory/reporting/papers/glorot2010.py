@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from modelfactory.data.spec import build_data
 from modelfactory.planning.plan import make_plan
 from modelfactory.reporting.palette import LIGHT
-from modelfactory.reporting.papers.outcome import Finding, Outcome, completed, dress, grouped, new_figure
+from modelfactory.reporting.papers.outcome import Outcome, PaperFinding, completed, dress, grouped, new_figure
 from modelfactory.sweeping.records import Sweep
 
 NAMES = {"fan_in_uniform": "U(-1/sqrt n, 1/sqrt n), the standard rule", "xavier_uniform": "Xavier, the normalised rule"}
@@ -24,14 +24,14 @@ NUM_SAMPLES = 256
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerSample:
     """One hidden layer on a batch: its activations, and the gradient of the loss by them, both flat."""
 
     activations: Tensor
     gradients: Tensor
 
 
-def measure_layers(config: Mapping[str, Any], num_samples: int = NUM_SAMPLES) -> list[Layer]:
+def measure_layers(config: Mapping[str, Any], num_samples: int = NUM_SAMPLES) -> list[LayerSample]:
     """What the activations and gradients of a config's untrained model are on its first samples, layer by layer."""
     model, data = make_plan(config).build(), build_data(config["data"])
     outputs: list[Tensor] = []
@@ -45,7 +45,7 @@ def measure_layers(config: Mapping[str, Any], num_samples: int = NUM_SAMPLES) ->
             module.register_forward_hook(keep)
     x, y = data.train.sample(num_samples)
     nn.functional.cross_entropy(model(x), y).backward()
-    return [Layer(output.detach().flatten(), _flat_gradient(output)) for output in outputs]
+    return [LayerSample(output.detach().flatten(), _flat_gradient(output)) for output in outputs]
 
 
 def _flat_gradient(output: Tensor) -> Tensor:
@@ -72,11 +72,11 @@ def draw(sweep: Sweep) -> Outcome:
             numbers, [each / gradients[-1] for each in gradients], color=LIGHT[index], marker="o", linewidth=1.8, label=name
         )
         first, last, ratio = REFERENCE.get(scheme, ("", "", ""))
-        findings.append(Finding(f"{scheme}: activation std, layer 1", first, activations[0]))
-        findings.append(Finding(f"{scheme}: activation std, layer {len(layers)}", last, activations[-1]))
-        findings.append(Finding(f"{scheme}: gradient std, layer 1 over layer {len(layers)}", ratio, gradients[0] / gradients[-1]))
+        findings.append(PaperFinding(f"{scheme}: activation std, layer 1", first, activations[0]))
+        findings.append(PaperFinding(f"{scheme}: activation std, layer {len(layers)}", last, activations[-1]))
+        findings.append(PaperFinding(f"{scheme}: gradient std, layer 1 over layer {len(layers)}", ratio, gradients[0] / gradients[-1]))
         accuracy = max(run.best["val_accuracy"] for run in jobs[(scheme,)])
-        findings.append(Finding(f"{scheme}: validation accuracy, best", "", accuracy))
+        findings.append(PaperFinding(f"{scheme}: validation accuracy, best", "", accuracy))
     dress(axes[1][0], "std of activations", "layer")
     dress(axes[1][1], "std of back-propagated gradients, over that of the last layer", "layer")
     for axis in axes[1]:
@@ -87,11 +87,11 @@ def draw(sweep: Sweep) -> Outcome:
     return Outcome("Glorot & Bengio 2010, tanh layers before training", findings, figure)
 
 
-def _parts(layers: Sequence[Layer]) -> tuple[list[Tensor], list[Tensor]]:
+def _parts(layers: Sequence[LayerSample]) -> tuple[list[Tensor], list[Tensor]]:
     return [layer.activations for layer in layers], [layer.gradients for layer in layers]
 
 
-def _histograms(axis: Any, name: str, layers: Sequence[Layer], colour: str) -> None:
+def _histograms(axis: Any, name: str, layers: Sequence[LayerSample], colour: str) -> None:
     edges = torch.linspace(-1, 1, 101)
     centres = ((edges[1:] + edges[:-1]) / 2).tolist()
     for number, layer in enumerate(layers, 1):

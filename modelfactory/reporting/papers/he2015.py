@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from statistics import median
 
-from modelfactory.reporting.papers.outcome import Finding, Outcome, completed, draw_curve, dress, grouped, new_figure
+from modelfactory.reporting.papers.outcome import Outcome, PaperFinding, completed, draw_curve, dress, grouped, new_figure
 from modelfactory.sweeping.records import Sweep
 
 # what a width of 128 on digits is known to give after 299 steps, by depth and scheme
@@ -29,9 +29,9 @@ def draw(sweep: Sweep) -> Outcome:
             draw_curve(axis, runs, "train_loss", scheme, index)
             loss, accuracy = REFERENCE.get((depth, scheme), ("", ""))
             last = [run.final["train_loss"] for run in runs]
-            findings.append(Finding(f"{depth} layers, {scheme}: training loss at the end", loss, median(last)))
+            findings.append(PaperFinding(f"{depth} layers, {scheme}: training loss at the end", loss, median(last)))
             best = [run.best["val_accuracy"] for run in runs]
-            findings.append(Finding(f"{depth} layers, {scheme}: validation accuracy, best", accuracy, median(best)))
+            findings.append(PaperFinding(f"{depth} layers, {scheme}: validation accuracy, best", accuracy, median(best)))
         chance = math.log(runs[0].config["data"]["num_classes"])
         axis.axhline(chance, color="#9aa0a6", linewidth=1, linestyle=":")
         axis.annotate(

@@ -16,7 +16,7 @@ from modelfactory.model.weights.files import WEIGHTS
 from modelfactory.planning.plan import make_plan
 from modelfactory.reporting.coordinates import exponent
 from modelfactory.reporting.palette import LIGHT
-from modelfactory.reporting.papers.outcome import Finding, Outcome, at, chosen, completed, dress, new_figure
+from modelfactory.reporting.papers.outcome import Outcome, PaperFinding, at, chosen, completed, dress, new_figure
 from modelfactory.sweeping.records import Job, Sweep
 from modelfactory.training.checkpoint import read_weights
 
@@ -81,7 +81,7 @@ def draw(sweep: Sweep) -> Outcome:
             slopes.append(exponent(widths, values))
             axis.plot(widths, values, color=LIGHT[index], marker="o", linewidth=1.8, label=layer)
         findings.append(
-            Finding(f"{title}: largest exponent of the width, over layers", "0" if title == "muP" else "above 0", max(slopes))
+            PaperFinding(f"{title}: largest exponent of the width, over layers", "0" if title == "muP" else "above 0", max(slopes))
         )
         dress(axis, f"{title}: up to n^{max(slopes):.2f}", "width n", "rms change of a layer's output" if axis is axes[0] else "")
         axis.set_xscale("log", base=2)

@@ -21,7 +21,7 @@ FILES = ("paper.png", "paper.csv")
 
 
 @dataclass(frozen=True)
-class Finding:
+class PaperFinding:
     """One number.
 
     Attributes:
@@ -50,7 +50,7 @@ class Outcome:
     """
 
     title: str
-    findings: Sequence[Finding]
+    findings: Sequence[PaperFinding]
     figure: Any = field(repr=False)
 
     def __str__(self) -> str:

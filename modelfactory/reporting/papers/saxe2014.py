@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from modelfactory.reporting.palette import LIGHT
-from modelfactory.reporting.papers.outcome import Finding, Outcome, completed, dress, grouped, new_figure, read_metrics
+from modelfactory.reporting.papers.outcome import Outcome, PaperFinding, completed, dress, grouped, new_figure, read_metrics
 from modelfactory.sweeping.records import Job, Sweep
 
 TARGET = 0.01  # of the targets' variance, which is the loss of a net that says 0
@@ -59,7 +59,7 @@ def draw(sweep: Sweep) -> Outcome:
         left.plot(never, [limit] * len(never), color=LIGHT[index], marker="x", markersize=8, markeredgewidth=2, linestyle="none")
         for depth, steps in zip(depths, found, strict=True):
             what = f"{name}, depth {depth}: steps to {TARGET:g} of the variance"
-            findings.append(Finding(what, REFERENCE.get((scheme, depth), ""), steps))
+            findings.append(PaperFinding(what, REFERENCE.get((scheme, depth), ""), steps))
             rows = min(
                 (read_metrics(run) for run in jobs[scheme, depth]), key=lambda rows: min(row["train_loss"] for row in rows)
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from statistics import median
 
-from modelfactory.reporting.papers.outcome import Finding, Outcome, completed, draw_curve, dress, grouped, new_figure
+from modelfactory.reporting.papers.outcome import Outcome, PaperFinding, completed, draw_curve, dress, grouped, new_figure
 from modelfactory.sweeping.records import Sweep
 
 REFERENCE = {"delta_orthogonal": "0.69", "lecun_normal": "0.01 to 0.1"}
@@ -23,13 +23,13 @@ def draw(sweep: Sweep) -> Outcome:
         draw_curve(axes[0], runs, "train_loss", name, index)
         draw_curve(axes[1], runs, "val_accuracy", name, index)
         findings.append(
-            Finding(
+            PaperFinding(
                 f"{name}: validation accuracy at the end",
                 REFERENCE.get(scheme, ""),
                 median(run.final["val_accuracy"] for run in runs),
             )
         )
-        findings.append(Finding(f"{name}: training loss at the end", "", median(run.final["train_loss"] for run in runs)))
+        findings.append(PaperFinding(f"{name}: training loss at the end", "", median(run.final["train_loss"] for run in runs)))
     classes = config["data"]["num_classes"]
     for axis, chance in zip(axes, (math.log(classes), 1 / classes), strict=True):
         axis.axhline(chance, color="#9aa0a6", linewidth=1, linestyle=":")

@@ -12,18 +12,18 @@ from torch import Tensor
 from modelfactory.numerics.activation import Activation, is_elementwise, resolve, value_and_derivative
 from modelfactory.numerics.gaussian_moments import Law, Response, correlation, finite_part, interpolated, powers, respond
 from modelfactory.signal_propagation.finite_width import Passage, is_needed, pass_on
-from modelfactory.signal_propagation.graph import Node, Signal, Value, walk
+from modelfactory.signal_propagation.graph import NodeRef, SignalNode, TensorRef, walk
 from modelfactory.signal_propagation.rules.base import Context
 from modelfactory.signal_propagation.state import Gradient, State, flat
 from modelfactory.tracing.activations import Applied
 
 
-def response_of(node: Node, state: State) -> Response:
+def response_of(node: SignalNode, state: State) -> Response:
     """What the activation at a node makes of a Gaussian of this state's mean and variance."""
     return respond(node.function, state.mean, state.variance)
 
 
-def bend_forward(context: Context, node: Node, states: list[State]) -> State:
+def bend_forward(context: Context, node: SignalNode, states: list[State]) -> State:
     state = states[0]
     found = response_of(node, state)
     law = found.law if state.law is None else _through(node.function, state.law)
@@ -46,7 +46,7 @@ def bend_forward(context: Context, node: Node, states: list[State]) -> State:
     return replace(made, own=own / node.shape[state.unit], spread=spread, scatter=state.scatter * bend * bend)
 
 
-def _passage(node: Node, state: State, found: Response) -> Passage | None:
+def _passage(node: SignalNode, state: State, found: Response) -> Passage | None:
     """Through an unstable activation input by input; None where the mean power says it all."""
     if state.spread is None or not is_needed(found.growth) or state.law is not None or abs(state.mean) > 0.1 * math.sqrt(state.second):
         return None
@@ -81,7 +81,7 @@ def _power_map(function: Activation, state: State, second: float) -> Tensor:
     return interpolated(lambda v: powers(function, state.mean, v)[1], variance)
 
 
-def bend_backward(context: Context, node: Node, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
+def bend_backward(context: Context, node: SignalNode, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
     state = states[0]
     found = response_of(node, state)
     slope = found.slope
@@ -117,13 +117,13 @@ def _slope_where(function: Activation, state: State, where: Tensor | None) -> fl
     return (weight * slopes**2).sum().item()
 
 
-def as_activation(node: Node) -> Applied | None:
+def as_activation(node: SignalNode) -> Applied | None:
     """A call that is elementwise in its one signal, such as torch.sin or torch.clamp, as an activation; None for another."""
     first, rest = (node.args[0], node.args[1:]) if node.args else (None, ())
-    if not isinstance(first, Signal):
+    if not isinstance(first, NodeRef):
         return None
     rest, named = tuple(map(_as_number, rest)), {name: _as_number(value) for name, value in node.kwargs.items()}
-    if any(isinstance(item, (Signal, Value)) for item in walk((rest, named))):
+    if any(isinstance(item, (NodeRef, TensorRef)) for item in walk((rest, named))):
         return None
     applied = Applied(node.function, rest, tuple(sorted(named.items())))
     return applied if is_elementwise(applied) else None
@@ -131,11 +131,11 @@ def as_activation(node: Node) -> Applied | None:
 
 def _as_number(value: Any) -> Any:
     """A constant of one number as that tensor, anything else as it is."""
-    if isinstance(value, Value) and value.name is None and value.tensor.numel() == 1 and not value.tensor.is_meta:
+    if isinstance(value, TensorRef) and value.name is None and value.tensor.numel() == 1 and not value.tensor.is_meta:
         return value.tensor.detach().double().cpu().reshape(())
     return value
 
 
-def bent(node: Node, function: Activation) -> Node:
+def bent(node: SignalNode, function: Activation) -> SignalNode:
     """The node as one of this activation."""
     return replace(node, op="activation", function=function)

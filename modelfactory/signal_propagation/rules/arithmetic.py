@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from modelfactory.numerics.gaussian_moments import Law, NotPredicted
-from modelfactory.signal_propagation.graph import Node, Signal, Value
+from modelfactory.signal_propagation.graph import NodeRef, SignalNode, TensorRef
 from modelfactory.signal_propagation.masking import is_mask, shown_by
 from modelfactory.signal_propagation.rules.activations import bend_backward, bend_forward
 from modelfactory.signal_propagation.rules.base import Context, arguments
@@ -21,29 +21,29 @@ _PAIR = ("input", "other", "alpha")
 _DROPPED_WHOLE = ("StochasticDepth", "DropPath")
 
 
-def _operands(context: Context, node: Node, states: list[State]) -> list[State]:
+def _operands(context: Context, node: SignalNode, states: list[State]) -> list[State]:
     """Both operands: parameters, buffers and numbers as signals that all inputs have in common."""
     given, queue = arguments(node, _PAIR), list(states)
     return [_operand(context, node, given[name], queue) for name in ("input", "other")]
 
 
-def _operand(context: Context, node: Node, value: Any, queue: list[State]) -> State:
-    if isinstance(value, Signal):
+def _operand(context: Context, node: SignalNode, value: Any, queue: list[State]) -> State:
+    if isinstance(value, NodeRef):
         return queue.pop(0)
-    if isinstance(value, Value):
+    if isinstance(value, TensorRef):
         return constant(context, node, value)
     if isinstance(value, (int, float)):
         return _number(float(value), node)
     raise NotPredicted(f"an operand is {type(value).__name__}")
 
 
-def add_states(context: Context, node: Node, value: Any, states: list[State], other: State, factor: float) -> State:
+def add_states(context: Context, node: SignalNode, value: Any, states: list[State], other: State, factor: float) -> State:
     """`other`, with `factor` times what a call adds to it."""
     one = _operand(context, node, value, list(states))
     return _sum(one.scaled(factor), other, other.unit)
 
 
-def _number(value: float, node: Node) -> State:
+def _number(value: float, node: SignalNode) -> State:
     """A number as a signal."""
     square = value * value
     return State(flat(square, len(node.shape)), value, torch.full((4,), square, dtype=torch.float64), len(node.shape) - 1)
@@ -54,7 +54,7 @@ def _is_number(state: State) -> bool:
     return state.power.numel() == 1 and state.law is None and state.variance <= 1e-12 * state.second
 
 
-def constant(context: Context, node: Node, value: Value) -> State:
+def constant(context: Context, node: SignalNode, value: TensorRef) -> State:
     """A tensor that is the same for all inputs; its places differ where it has several."""
     if value.tensor.numel() == 1 and value.name is None and not value.tensor.is_meta:
         return _number(value.tensor.item(), node)
@@ -66,7 +66,7 @@ def constant(context: Context, node: Node, value: Value) -> State:
     return State(flat(second, len(node.shape)), mean, pairs, len(node.shape) - 1)
 
 
-def add_forward(context: Context, node: Node, states: list[State]) -> State:
+def add_forward(context: Context, node: SignalNode, states: list[State]) -> State:
     mask = next((value for value in arguments(node, _PAIR).values() if is_mask(value)), None)
     if mask is not None and len(states) == 1:
         return replace(states[0], shown=shown_by(mask) or states[0].shown)
@@ -91,7 +91,7 @@ def _shifted(state: State, number: float) -> State:
     return replace(state, power=state.power + added, mean=state.mean + number, pairs=state.pairs + added, law=law)
 
 
-def _kept_unit(node: Node, states: Sequence[State]) -> int:
+def _kept_unit(node: SignalNode, states: Sequence[State]) -> int:
     """The dimension of the units of the operand with most dimensions, which is the result's."""
     widest = max(states, key=lambda state: state.power.ndim)
     return widest.unit + len(node.shape) - widest.power.ndim
@@ -144,7 +144,7 @@ def _mixed(one: Law, other: Law) -> Law:
     return coarse(Law(x, weight), 2048)
 
 
-def add_backward(context: Context, node: Node, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
+def add_backward(context: Context, node: SignalNode, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
     """The sum passes its gradient to both, over what it was broadcast over summed up."""
     plain = replace(gradient, where=None)
     sign_free = []
@@ -177,7 +177,7 @@ def _unbroadcast(
     return Gradient(flat(gradient.second * times, max(len(before), 1)), 0.0 if places > 1 else gradient.far, gradient.chance)
 
 
-def mul_forward(context: Context, node: Node, states: list[State]) -> State:
+def mul_forward(context: Context, node: SignalNode, states: list[State]) -> State:
     if node.module is not None and type(node.module).__name__ in _DROPPED_WHOLE:
         return _dropped(states[0], node)
     one, other = _operands(context, node, states)
@@ -188,7 +188,7 @@ def mul_forward(context: Context, node: Node, states: list[State]) -> State:
     return _multiplied(node, one, other, states)
 
 
-def _multiplied(node: Node, one: State, other: State, states: list[State]) -> State:
+def _multiplied(node: SignalNode, one: State, other: State, states: list[State]) -> State:
     """The product of two that go their ways independently, place by place."""
     power = one.power * other.power if one.power.ndim == other.power.ndim else flat(one.second * other.second, len(node.shape))
     constant = len(node.inputs) < 2
@@ -196,14 +196,14 @@ def _multiplied(node: Node, one: State, other: State, states: list[State]) -> St
         power,
         one.mean * other.mean,
         one.pairs * other.pairs,
-        one.unit if constant and node.inputs and isinstance(node.args[0], Signal) else _kept_unit(node, states),
+        one.unit if constant and node.inputs and isinstance(node.args[0], NodeRef) else _kept_unit(node, states),
         None,
         one.chance + other.chance,
         one.own + other.own,
     )
 
 
-def _dropped(state: State, node: Node) -> State:
+def _dropped(state: State, node: SignalNode) -> State:
     """Stochastic depth: the whole branch of an input is dropped with probability p, and the rest grows by 1/(1 - p)."""
     p = _rate(node) if node.training else 0.0
     if p >= 1:
@@ -211,23 +211,23 @@ def _dropped(state: State, node: Node) -> State:
     return replace(state, power=state.power / (1 - p), pairs=state.pairs * torch.tensor([1 / (1 - p), 1 / (1 - p), 1.0, 1.0]).double())
 
 
-def _rate(node: Node) -> float:
+def _rate(node: SignalNode) -> float:
     return float(getattr(node.module, "p", None) or getattr(node.module, "drop_prob", None) or 0.0)
 
 
-def mul_backward(context: Context, node: Node, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
+def mul_backward(context: Context, node: SignalNode, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
     if node.module is not None and type(node.module).__name__ in _DROPPED_WHOLE:
         return [gradient.scaled(1 / (1 - _rate(node))) if node.training and _rate(node) < 1 else gradient for _ in node.inputs]
     one, other = _operands(context, node, states)
     return [part for part in _multiplied_back(context, node, one, other, gradient) if part is not None]
 
 
-def _multiplied_back(context: Context, node: Node, one: State, other: State, gradient: Gradient) -> list[Gradient | None]:
+def _multiplied_back(context: Context, node: SignalNode, one: State, other: State, gradient: Gradient) -> list[Gradient | None]:
     """To each signal of a product the gradient times the other one, added up over what it was broadcast over."""
     back: list[Gradient | None] = []
     given = arguments(node, _PAIR)
     for value, own, partner in ((given["input"], one, other), (given["other"], other, one)):
-        if isinstance(value, Signal):
+        if isinstance(value, NodeRef):
             before = context.graph.nodes[value.node].shape
             plain = replace(gradient, where=None, common=0.0, balanced=0.0) if not _is_number(partner) else replace(gradient, where=None)
             back.append(_unbroadcast(plain, node.shape, before, own, partner).scaled(partner.second))
@@ -236,7 +236,7 @@ def _multiplied_back(context: Context, node: Node, one: State, other: State, gra
     return back
 
 
-def div_forward(context: Context, node: Node, states: list[State]) -> State:
+def div_forward(context: Context, node: SignalNode, states: list[State]) -> State:
     """By a number, or by a signal: a product with the reciprocal of what it divides by."""
     one, other = _operands(context, node, states)
     if _is_number(other):
@@ -250,17 +250,17 @@ def _divisor(state: State) -> float:
     return state.mean
 
 
-def _inverse(context: Context, node: Node, state: State) -> State:
+def _inverse(context: Context, node: SignalNode, state: State) -> State:
     return bend_forward(context, _reciprocal(node, state), [state])
 
 
-def _reciprocal(node: Node, state: State) -> Node:
+def _reciprocal(node: SignalNode, state: State) -> SignalNode:
     """The call by which the reciprocal of a divisor would be taken."""
     shape = tuple(node.shape[dim] if size == 0 else size for dim, size in enumerate(node.shape))
     return replace(node, op="activation", function=Applied(torch.reciprocal), shape=shape)
 
 
-def div_backward(context: Context, node: Node, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
+def div_backward(context: Context, node: SignalNode, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
     one, other = _operands(context, node, states)
     if _is_number(other):
         return [gradient.scaled(1 / _divisor(other) ** 2)] + [None] * (len(states) - 1)

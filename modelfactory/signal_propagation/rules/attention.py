@@ -15,7 +15,7 @@ import torch
 
 from modelfactory.numerics.gaussian_moments import NotPredicted
 from modelfactory.numerics.softmax_shares import Shares, softmax_shares
-from modelfactory.signal_propagation.graph import Node, Signal, Value
+from modelfactory.signal_propagation.graph import NodeRef, SignalNode, TensorRef
 from modelfactory.signal_propagation.masking import Shown, all_shown, causal, shown_by
 from modelfactory.signal_propagation.rules.base import Context, arguments
 from modelfactory.signal_propagation.state import Gradient, State, flat
@@ -27,7 +27,7 @@ _MHA = (
 _SDPA = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
 
 
-def softmax_forward(context: Context, node: Node, states: list[State]) -> State:
+def softmax_forward(context: Context, node: SignalNode, states: list[State]) -> State:
     """Shares of scores: at each place of the dimension `1/n` in the mean, and together between `1/n` and 1 in power."""
     state = states[0]
     dim = arguments(node, ("input", "dim"))["dim"]
@@ -39,7 +39,7 @@ def softmax_forward(context: Context, node: Node, states: list[State]) -> State:
     return State(flat(shared / count, len(node.shape)), mean, pairs, state.unit, shown=left)
 
 
-def _left(state: State, node: Node, count: int) -> Shown:
+def _left(state: State, node: SignalNode, count: int) -> Shown:
     """What a mask leaves of scores."""
     return state.shown or all_shown(node.shape[-2] if len(node.shape) > 1 else 1, count)
 
@@ -50,7 +50,7 @@ def _spread(state: State) -> float:
     return max(state.second - max(row, 0.0), 0.0)
 
 
-def softmax_backward(context: Context, node: Node, states: list[State], out: State, gradient: Gradient) -> list[Gradient | None]:
+def softmax_backward(context: Context, node: SignalNode, states: list[State], out: State, gradient: Gradient) -> list[Gradient | None]:
     """`dz = a (da - sum a da)`: what a row has in common goes, and most of what one share alone gets."""
     dim = arguments(node, ("input", "dim"))["dim"]
     count = node.shape[-1 if dim is None else dim]
@@ -132,24 +132,24 @@ def _scored_back(heads: _Heads, gradient: Gradient, dims: int) -> tuple[Gradient
     return query, key
 
 
-def attention_forward(context: Context, node: Node, states: list[State]) -> State:
+def attention_forward(context: Context, node: SignalNode, states: list[State]) -> State:
     """scaled_dot_product_attention: scores, and a weighted mean over the tokens."""
     heads = _heads_of(context, node, states)
     return mixed(heads.value, heads.shared, heads.left)
 
 
-def attention_backward(context: Context, node: Node, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
+def attention_backward(context: Context, node: SignalNode, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
     heads = _heads_of(context, node, states)
     dims = len(node.shape)
     value = mixed_back(gradient, heads.shared, heads.left, heads.rows, heads.keys, dims)
     query, key = _scored_back(heads, gradient, dims)
     given = arguments(node, _SDPA)
     passed = {"query": query, "key": key.scaled(heads.groups), "value": value.scaled(heads.groups)}
-    back: list[Gradient | None] = [passed[name] for name in passed if isinstance(given[name], Signal)]
+    back: list[Gradient | None] = [passed[name] for name in passed if isinstance(given[name], NodeRef)]
     return back + [None] * (len(states) - len(back))
 
 
-def _heads_of(context: Context, node: Node, states: list[State]) -> _Heads:
+def _heads_of(context: Context, node: SignalNode, states: list[State]) -> _Heads:
     given = arguments(node, _SDPA)
     queue = list(states)
     query, key, value = (_operand(context, given[name], queue) for name in ("query", "key", "value"))
@@ -159,7 +159,7 @@ def _heads_of(context: Context, node: Node, states: list[State]) -> _Heads:
     left = all_shown(rows, keys)
     if given["is_causal"]:
         left = causal(rows, keys)
-    elif isinstance(given["attn_mask"], Value):
+    elif isinstance(given["attn_mask"], TensorRef):
         left = shown_by(given["attn_mask"]) or left
     groups = shapes[0][-3] // shapes[1][-3] if len(shapes[0]) > 3 else 1
     return _Heads(query, key, value, rows, keys, width, scale, left, max(groups, 1))
@@ -167,9 +167,9 @@ def _heads_of(context: Context, node: Node, states: list[State]) -> _Heads:
 
 def _operand(context: Context, value: Any, queue: list[State]) -> State:
     """The state of a signal, or of a parameter or a constant: the same for all inputs."""
-    if isinstance(value, Signal):
+    if isinstance(value, NodeRef):
         return queue.pop(0)
-    if not isinstance(value, Value):
+    if not isinstance(value, TensorRef):
         raise NotPredicted(f"an operand is {type(value).__name__}")
     mean, variance = context.weights.moments(value.name, value.tensor)
     square = mean * mean
@@ -178,10 +178,10 @@ def _operand(context: Context, value: Any, queue: list[State]) -> State:
 
 
 def _shape(context: Context, value: Any) -> tuple[int, ...]:
-    return context.graph.nodes[value.node].shape if isinstance(value, Signal) else tuple(value.tensor.shape)
+    return context.graph.nodes[value.node].shape if isinstance(value, NodeRef) else tuple(value.tensor.shape)
 
 
-def module_forward(context: Context, node: Node, states: list[State]) -> State:
+def module_forward(context: Context, node: SignalNode, states: list[State]) -> State:
     """multi_head_attention_forward: projections, scores, a weighted mean over the tokens, the output projection."""
     given = arguments(node, tuple(_MHA))
     heads = _projected_heads(context, node, given, states)
@@ -189,7 +189,7 @@ def module_forward(context: Context, node: Node, states: list[State]) -> State:
     return _projected(context, made, given["out_proj_weight"], given["out_proj_bias"], None)
 
 
-def module_backward(context: Context, node: Node, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
+def module_backward(context: Context, node: SignalNode, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
     given = arguments(node, tuple(_MHA))
     heads = _projected_heads(context, node, given, states)
     inner = gradient.scaled(_power_back(context, given["out_proj_weight"], None))
@@ -199,7 +199,7 @@ def module_backward(context: Context, node: Node, states: list[State], _out: Sta
     weights = [_projection(given, place) for place in range(3)]
     back: list[Gradient | None] = []
     for part, (weight, _, rows), name in zip(passed, weights, _MHA[:3], strict=True):
-        if isinstance(given[name], Signal):
+        if isinstance(given[name], NodeRef):
             back.append(part.scaled(_power_back(context, weight, rows)))
     return back + [None] * (len(states) - len(back))
 
@@ -212,7 +212,7 @@ def _projection(given: dict[str, Any], place: int) -> tuple[Any, Any, slice | No
     return given.get(("q_proj_weight", "k_proj_weight", "v_proj_weight")[place]), None, None
 
 
-def _projected_heads(context: Context, node: Node, given: dict[str, Any], states: list[State]) -> _Heads:
+def _projected_heads(context: Context, node: SignalNode, given: dict[str, Any], states: list[State]) -> _Heads:
     queue, made = list(states), []
     for place, name in enumerate(_MHA[:3]):
         weight, bias, rows = _projection(given, place)
@@ -223,21 +223,21 @@ def _projected_heads(context: Context, node: Node, given: dict[str, Any], states
     width = given["embed_dim_to_check"] // (given["num_heads"] or 1)
     left = all_shown(rows, keys)
     mask = given["attn_mask"]
-    if isinstance(mask, Value) and (mask.tensor.dtype is not torch.bool or not mask.tensor.is_meta):
+    if isinstance(mask, TensorRef) and (mask.tensor.dtype is not torch.bool or not mask.tensor.is_meta):
         hides = mask.tensor.dtype is torch.bool  # here true is what is hidden
         left = shown_by(replace(mask, tensor=~mask.tensor) if hides else mask) or left
     return _Heads(made[0], made[1], made[2], rows, keys, width, 1 / math.sqrt(width), left)
 
 
 def _projected(context: Context, state: State, weight: Any, bias: Any, rows: slice | None) -> State:
-    if not isinstance(weight, Value):
+    if not isinstance(weight, TensorRef):
         raise NotPredicted("its weights are computed")
     mean, variance = context.weights.moments(weight.name, weight.tensor, rows)
     fan = weight.tensor.shape[1]
     common = mean * mean * (fan * fan - fan) * state.mean**2
     scale = fan * (variance + mean * mean)
     power, pairs = state.power * scale + common, state.pairs * scale + common
-    if isinstance(bias, Value):
+    if isinstance(bias, TensorRef):
         shift, spread = context.weights.moments(bias.name, bias.tensor, rows)
         power, pairs = power + spread + shift * shift, pairs + spread + shift * shift
     unit, chance, scatter = state.power.ndim - 1, state.chance + state.own, state.scatter + 1 / fan
@@ -245,7 +245,7 @@ def _projected(context: Context, state: State, weight: Any, bias: Any, rows: sli
 
 
 def _power_back(context: Context, weight: Any, rows: slice | None) -> float:
-    if not isinstance(weight, Value):
+    if not isinstance(weight, TensorRef):
         raise NotPredicted("its weights are computed")
     mean, variance = context.weights.moments(weight.name, weight.tensor, rows)
     return (weight.tensor.shape[0] if rows is None else rows.stop - rows.start) * (variance + mean * mean)

@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import Any
 
 from modelfactory.signal_propagation.fusing import Roots
-from modelfactory.signal_propagation.graph import Graph, Node, Signal
-from modelfactory.signal_propagation.state import Gradient, State, Weights
+from modelfactory.signal_propagation.graph import NodeRef, SignalGraph, SignalNode
+from modelfactory.signal_propagation.state import Gradient, State, WeightMoments
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Context:
         batch: how many inputs at once, for norms over the batch and for what differs by chance.
     """
 
-    graph: Graph
-    weights: Weights
+    graph: SignalGraph
+    weights: WeightMoments
     batch: int
 
     @cached_property
@@ -32,16 +32,16 @@ class Context:
         """Which calls are one function of one signal."""
         return Roots(self.graph)
 
-    def places(self, node: Node, unit: int) -> int:
+    def places(self, node: SignalNode, unit: int) -> int:
         """How many places (pixels, tokens) an output has."""
         others = [size for dim, size in enumerate(node.shape) if dim not in (0, unit)]
         return max(math.prod(others), 1)
 
-    def places_before(self, node: Node) -> int:
+    def places_before(self, node: SignalNode) -> int:
         """How many places the input of a pool has."""
         return math.prod(self.graph.nodes[node.inputs[0]].shape[2:])
 
-    def over_pairs(self, node: Node, state: State, function: Callable[[float], float]) -> float:
+    def over_pairs(self, node: SignalNode, state: State, function: Callable[[float], float]) -> float:
         """The mean of `function(cosine)` over all pairs of entries of a unit, over the batch and the places."""
         places, batch = self.places(node, state.unit), self.batch
         near, far, other, apart = state.cosines
@@ -60,7 +60,7 @@ class Context:
         )
         return sum(function(cosine) * count for cosine, count in shares if count) / total
 
-    def pair_mean(self, node: Node, state: State) -> float:
+    def pair_mean(self, node: SignalNode, state: State) -> float:
         """The mean product of two entries of a unit, over the batch and the places: the power of the unit's mean."""
         return state.second * self.over_pairs(node, state, lambda cosine: cosine)
 
@@ -71,14 +71,14 @@ def _without(mean: float, count: float, part: float, of: float) -> float:
 
 
 @dataclass(frozen=True)
-class Rule:
+class PropagationRule:
     """How a call passes a signal on, and a gradient back (one for each of `node.inputs`; None where nothing goes)."""
 
-    forward: Callable[[Context, Node, list[State]], State]
-    backward: Callable[[Context, Node, list[State], State, Gradient], list[Gradient | None]]
+    forward: Callable[[Context, SignalNode, list[State]], State]
+    backward: Callable[[Context, SignalNode, list[State], State, Gradient], list[Gradient | None]]
 
 
-def arguments(node: Node, names: tuple[str, ...]) -> dict[str, Any]:
+def arguments(node: SignalNode, names: tuple[str, ...]) -> dict[str, Any]:
     """A call's arguments by name, None where not given.
 
     Args:
@@ -90,10 +90,10 @@ def arguments(node: Node, names: tuple[str, ...]) -> dict[str, Any]:
     return given
 
 
-def first_shape(context: Context, node: Node) -> tuple[int, ...]:
+def first_shape(context: Context, node: SignalNode) -> tuple[int, ...]:
     """The shape of the first signal a call takes."""
     return context.graph.nodes[node.inputs[0]].shape
 
 
 def is_signal(value: Any) -> bool:
-    return isinstance(value, Signal)
+    return isinstance(value, NodeRef)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from modelfactory.numerics.gaussian_moments import NotPredicted
 from modelfactory.signal_propagation.finite_width import shifted, spread_of
-from modelfactory.signal_propagation.graph import Node, Value
+from modelfactory.signal_propagation.graph import SignalNode, TensorRef
 from modelfactory.signal_propagation.rules.base import Context, arguments, first_shape
 from modelfactory.signal_propagation.state import Gradient, State, averaged, flat
 
@@ -25,7 +25,7 @@ _CONV = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 
 
-def linear_forward(context: Context, node: Node, states: list[State]) -> State:
+def linear_forward(context: Context, node: SignalNode, states: list[State]) -> State:
     given = arguments(node, ("input", "weight", "bias"))
     weight, last = _weight(given), states[0].power.ndim - 1
     state = turned(states[0], last)
@@ -42,7 +42,7 @@ def turned(state: State, axis: int) -> State:
     return replace(state, pairs=pairs, unit=axis, latent=None, spread=None)
 
 
-def linear_backward(context: Context, node: Node, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
+def linear_backward(context: Context, node: SignalNode, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
     weight = _weight(arguments(node, ("input", "weight", "bias")))
     mean, variance = context.weights.moments(weight.name, weight.tensor)
     fan_out = weight.tensor.shape[0]
@@ -52,14 +52,14 @@ def linear_backward(context: Context, node: Node, states: list[State], _out: Sta
     return [replace(gradient, power=power, where=None, far=far, common=0.0, balanced=0.0, parts=(), lifted=1.0)]
 
 
-def _weight(given: dict[str, Any]) -> Value:
+def _weight(given: dict[str, Any]) -> TensorRef:
     weight = given["weight"]
-    if not isinstance(weight, Value):
+    if not isinstance(weight, TensorRef):
         raise NotPredicted("its weights are computed")
     return weight
 
 
-def weighted(context: Context, node: Node, state: State, counted: Tensor, fan: float, given: dict[str, Any], unit: int) -> State:
+def weighted(context: Context, node: SignalNode, state: State, counted: Tensor, fan: float, given: dict[str, Any], unit: int) -> State:
     """The sum of `fan` products with independent weights, whose inputs' powers add up to `counted`, and a bias."""
     weight = _weight(given)
     mean, variance = context.weights.moments(weight.name, weight.tensor)
@@ -88,13 +88,13 @@ def weighted(context: Context, node: Node, state: State, counted: Tensor, fan: f
     return replace(made, own=context.over_pairs(node, made, lambda cosine: 2 * cosine * cosine) / units)
 
 
-def _units(context: Context, node: Node, state: State) -> int:
+def _units(context: Context, node: SignalNode, state: State) -> int:
     """How many units a signal has before a call."""
     shape = first_shape(context, node)
     return max(shape[min(state.unit, len(shape) - 1)], 1) if shape else 1
 
 
-def _averaging(context: Context, node: Node, weight: Value) -> tuple[float, float]:
+def _averaging(context: Context, node: SignalNode, weight: TensorRef) -> tuple[float, float]:
     """Over how many independent taps a kernel averages what was left before, and what the units of its input add.
 
     All taps of what comes in; fewer of what convolutions made, whose windows overlap: fitted to stacks of 3x3 convolutions.
@@ -107,7 +107,7 @@ def _averaging(context: Context, node: Node, weight: Value) -> tuple[float, floa
     return math.prod(2 * size / (size + 1) if size > 1 else 1 for size in taps), math.prod(taps) ** 0.75
 
 
-def conv_forward(context: Context, node: Node, states: list[State]) -> State:
+def conv_forward(context: Context, node: SignalNode, states: list[State]) -> State:
     given = arguments(node, _CONV)
     state, weight = states[0], _weight(given)
     channels = weight.tensor.shape[1]
@@ -138,12 +138,12 @@ def _shared_taps(given: dict[str, Any], kernel: Sequence[int], sizes: Sequence[i
     return share
 
 
-def _full(context: Context, node: Node, power: Tensor) -> Tensor:
+def _full(context: Context, node: SignalNode, power: Tensor) -> Tensor:
     """The map at every place of the input, as a convolution has to see it."""
     return averaged(power, [1]).expand(1, 1, *first_shape(context, node)[2:])
 
 
-def _conv_taps(context: Context, node: Node, given: dict[str, Any]) -> Callable[[Tensor], Tensor]:
+def _conv_taps(context: Context, node: SignalNode, given: dict[str, Any]) -> Callable[[Tensor], Tensor]:
     """The sum over the taps of a kernel, each by its share of the second moment, at every place."""
     weight = _weight(given)
     kernel = context.weights.taps(weight.name, weight.tensor)
@@ -157,7 +157,7 @@ def _conv_taps(context: Context, node: Node, given: dict[str, Any]) -> Callable[
     return lambda power: node.function(power, kernel, None, *settings)
 
 
-def conv_backward(context: Context, node: Node, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
+def conv_backward(context: Context, node: SignalNode, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
     transposed = "transpose" in node.op
     given = arguments(node, _TRANSPOSED if transposed else _CONV)
     weight = _weight(given)
@@ -175,7 +175,7 @@ def conv_backward(context: Context, node: Node, states: list[State], _out: State
     return [replace(gradient, power=power, far=gradient.far / stride, where=None, parts=(), lifted=1.0)]
 
 
-def transposed_forward(context: Context, node: Node, states: list[State]) -> State:
+def transposed_forward(context: Context, node: SignalNode, states: list[State]) -> State:
     """Outputs of different phases of the stride meet different taps, so that their signals do not go together."""
     given = arguments(node, _TRANSPOSED)
     state, weight = states[0], _weight(given)
@@ -203,7 +203,7 @@ def _flat_if_even(power: Tensor) -> Tensor:
     return flat(low, power.ndim) if high - low <= 1e-12 * high else power
 
 
-def embedding_forward(context: Context, node: Node, states: list[State]) -> State:
+def embedding_forward(context: Context, node: SignalNode, states: list[State]) -> State:
     """Every token its own row: two tokens have in common what all rows have."""
     given = arguments(node, ("input", "weight"))
     weight = _weight(given)

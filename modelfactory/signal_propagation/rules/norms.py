@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from modelfactory.numerics.gaussian_moments import NotPredicted
-from modelfactory.signal_propagation.graph import Node, Value
+from modelfactory.signal_propagation.graph import SignalNode, TensorRef
 from modelfactory.signal_propagation.rules.base import Context, arguments, first_shape
 from modelfactory.signal_propagation.state import Gradient, State, averaged, flat, interior
 
@@ -20,7 +20,7 @@ _GROUP = ("input", "num_groups", "weight", "bias", "eps")
 _INSTANCE = ("input", "running_mean", "running_var", "weight", "bias", "use_input_stats", "momentum", "eps")
 
 
-def norm_forward(context: Context, node: Node, states: list[State]) -> State:
+def norm_forward(context: Context, node: SignalNode, states: list[State]) -> State:
     state, given = states[0], _given(node)
     within, shared, power = _common(context, node, state, given)
     variance = max(state.second - within, 0.0) + given["eps"]
@@ -39,12 +39,12 @@ def norm_forward(context: Context, node: Node, states: list[State]) -> State:
 
 def _affine(context: Context, state: State, given: dict[str, Any]) -> State:
     weight, bias = given.get("weight"), given.get("bias")
-    if isinstance(weight, Value):
+    if isinstance(weight, TensorRef):
         mean, variance = context.weights.moments(weight.name, weight.tensor)
         square = mean * mean + variance
         law = state.law.scaled(mean) if state.law is not None and variance == 0 else None
         state = replace(state, power=state.power * square, pairs=state.pairs * square, mean=state.mean * mean, law=law)
-    if isinstance(bias, Value):
+    if isinstance(bias, TensorRef):
         mean, variance = context.weights.moments(bias.name, bias.tensor)
         added = mean * mean + variance + 2 * mean * state.mean
         law = state.law.scaled(1.0, mean) if state.law is not None and variance == 0 else None
@@ -52,7 +52,7 @@ def _affine(context: Context, state: State, given: dict[str, Any]) -> State:
     return state
 
 
-def _given(node: Node) -> dict[str, Any]:
+def _given(node: SignalNode) -> dict[str, Any]:
     names = {"batch_norm": _BATCH, "layer_norm": _LAYER, "rms_norm": _LAYER, "group_norm": _GROUP, "instance_norm": _INSTANCE}
     given = arguments(node, names[node.op])
     if node.op == "rms_norm":
@@ -62,7 +62,7 @@ def _given(node: Node) -> dict[str, Any]:
     return given
 
 
-def _common(context: Context, node: Node, state: State, given: dict[str, Any]) -> tuple[float, Tensor, Tensor]:
+def _common(context: Context, node: SignalNode, state: State, given: dict[str, Any]) -> tuple[float, Tensor, Tensor]:
     """The power of the mean that is taken away, what it takes of every kind of pair, and the power map without it."""
     shape = first_shape(context, node)
     near, far, other, apart = state.pairs.tolist()
@@ -107,10 +107,10 @@ def _of_all(value: float) -> Tensor:
     return torch.full((4,), value, dtype=torch.float64)
 
 
-def _running(context: Context, node: Node, state: State, given: dict[str, Any]) -> tuple[float, Tensor, Tensor]:
+def _running(context: Context, node: SignalNode, state: State, given: dict[str, Any]) -> tuple[float, Tensor, Tensor]:
     """By running statistics: as they start (0 and 1) the signal stays as it is; trained ones normalise."""
     mean, variance = given["running_mean"], given["running_var"]
-    if not (isinstance(mean, Value) and isinstance(variance, Value)):
+    if not (isinstance(mean, TensorRef) and isinstance(variance, TensorRef)):
         raise NotPredicted("its running statistics are computed")
     if not _is_fresh(variance):
         level = context.pair_mean(node, state)
@@ -119,20 +119,20 @@ def _running(context: Context, node: Node, state: State, given: dict[str, Any]) 
     return 0.0, _of_all(0.0), state.power
 
 
-def _is_fresh(variance: Value) -> bool:
+def _is_fresh(variance: TensorRef) -> bool:
     """Whether a running variance is as it starts."""
     return variance.tensor.is_meta or bool((variance.tensor == 1).all())
 
 
-def passes_on(node: Node) -> bool:
+def passes_on(node: SignalNode) -> bool:
     """Whether a call is a batch norm in evaluation mode whose statistics are of no data, so that it leaves the signal as it is."""
     if node.op != "batch_norm":
         return False
     given = arguments(node, _BATCH)
-    return given["training"] is False and isinstance(given["running_var"], Value) and _is_fresh(given["running_var"])
+    return given["training"] is False and isinstance(given["running_var"], TensorRef) and _is_fresh(given["running_var"])
 
 
-def norm_backward(context: Context, node: Node, states: list[State], out: State, gradient: Gradient) -> list[Gradient | None]:
+def norm_backward(context: Context, node: SignalNode, states: list[State], out: State, gradient: Gradient) -> list[Gradient | None]:
     """`dx = gamma/sd (g - mean g - xhat mean(g xhat))`, means over what is normalised together.
 
     A variance over few samples, or of few directions, scatters over the units: it is a quadratic form of random weights in a matrix
@@ -143,7 +143,7 @@ def norm_backward(context: Context, node: Node, states: list[State], out: State,
     within, _, _ = _common(context, node, state, given)
     variance = max(state.second - within, 0.0) + given["eps"]
     square = 1.0
-    if isinstance(given.get("weight"), Value):
+    if isinstance(given.get("weight"), TensorRef):
         mean, spread = context.weights.moments(given["weight"].name, given["weight"].tensor)
         square = mean * mean + spread
     shape = first_shape(context, node)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from modelfactory.numerics.gaussian_moments import Law, NotPredicted, gaussian
-from modelfactory.signal_propagation.graph import Node
+from modelfactory.signal_propagation.graph import SignalNode
 from modelfactory.signal_propagation.rules.base import Context, arguments, first_shape
 from modelfactory.signal_propagation.state import Gradient, State, flat, interior
 
@@ -21,7 +21,7 @@ _NEXT = 0.7  # of what neighbours have in common beyond any two places, what is 
 _POOL = ("input", "kernel_size", "stride", "padding")
 
 
-def _window(context: Context, node: Node) -> tuple[float, float]:
+def _window(context: Context, node: SignalNode) -> tuple[float, float]:
     """Places in a window, and in how many windows a place is, both as means."""
     before, after = first_shape(context, node)[2:], node.shape[2:]
     given = arguments(node, _POOL)
@@ -39,7 +39,7 @@ def _adaptive_size(old: int, new: int) -> float:
     return sum(-(-(i + 1) * old // new) - i * old // new for i in range(new)) / new
 
 
-def average_forward(context: Context, node: Node, states: list[State]) -> State:
+def average_forward(context: Context, node: SignalNode, states: list[State]) -> State:
     count, _ = _window(context, node)
     return _averaged(states[0], count, count == context.places_before(node), _pooled_map(node, states[0].power, context))
 
@@ -57,7 +57,7 @@ def _averaged(state: State, count: float, whole: bool, power: Tensor) -> State:
     return State(power * ratio, state.mean, pairs, state.unit, None, state.chance, state.own, scatter=state.scatter)
 
 
-def _pooled_map(node: Node, power: Tensor, context: Context) -> Tensor:
+def _pooled_map(node: SignalNode, power: Tensor, context: Context) -> Tensor:
     """The mean of the map over each window."""
     if power.numel() == 1:
         return power
@@ -73,7 +73,7 @@ def _pooled_map(node: Node, power: Tensor, context: Context) -> Tensor:
     return pooled if pooled.shape[2:] == node.shape[2:] else flat(power.mean().item(), power.ndim)
 
 
-def _largest_map(node: Node, state: State, context: Context) -> Tensor:
+def _largest_map(node: SignalNode, state: State, context: Context) -> Tensor:
     """The map behind a window's largest entry: the mean of it where entries are independent, its largest where they are one."""
     mean = _pooled_map(node, state.power, context)
     if "adaptive" in node.op or mean.numel() == 1:
@@ -90,7 +90,7 @@ def _alike(state: State) -> float:
     return min(max(state.correlations[0], 0.0) / interior(state.power), 1.0)
 
 
-def average_backward(context: Context, node: Node, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
+def average_backward(context: Context, node: SignalNode, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
     count, times = _window(context, node)
     return [_spread(gradient, count, times, states[0].power.ndim, whole=count == context.places_before(node))]
 
@@ -101,7 +101,7 @@ def _spread(gradient: Gradient, count: float, times: float, dims: int, whole: bo
     return Gradient(flat(gradient.second * together, dims), 1.0 if whole else gradient.far, gradient.chance)
 
 
-def mean_forward(context: Context, node: Node, states: list[State]) -> State:
+def mean_forward(context: Context, node: SignalNode, states: list[State]) -> State:
     """torch.mean, sum over any dimensions: places, units, or the batch."""
     state, dims, keep = states[0], _reduced(context, node), _keeps(node)
     shape = first_shape(context, node)
@@ -138,7 +138,7 @@ def _reduced_dims(state: State, shape: tuple[int, ...], dims: list[int], keep: b
     return replace(state, power=power, unit=min(unit, power.ndim - 1), law=law)
 
 
-def _reduced(context: Context, node: Node) -> list[int]:
+def _reduced(context: Context, node: SignalNode) -> list[int]:
     given = arguments(node, ("input", "dim", "keepdim"))
     rank = len(first_shape(context, node))
     dim = given["dim"]
@@ -146,18 +146,18 @@ def _reduced(context: Context, node: Node) -> list[int]:
     return sorted(one % rank for one in dims)
 
 
-def _keeps(node: Node) -> bool:
+def _keeps(node: SignalNode) -> bool:
     names = ("input", "dim", "unbiased", "keepdim") if node.op in ("var", "std") else ("input", "dim", "keepdim")
     return bool(arguments(node, names)["keepdim"])
 
 
-def mean_backward(context: Context, node: Node, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
+def mean_backward(context: Context, node: SignalNode, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
     shape, dims = first_shape(context, node), _reduced(context, node)
     count = 1 if node.op == "sum" else math.prod(shape[dim] for dim in dims)
     return [_spread(gradient, count, 1.0, len(shape), whole=states[0].unit not in dims)]
 
 
-def variance_forward(context: Context, node: Node, states: list[State]) -> State:
+def variance_forward(context: Context, node: SignalNode, states: list[State]) -> State:
     """torch.var and torch.std over units (and places): positive, with the chance that finitely many leave."""
     state, dims, keep, shape = states[0], _reduced(context, node), _keeps(node), first_shape(context, node)
     if state.unit not in dims or 0 in dims:
@@ -175,7 +175,7 @@ def variance_forward(context: Context, node: Node, states: list[State]) -> State
     return replace(made, power=flat(law.second, made.power.ndim), mean=law.mean, pairs=torch.full((4,), law.mean**2).double(), law=law)
 
 
-def variance_backward(context: Context, node: Node, states: list[State], out: State, gradient: Gradient) -> list[Gradient | None]:
+def variance_backward(context: Context, node: SignalNode, states: list[State], out: State, gradient: Gradient) -> list[Gradient | None]:
     """`2 (x - mean)/n`, and half of its reciprocal root for the std."""
     shape, dims = first_shape(context, node), _reduced(context, node)
     size = math.prod(shape[dim] for dim in dims)
@@ -185,12 +185,12 @@ def variance_backward(context: Context, node: Node, states: list[State], out: St
     return [Gradient(flat(gradient.second * steep, len(shape)), 0.0, gradient.chance)]
 
 
-def _is_unbiased(node: Node) -> bool:
+def _is_unbiased(node: SignalNode) -> bool:
     given = arguments(node, ("input", "dim", "unbiased", "keepdim"))
     return given["unbiased"] is not False and given.get("correction") != 0
 
 
-def max_forward(context: Context, node: Node, states: list[State]) -> State:
+def max_forward(context: Context, node: SignalNode, states: list[State]) -> State:
     """The largest of the places of a window, which go together by their correlation."""
     state = states[0]
     count, times = _window(context, node) if "pool" in node.op else (_count_reduced(context, node), 1.0)
@@ -209,7 +209,7 @@ def max_forward(context: Context, node: Node, states: list[State]) -> State:
     return State(power, mean, pairs, unit, law, state.chance, state.own, shared, scatter=3 * state.scatter)
 
 
-def _count_reduced(context: Context, node: Node) -> int:
+def _count_reduced(context: Context, node: SignalNode) -> int:
     return math.prod(first_shape(context, node)[dim] for dim in _reduced(context, node))
 
 
@@ -263,7 +263,7 @@ def _largest(state: State, count: float) -> tuple[Law, Tensor]:
     return Law(law.x[order], weight), own
 
 
-def max_backward(context: Context, node: Node, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
+def max_backward(context: Context, node: SignalNode, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
     """All of a window's gradient goes to its largest place, which is where an activation before it is rather steep."""
     state = states[0]
     before = first_shape(context, node)
@@ -274,7 +274,7 @@ def max_backward(context: Context, node: Node, states: list[State], _out: State,
     return [Gradient(flat(gradient.second * share * met, len(before)), gradient.far * share / met, gradient.chance, where)]
 
 
-def _met(node: Node) -> float:
+def _met(node: SignalNode) -> float:
     """How many other windows have the same largest place as a window: of overlaps of m among n places, m/(2 n - m) each."""
     given = arguments(node, _POOL)
     if "pool" not in node.op or "adaptive" in node.op:

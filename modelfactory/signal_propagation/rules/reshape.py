@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from modelfactory.numerics.gaussian_moments import NotPredicted
-from modelfactory.signal_propagation.graph import Node
+from modelfactory.signal_propagation.graph import SignalNode
 from modelfactory.signal_propagation.rules.base import Context, arguments, first_shape
 from modelfactory.signal_propagation.state import Gradient, State, flat
 
 
-def same_forward(context: Context, node: Node, states: list[State]) -> State:
+def same_forward(context: Context, node: SignalNode, states: list[State]) -> State:
     """Nothing happens to the numbers; where the units are is found out again if the shape changed."""
     state, before = states[0], first_shape(context, node)
     if before == node.shape:
@@ -34,7 +34,7 @@ def unit_after(unit: int, before: tuple[int, ...], after: tuple[int, ...]) -> in
     return max(len(after) - 1, 0)
 
 
-def same_backward(context: Context, node: Node, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
+def same_backward(context: Context, node: SignalNode, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
     before = first_shape(context, node)
     if before == node.shape:
         return [gradient] + [None] * (len(states) - 1)
@@ -46,18 +46,18 @@ def same_backward(context: Context, node: Node, states: list[State], _out: State
     return [back] + [None] * (len(states) - 1)
 
 
-def permute_forward(context: Context, node: Node, states: list[State]) -> State:
+def permute_forward(context: Context, node: SignalNode, states: list[State]) -> State:
     state, order = states[0], _order(context, node)
     return replace(state, power=state.power.permute(order), unit=order.index(state.unit))
 
 
-def permute_backward(context: Context, node: Node, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
+def permute_backward(context: Context, node: SignalNode, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
     order = _order(context, node)
     back = [order.index(dim) for dim in range(len(order))]
     return [replace(gradient, power=gradient.power.permute(back))]
 
 
-def _order(context: Context, node: Node) -> list[int]:
+def _order(context: Context, node: SignalNode) -> list[int]:
     """Which dimension of the input is each of the output's."""
     rank = len(node.shape)
     numbers = [item for item in node.args[1:]] + [value for key, value in node.kwargs.items() if key != "input"]
@@ -78,14 +78,14 @@ def _order(context: Context, node: Node) -> list[int]:
     raise NotPredicted(f"its dimensions {dims} are not understood")
 
 
-def part_forward(context: Context, node: Node, states: list[State]) -> State:
+def part_forward(context: Context, node: SignalNode, states: list[State]) -> State:
     """A part of the tensor: its moments are those of the whole."""
     state, before = states[0], first_shape(context, node)
     unit = _unit_of_part(node, state.unit, before)
     return replace(state, power=flat(state.second, len(node.shape)), unit=min(unit, max(len(node.shape) - 1, 0)))
 
 
-def _unit_of_part(node: Node, unit: int, before: tuple[int, ...]) -> int:
+def _unit_of_part(node: SignalNode, unit: int, before: tuple[int, ...]) -> int:
     if len(before) == len(node.shape):
         return unit
     if node.op in ("select", "unbind"):
@@ -98,7 +98,7 @@ def _unit_of_part(node: Node, unit: int, before: tuple[int, ...]) -> int:
     return unit_after(unit, before, node.shape)
 
 
-def drop_forward(context: Context, node: Node, states: list[State]) -> State:
+def drop_forward(context: Context, node: SignalNode, states: list[State]) -> State:
     """Dropout: `E x^2/(1 - p)`; two entries keep their mean product, as each is kept by itself."""
     state, p = states[0], _rate(node)
     if p >= 1:
@@ -106,12 +106,12 @@ def drop_forward(context: Context, node: Node, states: list[State]) -> State:
     return replace(state, power=state.power / (1 - p), law=state.law if p == 0 else None)
 
 
-def drop_backward(context: Context, node: Node, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
+def drop_backward(context: Context, node: SignalNode, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
     p = _rate(node)
     return [replace(gradient.scaled(0.0 if p >= 1 else 1 / (1 - p)), far=gradient.far * (1 - p), where=None if p else gradient.where)]
 
 
-def _rate(node: Node) -> float:
+def _rate(node: SignalNode) -> float:
     given = arguments(node, ("input", "p", "training"))
     training = given["training"] if given["training"] is not None else node.op not in ("dropout",)
     if given["training"] is None and node.op == "dropout":
@@ -119,7 +119,7 @@ def _rate(node: Node) -> float:
     return float(0.5 if given["p"] is None else given["p"]) if training else 0.0
 
 
-def pad_forward(context: Context, node: Node, states: list[State]) -> State:
+def pad_forward(context: Context, node: SignalNode, states: list[State]) -> State:
     """Zeros around dilute the second moment; other padding repeats what is there."""
     state, given = states[0], arguments(node, ("input", "pad", "mode", "value"))
     before = first_shape(context, node)
@@ -133,13 +133,13 @@ def pad_forward(context: Context, node: Node, states: list[State]) -> State:
     return replace(state, power=power, mean=state.mean * share, pairs=state.pairs * share, law=None)
 
 
-def pad_backward(context: Context, node: Node, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
+def pad_backward(context: Context, node: SignalNode, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
     before, mode = first_shape(context, node), arguments(node, ("input", "pad", "mode", "value"))["mode"]
     times = 1.0 if mode in (None, "constant") else math.prod(node.shape) / math.prod(before)  # what is repeated adds up
     return [Gradient(flat(gradient.second * times, len(before)), gradient.far, gradient.chance)]
 
 
-def shuffle_forward(context: Context, node: Node, states: list[State]) -> State:
+def shuffle_forward(context: Context, node: SignalNode, states: list[State]) -> State:
     """pixel_shuffle makes places of units: neighbours have nothing in common but the mean."""
     state = states[0]
     square = state.mean**2
@@ -149,6 +149,6 @@ def shuffle_forward(context: Context, node: Node, states: list[State]) -> State:
     return replace(state, power=flat(state.second, len(node.shape)), pairs=torch.tensor(pairs, dtype=torch.float64))
 
 
-def stop_backward(_context: Context, _node: Node, states: list[State], _out: State, _gradient: Gradient) -> list[Gradient | None]:
+def stop_backward(_context: Context, _node: SignalNode, states: list[State], _out: State, _gradient: Gradient) -> list[Gradient | None]:
     """A gradient ends here: detached, or at integers."""
     return [None] * len(states)

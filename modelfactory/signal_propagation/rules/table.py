@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from modelfactory.numerics.gaussian_moments import NotPredicted
 from modelfactory.signal_propagation import hiding, joining, multiplying
-from modelfactory.signal_propagation.graph import Node, Signal
+from modelfactory.signal_propagation.graph import NodeRef, SignalNode
 from modelfactory.signal_propagation.rules import (
     activations as bending,
 )
@@ -26,21 +26,21 @@ from modelfactory.signal_propagation.rules import (
 from modelfactory.signal_propagation.rules import (
     reshape as shaping,
 )
-from modelfactory.signal_propagation.rules.base import Context, Rule
+from modelfactory.signal_propagation.rules.base import Context, PropagationRule
 
-_ACTIVATION = Rule(bending.bend_forward, bending.bend_backward)
-_SAME = Rule(shaping.same_forward, shaping.same_backward)
-_PERMUTE = Rule(shaping.permute_forward, shaping.permute_backward)
-_PART = Rule(shaping.part_forward, shaping.same_backward)
-_ADD = Rule(combining.add_forward, combining.add_backward)
-_CONV = Rule(weighting.conv_forward, weighting.conv_backward)
-_TRANSPOSED = Rule(weighting.transposed_forward, weighting.conv_backward)
-_NORM = Rule(norming.norm_forward, norming.norm_backward)
-_AVERAGE = Rule(pooling.average_forward, pooling.average_backward)
-_MAX = Rule(pooling.max_forward, pooling.max_backward)
-_MEAN = Rule(pooling.mean_forward, pooling.mean_backward)
-_PRODUCT = Rule(multiplying.product_forward, multiplying.product_backward)
-_DROP = Rule(shaping.drop_forward, shaping.drop_backward)
+_ACTIVATION = PropagationRule(bending.bend_forward, bending.bend_backward)
+_SAME = PropagationRule(shaping.same_forward, shaping.same_backward)
+_PERMUTE = PropagationRule(shaping.permute_forward, shaping.permute_backward)
+_PART = PropagationRule(shaping.part_forward, shaping.same_backward)
+_ADD = PropagationRule(combining.add_forward, combining.add_backward)
+_CONV = PropagationRule(weighting.conv_forward, weighting.conv_backward)
+_TRANSPOSED = PropagationRule(weighting.transposed_forward, weighting.conv_backward)
+_NORM = PropagationRule(norming.norm_forward, norming.norm_backward)
+_AVERAGE = PropagationRule(pooling.average_forward, pooling.average_backward)
+_MAX = PropagationRule(pooling.max_forward, pooling.max_backward)
+_MEAN = PropagationRule(pooling.mean_forward, pooling.mean_backward)
+_PRODUCT = PropagationRule(multiplying.product_forward, multiplying.product_backward)
+_DROP = PropagationRule(shaping.drop_forward, shaping.drop_backward)
 
 SHAPING = frozenset(
     "view reshape flatten unflatten contiguous clone detach data to type type_as float half bfloat16 double cpu cuda long int squeeze "
@@ -52,39 +52,39 @@ PERMUTES = frozenset("permute transpose t T mT swapaxes swapdims movedim moveaxi
 ARRANGING = SHAPING | PARTS | PERMUTES | {"add", "sub", "rsub", "cat", "concat", "concatenate", "stack"}
 """Calls that lead a gradient back the same way whatever they make of the signal."""
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, PropagationRule] = {
     "activation": _ACTIVATION,
-    "linear": Rule(weighting.linear_forward, weighting.linear_backward),
-    "embedding": Rule(weighting.embedding_forward, shaping.stop_backward),
+    "linear": PropagationRule(weighting.linear_forward, weighting.linear_backward),
+    "embedding": PropagationRule(weighting.embedding_forward, shaping.stop_backward),
     **{f"conv{dims}d": _CONV for dims in (1, 2, 3)},
     **{f"conv_transpose{dims}d": _TRANSPOSED for dims in (1, 2, 3)},
     **dict.fromkeys(("batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm"), _NORM),
     **dict.fromkeys(pooling.pool_names("avg"), _AVERAGE),
     **dict.fromkeys(pooling.pool_names("max"), _MAX),
     **dict.fromkeys(("mean", "sum"), _MEAN),
-    **dict.fromkeys(("var", "std"), Rule(pooling.variance_forward, pooling.variance_backward)),
+    **dict.fromkeys(("var", "std"), PropagationRule(pooling.variance_forward, pooling.variance_backward)),
     **dict.fromkeys(("amax",), _MAX),
     **dict.fromkeys(("add", "sub", "rsub"), _ADD),
-    **dict.fromkeys(("mul", "multiply"), Rule(combining.mul_forward, combining.mul_backward)),
-    **dict.fromkeys(("div", "truediv", "true_divide", "divide"), Rule(combining.div_forward, combining.div_backward)),
-    **dict.fromkeys(("cat", "concat", "concatenate"), Rule(joining.cat_forward, joining.cat_backward)),
-    "multi_head_attention_forward": Rule(attending.module_forward, attending.module_backward),
-    "scaled_dot_product_attention": Rule(attending.attention_forward, attending.attention_backward),
+    **dict.fromkeys(("mul", "multiply"), PropagationRule(combining.mul_forward, combining.mul_backward)),
+    **dict.fromkeys(("div", "truediv", "true_divide", "divide"), PropagationRule(combining.div_forward, combining.div_backward)),
+    **dict.fromkeys(("cat", "concat", "concatenate"), PropagationRule(joining.cat_forward, joining.cat_backward)),
+    "multi_head_attention_forward": PropagationRule(attending.module_forward, attending.module_backward),
+    "scaled_dot_product_attention": PropagationRule(attending.attention_forward, attending.attention_backward),
     **dict.fromkeys(("matmul", "bmm", "mm", "addmm", "baddbmm"), _PRODUCT),
-    "softmax": Rule(attending.softmax_forward, attending.softmax_backward),
+    "softmax": PropagationRule(attending.softmax_forward, attending.softmax_backward),
     **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout"), _DROP),
-    **dict.fromkeys(("masked_fill", "where"), Rule(hiding.hide_forward, hiding.hide_backward)),
-    "stack": Rule(joining.stack_forward, joining.stack_backward),
+    **dict.fromkeys(("masked_fill", "where"), PropagationRule(hiding.hide_forward, hiding.hide_backward)),
+    "stack": PropagationRule(joining.stack_forward, joining.stack_backward),
     **dict.fromkeys(SHAPING, _SAME),
-    **dict.fromkeys(("detach", "data"), Rule(shaping.same_forward, shaping.stop_backward)),
+    **dict.fromkeys(("detach", "data"), PropagationRule(shaping.same_forward, shaping.stop_backward)),
     **dict.fromkeys(PERMUTES, _PERMUTE),
     **dict.fromkeys(PARTS, _PART),
-    "pad": Rule(shaping.pad_forward, shaping.pad_backward),
-    "pixel_shuffle": Rule(shaping.shuffle_forward, shaping.same_backward),
+    "pad": PropagationRule(shaping.pad_forward, shaping.pad_backward),
+    "pixel_shuffle": PropagationRule(shaping.shuffle_forward, shaping.same_backward),
 }
 
 
-def rule_of(context: Context, node: Node) -> tuple[Rule, Node]:
+def rule_of(context: Context, node: SignalNode) -> tuple[PropagationRule, SignalNode]:
     """The rule of a call, and the call as the rule takes it: what calls before it and it are together, if that is one function.
 
     Raises:
@@ -97,7 +97,7 @@ def rule_of(context: Context, node: Node) -> tuple[Rule, Node]:
         raise NotPredicted(f"{node.called} of a signal with itself")
     op = node.op.removeprefix("_")  # torch's own private spellings, such as _max_pool2d
     rule = RULES.get(op)
-    if rule is not None and (node.op == "activation" or any(isinstance(item, Signal) for item in _signals(node))):
+    if rule is not None and (node.op == "activation" or any(isinstance(item, NodeRef) for item in _signals(node))):
         return rule, node
     elementwise = bending.as_activation(node)
     if elementwise is not None:
@@ -105,5 +105,5 @@ def rule_of(context: Context, node: Node) -> tuple[Rule, Node]:
     raise NotPredicted(f"{node.called} is not among what is predicted")
 
 
-def _signals(node: Node) -> list[Signal]:
-    return [Signal(index) for index in node.inputs]
+def _signals(node: SignalNode) -> list[NodeRef]:
+    return [NodeRef(index) for index in node.inputs]
