@@ -17,7 +17,7 @@ from modelfactory.data.dataset import Data
 from modelfactory.init.rules import InitSpec
 from modelfactory.model.modes import kept_modes
 from modelfactory.parameters.roles import describe
-from modelfactory.planning.overview.signal import init_overrides
+from modelfactory.planning.overview.signal import init_overrides, moments_of
 from modelfactory.planning.plan import Plan
 from modelfactory.planning.run_spec import RunSpec
 from modelfactory.planning.spec import ModelSpec
@@ -144,6 +144,6 @@ def _find_fix(spec: ModelSpec, predict: Predict) -> str | None:
 
     def fails(init: InitSpec) -> bool:
         ledger = Plan(replace(spec, init=init)).ledger
-        return is_fatal(predict({name: (row.expected_mean, row.expected_std) for row in ledger for name in row.name.split(" = ")}))
+        return is_fatal(predict({name: moments_of(row) for row in ledger for name in row.name.split(" = ")}))
 
     return find_fix(init_overrides(spec.init), fails)

@@ -29,6 +29,7 @@ _CALLED_ELSEWHERE = {  # what other programs call a key of ours
     "criterion": "trainer.loss",
     "dataset": "data",
     "early_stopping": "trainer.patience",
+    "epochs": "trainer.max_epochs",
     "grad_clip": "trainer.clip_norm",
     "gradient_clip_val": "trainer.clip_norm",
     "img_size": "data.input_shape",
@@ -141,7 +142,8 @@ def _hint(error: Exception, path: str, wanted: str) -> str:
     choices = [str(key) for key in parent if key != "hydra"] if hasattr(parent, "keys") else []
     wrong = str(getattr(error.__cause__, "key", None) or path.rpartition(".")[2])
     whole = _keys(parent._get_root()) if choices else {}
-    elsewhere = paths_of(wrong, whole)
+    known = _CALLED_ELSEWHERE.get(wrong)
+    elsewhere = [known] if known and _has(whole, known) else paths_of(wrong, whole)
     if elsewhere:
         return f"; did you mean {' or '.join(map(repr, elsewhere))}?"
     meant = _CALLED_ELSEWHERE.get(nearest(wrong, _CALLED_ELSEWHERE) or "", "")

@@ -16,7 +16,7 @@ def recipe_names() -> tuple[str, ...]:
 
     Example:
         >>> recipe_names()[:3]
-        ('auto', 'bilinear', 'chrono')
+        ('auto', 'bilinear', 'centred_normal')
     """
     return tuple(sorted(path.stem for path in (config_folder() / "init").glob("*.yaml")))
 

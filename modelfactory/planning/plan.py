@@ -218,7 +218,7 @@ class Plan:
             >>> import modelfactory as mf
             >>> one, two = (mf.plan(mf.compose(f"model.width={width}")) for width in (8, 16))
             >>> print(one.against(two).totals[0])
-            Change(name='', what='parameters', before='682', after='1,482')
+            PlanChange(name='', what='parameters', before='682', after='1,482')
         """
         return compare(self.overview, other.overview)
 

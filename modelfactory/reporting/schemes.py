@@ -70,7 +70,7 @@ def choose_metric(sweep: Sweep, name: str | None = None, epoch: str = "best") ->
     if name not in HIGHER_IS_BETTER:
         problems.append(Problem("metric", f"{name!r} is not a metric of a run{did_you_mean(name, HIGHER_IS_BETTER)}"))
     elif any(job.best for job in sweep.jobs) and all(job.best.get(name) is None for job in sweep.jobs if job.best):
-        problems.append(Problem("metric", f"no run has a {name}; give val_loss or train_loss"))
+        problems.append(Problem("metric", f"no run has a {name} in {sweep.folder}; give val_loss or train_loss"))
     if epoch not in EPOCHS:
         problems.append(Problem("epoch", f"{epoch!r} is not an epoch to compare at{did_you_mean(epoch, EPOCHS)}"))
     if problems:

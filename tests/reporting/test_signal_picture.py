@@ -73,7 +73,7 @@ def test_a_table_of_a_stranger_draws_nothing_elsewhere_and_ends_no_report(tmp_pa
     header, first, *rest = table.read_text().splitlines()
     table.write_text("\n".join([header, first.replace(first.split(",")[0], r"$\\frac{$"), *rest]))
     mf.report(tmp_path / "sweep")
-    assert table.with_name("signal.png").is_file() and not caplog.records
+    assert table.with_name("signal.png").is_file() and not [entry for entry in caplog.records if entry.levelname != "INFO"]
     jobs = [Job(0, tmp_path / "elsewhere", ()), Job(1, tmp_path / "sweep" / ".." / "elsewhere", ())]
     assert draw_missing_signals(Sweep(tmp_path / "sweep", tuple(jobs))) == []
     assert not pictures(tmp_path / "elsewhere")

@@ -121,7 +121,7 @@ def test_a_sweep_whose_terminal_is_closed_is_finished_by_the_same_command(start,
 def test_twelve_schemes_on_two_seeds_killed_half_way_are_finished_and_reported(start, tmp_path: Path):
     schemes = "critical,default,kaiming_normal,kaiming_uniform,lecun_normal,lecun_uniform,normal,orthogonal"
     arguments = ("-m", f"init={schemes},trunc_normal,uniform,xavier_normal,xavier_uniform", "seed=0,1", "hydra.sweep.dir=sweep")
-    arguments += ("trainer.max_epochs=5", "trainer.progress=none")
+    arguments += ("trainer.max_epochs=5", "trainer.progress=none", "sweep.batch=off")
     parent = start(*arguments)
     wait_for((tmp_path / "sweep" / "12" / "result.json").is_file, 300)
     parent.kill()
@@ -152,7 +152,7 @@ def test_a_sweep_that_runs_is_not_gone_on_with_by_another(start, tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_server_that_dies_takes_its_job_with_it_and_harms_no_other(start, tmp_path: Path):
-    parent = start("-m", "seed=0,1", *LONG)
+    parent = start("-m", "seed=0,1", "sweep.batch=off", *LONG)
     wait_for((tmp_path / "sweep" / "0" / "checkpoint" / "last.safetensors").is_file)
     job = results(tmp_path / "sweep")[0]["pid"]
     (server,) = (int(pid) for pid in subprocess.check_output(["ps", "-o", "ppid=", "-p", str(job)], text=True).split())

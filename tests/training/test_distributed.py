@@ -128,6 +128,7 @@ def test_a_run_is_resumed_by_another_number_of_processes(together, alone):
 
 def test_a_signal_to_one_process_stops_all_after_the_same_step_and_they_go_on_to_the_same_bits(together):
     for found in together.found("stopped_by_a_signal"):
+        assert "said" in found, found
         assert found["said"].startswith("interrupted by SIGTERM") and found["step"] in (3, 4)
         assert found["resumed"]["rows"] == found["straight"]["rows"]
         assert found["resumed"]["tensors"] == found["straight"]["tensors"]

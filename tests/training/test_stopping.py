@@ -42,7 +42,7 @@ def stop_after(monkeypatch):
             counts["validations"] += 1
             if counts["validations"] == validation:
                 os.kill(os.getpid(), number)
-            scores = validate(*arguments)
+            scores = yield from validate(*arguments)
             counts["validating"] = False
             return scores
 

@@ -74,7 +74,7 @@ def predicted(model: nn.Module, rows: Sequence[LedgerRow], example: torch.Tensor
     """The signal in a model on the meta device whose parameters will have the means and standard deviations of these rows."""
     if example is None:
         return Prediction(reason="the config has no data.input_shape")
-    moments = {name: _moments(row) for row in rows if row.role != "buffer" for name in row.name.split(" = ")}
+    moments = {name: moments_of(row) for row in rows if row.role != "buffer" for name in row.name.split(" = ")}
     try:
         found = predict(model, example, moments)
     except Exception as error:  # a forward of one's own may need values, which there are none of
@@ -82,10 +82,10 @@ def predicted(model: nn.Module, rows: Sequence[LedgerRow], example: torch.Tensor
     return Prediction(found.rows, worst(found), summary(found), is_fatal(found), remarks=found.remarks)
 
 
-def _moments(row: LedgerRow) -> tuple[float, float]:
-    """What a parameter is expected to be like, NaN where no formula tells."""
+def moments_of(row: LedgerRow) -> tuple[float, float, bool]:
+    """What a parameter is expected to be like: mean and std, NaN where no formula tells, and whether its rows add up to 0."""
     mean, std = row.expected_mean, row.expected_std
-    return math.nan if mean is None else mean, math.nan if std is None else std
+    return math.nan if mean is None else mean, math.nan if std is None else std, row.scheme == "centred_normal"
 
 
 def mended(prediction: Prediction, init: InitSpec, predict_with: Callable[[InitSpec], Prediction]) -> list[Advice]:

@@ -65,6 +65,8 @@ def weighted(context: Context, node: SignalNode, state: State, counted: Tensor, 
     mean, variance = context.weights.moments(weight.name, weight.tensor)
     second = state.second
     common = mean * mean * (fan * fan - fan) * state.mean**2
+    if context.weights.is_centred(weight.name, weight.tensor) and second > 0:  # two weights of an output have -s/(n - 1) in common
+        common -= counted.mean().item() / second * variance * state.mean**2
     scale = counted.mean().item() * (variance + mean * mean) / second if second > 0 else fan * variance
     power = counted * (variance + mean * mean) + common
     pairs = state.pairs * scale + common
