@@ -132,7 +132,7 @@ def _write(found: Probe, folder: Path, wanted: str, said: str) -> None:
         found.table.plot(folder / "signal_histograms.png", histograms=True)
 
 
-Predict = Callable[[Mapping[str, tuple[float | None, float | None]]], SignalTable]
+Predict = Callable[[Mapping[str, tuple[Any, ...]]], SignalTable]
 
 
 def _find_fix(spec: ModelSpec, predict: Predict) -> str | None:

@@ -74,7 +74,7 @@ class Predicted:
 def predict(
     model: nn.Module,
     incoming: Any,
-    moments: Mapping[str, tuple[float, float]] | None = None,
+    moments: Mapping[str, tuple[Any, ...]] | None = None,
     data: Input | None = None,
     batch: int | None = None,
 ) -> SignalTable:

@@ -29,7 +29,7 @@ from modelfactory.signal_propagation.verdict import INITS, find_fix, is_fatal, j
 def signal(
     model: nn.Module,
     example: Any,
-    moments: Mapping[str, tuple[float | None, float | None]] | None = None,
+    moments: Mapping[str, tuple[Any, ...]] | None = None,
     seed: int = 0,
     histograms: bool = False,
     *,
@@ -124,7 +124,7 @@ class Probe:
     found: Measured
     model: nn.Module
 
-    def predict(self, moments: Mapping[str, tuple[float | None, float | None]]) -> SignalTable:
+    def predict(self, moments: Mapping[str, tuple[Any, ...]]) -> SignalTable:
         """The table to expect of other weights, nothing measured."""
         context = Context(self.found.graph, WeightMoments(moments, self.model), self.found.batch)
         with torch.no_grad():
@@ -134,7 +134,7 @@ class Probe:
 def probe(
     model: nn.Module,
     example: Any,
-    moments: Mapping[str, tuple[float | None, float | None]] | None = None,
+    moments: Mapping[str, tuple[Any, ...]] | None = None,
     seed: int = 0,
     histograms: bool = False,
 ) -> Probe:
