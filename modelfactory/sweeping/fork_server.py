@@ -36,8 +36,8 @@ GRACE_SECONDS = 20.0  # between asking a job to end and killing it
 def serve(requests: int, answers: int, fork: bool) -> None:
     """Does what is asked for through the pipe `requests`, a line of JSON each, until that is closed.
 
-    Answers with a line of JSON: the exit status of the child, negative for the signal that killed it. Without `fork` one
-    request is done in this process itself, and its end is the answer.
+    Answers with two lines of JSON: the number of the child, and when it has ended its exit status, negative for the signal that
+    killed it. Without `fork` one request is done in this process itself, and its end is the answer.
     """
     ours = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, *NUMBERS)}  # who asks decides what becomes of a job
     for name in PRELOAD:
@@ -55,10 +55,16 @@ def serve(requests: int, answers: int, fork: bool) -> None:
                 for descriptor in (child_ended, wake, answers, *((requests,) if fork else ())):
                     os.close(descriptor)
                 _be_the_job(request, ours, None if fork else requests)
+            _tell(answers, pid)
             status = _wait(pid, requests, child_ended)
             if status is None:
                 return
-            os.write(answers, json.dumps(status).encode() + b"\n")
+            _tell(answers, status)
+
+
+def _tell(answers: int, number: int) -> None:
+    with contextlib.suppress(BrokenPipeError):  # whoever asked is gone, which `requests` says too
+        os.write(answers, json.dumps(number).encode() + b"\n")
 
 
 def _fork() -> int:

@@ -9,11 +9,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from modelfactory.sweeping.fork_server import GRACE_SECONDS
+from modelfactory.training.status import process_is_alive
 
 POSSIBLE = os.name == "posix"
 _FORKS = sys.platform == "linux"  # elsewhere a fork of a process with this many libraries is not safe, and each job gets a new one
@@ -25,7 +27,9 @@ class Server:
 
     def __init__(self, fork: bool = _FORKS):
         requests, self._ask = os.pipe()
-        self._answer, answers = os.pipe()
+        answer, answers = os.pipe()
+        self._answers = open(answer, "rb", buffering=0)
+        self._job: int | None = None  # the process that it forked last
         code = _BOOT.format(requests, answers, fork)
         self._process = subprocess.Popen(
             [sys.executable, "-c", code, json.dumps(sys.path)],
@@ -43,34 +47,42 @@ class Server:
         return self._process.poll() is None
 
     def call(self, request: Mapping[str, Any]) -> int:
-        """Has the request done and waits; the exit status of the process that did it, negative for a signal."""
+        """Has the request done and waits until the process that did it is gone; its exit status, negative for a signal."""
         line = json.dumps(request).encode() + b"\n"
         try:
             with contextlib.suppress(BrokenPipeError):  # it died: the answer says how
                 while line:
                     line = line[os.write(self._ask, line) :]
-            answer = b""
-            while not answer.endswith(b"\n"):
-                part = os.read(self._answer, 1024)
-                if not part:  # its end is closed
-                    return self._process.wait()
-                answer += part
-            return int(answer)
+            self._job = self._number()
+            status = self._number() if self._job is not None else None
+            return self._ended() if status is None else status
         except BaseException:  # interrupted: the job ends with the server
             self.close()
             raise
 
+    def _number(self) -> int | None:
+        """What the server says next; None: it has ended."""
+        line = self._answers.readline()
+        return int(line) if line.endswith(b"\n") else None
+
+    def _ended(self) -> int:
+        """The exit status of the server, once it and the job that the kernel ends with it are gone."""
+        status, until = self._process.wait(), time.monotonic() + GRACE_SECONDS
+        while self._job is not None and process_is_alive(self._job) and time.monotonic() < until:
+            time.sleep(0.01)
+        return status
+
     def close(self) -> None:
         """Ends the server, and a job that it runs."""
         atexit.unregister(self.close)
-        for descriptor in (self._ask, self._answer):
+        for close in (lambda: os.close(self._ask), self._answers.close):
             with contextlib.suppress(OSError):
-                os.close(descriptor)
+                close()
         try:
             self._process.wait(GRACE_SECONDS + 5)  # it lets its job save the step that it is at
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+            self._ended()
 
 
 _server: Server | None = None

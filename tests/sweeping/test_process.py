@@ -13,6 +13,7 @@ import pytest
 
 from modelfactory.sweeping.gpus import held_gpu
 from modelfactory.sweeping.process import Server, told_exit
+from modelfactory.training.status import process_is_alive
 
 
 def request(function: str, environment: dict[str, str] | None = None, **arguments):
@@ -33,6 +34,25 @@ def test_the_caller_is_told_how_a_process_ended(fork: bool, tmp_path: Path):
     assert server.call(request("runpy.run_path", {"COLOUR": "blue"}, path_name=_script(tmp_path, script))) in (1, 0)
     assert (tmp_path / "told").read_text() == "blue" and "COLOUR" not in os.environ
     server.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="jobs are forked on Linux alone")
+def test_the_caller_of_a_server_that_is_killed_goes_on_when_its_job_is_gone(tmp_path: Path):
+    server, told = Server(), tmp_path / "told"
+    # it takes as long to die as a process with much memory may
+    text = f"import ctypes, os, time; ctypes.CDLL(None).prctl(1, 0); os.replace(__file__, {str(told)!r}); time.sleep(1); os._exit(0)"
+    asked = request("runpy.run_path", path_name=_script(tmp_path, text))
+
+    def kill() -> None:
+        while not told.exists():
+            time.sleep(0.01)
+        os.kill(server._process.pid, signal.SIGKILL)
+
+    killing = threading.Thread(target=kill)
+    killing.start()
+    assert server.call(asked) == -signal.SIGKILL
+    assert server._job is not None and not process_is_alive(server._job)
+    killing.join(10)
 
 
 def _script(folder: Path, text: str) -> str:
