@@ -66,7 +66,7 @@ def _by_quadrature(variance: float, counts: tuple[int, ...]) -> list[tuple[float
     step = (u[1] - u[0]).item()
     found = []
     for count in counts:
-        rest, others = (count - 1) * f[0], math.log(count) if count else 0.0
+        rest, others = (count - 1) * f[0], math.log(count)
 
         def total(power: int, inside: torch.Tensor) -> float:
             """The integral over t = exp u of t^(power-1)/(power-1)! times what is inside."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from modelfactory.config.files import write_atomic, write_text
+from modelfactory.config.printable import aligned, finite
 from modelfactory.reporting.palette import LIGHT
 
 FILES = ("coordcheck.png", "coordcheck.csv")
@@ -139,9 +140,10 @@ class CoordCheck:
 
     def __str__(self) -> str:
         tables = [f"rms change of each output after {self.steps} steps, over {self.seeds} seed{'s' if self.seeds > 1 else ''}"]
-        tables += [_columns(_axis_rows(axis)) for axis in self.axes]
+        tables += ["\n".join(aligned(_axis_rows(axis))) for axis in self.axes]
         if self.rates is not None:
-            tables.append(f"training loss after {self.rates.steps} steps, by learning rate\n{_columns(_rate_rows(self.rates))}")
+            title = f"training loss after {self.rates.steps} steps, by learning rate"
+            tables.append("\n".join([title, *aligned(_rate_rows(self.rates))]))
         told = [axis.told() for axis in self.axes] + ([self.rates.told()] if self.rates is not None else [])
         return "\n\n".join([*tables, "\n".join(told)])
 
@@ -154,7 +156,7 @@ class CoordCheck:
                 "sizes": list(axis.sizes),
                 "stays": axis.stays,
                 "layers": [
-                    {"layer": layer, "changes": list(map(_plain, values)), "exponent": _plain(axis.exponents[layer])}
+                    {"layer": layer, "changes": list(map(finite, values)), "exponent": finite(axis.exponents[layer])}
                     for layer, values in axis.changes.items()
                 ],
             }
@@ -162,8 +164,8 @@ class CoordCheck:
         ]
         rates = None
         if self.rates is not None:
-            losses = {str(width): list(map(_plain, values)) for width, values in self.rates.losses.items()}
-            best = {str(width): _plain(rate) for width, rate in self.rates.best.items()}
+            losses = {str(width): list(map(finite, values)) for width, values in self.rates.losses.items()}
+            best = {str(width): finite(rate) for width, rate in self.rates.best.items()}
             rates = {"lrs": list(self.rates.lrs), "losses": losses, "best": best, "moves": self.rates.moves, "steps": self.rates.steps}
         return {"axes": axes, "steps": self.steps, "seeds": self.seeds, "rates": rates}
 
@@ -238,10 +240,6 @@ def best_rate(lrs: Sequence[float], losses: Sequence[float]) -> float:
     return math.exp((x[0] + x[1]) / 2 - down / (2 * bend)) if bend > 0 else lrs[at]
 
 
-def _plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
 def _axis_rows(axis: Axis) -> list[list[str]]:
     head = ["layer", *(f"{axis.name} {size}" for size in axis.sizes), "exponent"]
     powers = axis.exponents
@@ -251,11 +249,6 @@ def _axis_rows(axis: Axis) -> list[list[str]]:
 def _rate_rows(rates: Rates) -> list[list[str]]:
     rows = [[f"width {width}", *(f"{loss:.3g}" for loss in losses), f"{rates.best[width]:.2g}"] for width, losses in rates.losses.items()]
     return [["", *(f"{lr:g}" for lr in rates.lrs), "best"], *rows]
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
 def _draw_axis(panel: Any, axis: Axis, steps: int) -> None:

@@ -50,8 +50,6 @@ def read_history(folder: Path) -> dict[str, dict[int, float]]:
     return found
 
 
-
-
 @dataclass(frozen=True)
 class Band:
     """A scheme's curve over its seeds.

@@ -103,7 +103,6 @@ def nominal_levels(looks: tuple[int, ...], most: int, alpha: float) -> tuple[flo
     """
     from scipy.special import ndtr
 
-
     levels: list[float] = []
     points, mass, information = np.zeros(1), np.ones(1), 0.0  # of the sum of differences, as far as nothing was told
     for n in looks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -41,13 +42,11 @@ def follow(func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any
         return
     numbers, was_made = None, False
     if name not in _DRAWS and all(tensor.numel() <= _MOST_NUMBERS for tensor in (*made, *written)):
-        try:
-            given = [_on_cpu(item, name in LIKE) for item in (args, dict(kwargs))]
+        with suppress(_Unknown, RuntimeError, TypeError, ValueError, NotImplementedError, IndexError):
+            given_args, given_kwargs = _on_cpu((args, dict(kwargs)), name in LIKE)
             with _CPU, torch.no_grad():
-                numbers = func(*given[0], **given[1])
+                numbers = func(*given_args, **given_kwargs)
             was_made = True
-        except (_Unknown, RuntimeError, TypeError, ValueError, NotImplementedError, IndexError):
-            was_made = False
     if written and not was_made:
         vars(written[0]).pop("_numbers", None)
     found = [item for item in _leaves(numbers) if isinstance(item, Tensor)]

@@ -28,14 +28,12 @@ class Shown:
 
     Attributes:
         inverse: of `1/n_t`: the sum of the squared shares of a row whose scores are alike.
-        square: of `1/n_t^2`.
         gathered: the mean over keys of `(sum_t 1/n_t)^2` over the rows that show them.
         overlap: the mean over pairs of rows of the sum of products of their shares.
         counts: numbers `n_t`, near ones taken together, each with the share of the rows that show so many.
     """
 
     inverse: float
-    square: float
     gathered: float
     overlap: float
     counts: tuple[tuple[int, float], ...]
@@ -46,7 +44,7 @@ def shown(visible: Tensor) -> Shown:
 
     Example:
         >>> shown(torch.ones(3, 4).bool())
-        Shown(inverse=0.25, square=0.0625, gathered=0.5625, overlap=0.25, counts=((4, 1.0),))
+        Shown(inverse=0.25, gathered=0.5625, overlap=0.25, counts=((4, 1.0),))
     """
     whole = visible.reshape(-1, *visible.shape[-2:])[:_MASKS].double()
     count = whole.sum(-1, keepdim=True).clamp(min=1)
@@ -55,7 +53,7 @@ def shown(visible: Tensor) -> Shown:
     inverse = (shares * shares).sum(-1).mean().item()
     gathered = shares.sum(-2).square().mean().item()
     overlap = (keys * gathered - rows * inverse) / (rows * (rows - 1)) if rows > 1 else inverse
-    return Shown(inverse, (1 / count**2).mean().item(), gathered, overlap, _together(count))
+    return Shown(inverse, gathered, overlap, _together(count))
 
 
 def _together(count: Tensor) -> tuple[tuple[int, float], ...]:
@@ -71,7 +69,7 @@ def _together(count: Tensor) -> tuple[tuple[int, float], ...]:
 
 def all_shown(rows: int, keys: int) -> Shown:
     """What there is without a mask."""
-    return Shown(1 / keys, 1 / keys**2, (rows / keys) ** 2, 1 / keys, ((keys, 1.0),))
+    return Shown(1 / keys, (rows / keys) ** 2, 1 / keys, ((keys, 1.0),))
 
 
 @lru_cache(maxsize=64)

@@ -17,22 +17,14 @@ from modelfactory.config.errors import Problems, SchemeError, did_you_mean
 from modelfactory.config.schema import check_value, join
 from modelfactory.init.schemes import (
     critical,
+    depth_scaled,
     elementwise,
+    embedding_head,
     gates,
+    language_models,
+    patterns,
     structured,
     variance,
-)
-from modelfactory.init.schemes import (
-    depth_scaled as depth,
-)
-from modelfactory.init.schemes import (
-    embedding_head as outputs,
-)
-from modelfactory.init.schemes import (
-    language_models as text,
-)
-from modelfactory.init.schemes import (
-    patterns as fixed,
 )
 from modelfactory.numerics import activation as activations
 
@@ -174,7 +166,7 @@ def _check_together(name: str, args: Mapping[str, Any], path: str, problems: Pro
         elif name in ("critical", "critical_bias"):
             activations.critical(**args)
         elif name == "prior_bias" and args["priors"] != "auto":
-            outputs.prior_bias_moments((1 if args["priors"] is None else len(args["priors"]),), None, **args)
+            embedding_head.prior_bias_moments((1 if args["priors"] is None else len(args["priors"]),), None, **args)
     except SchemeError as error:
         problems.add(path, str(error))
 
@@ -264,22 +256,22 @@ _TABLE = (
     _variance(critical.critical_, critical.critical_std),
     _scheme(structured.delta_orthogonal_, structured.delta_orthogonal_moments, min_dims=3, elementwise=False),
     _scheme(structured.icnr_, structured.icnr_moments, min_dims=4, elementwise=False),
-    _scheme(fixed.bilinear_, fixed.bilinear_moments, min_dims=3, elementwise=False),
-    _scheme(fixed.zero_hadamard_, fixed.zero_hadamard_moments, min_dims=2, elementwise=False),
-    _variance(depth.gpt2_, depth.gpt2_std),
-    _variance(depth.fixup_, depth.fixup_std),
-    _variance(depth.t_fixup_, depth.t_fixup_std),
-    _variance(depth.t_fixup_embedding_, depth.t_fixup_embedding_std),
-    _variance(depth.deepnorm_, depth.deepnorm_std),
-    _variance(depth.small_init_, depth.small_init_std),
-    _variance(text.depth_trunc_normal_, text.depth_trunc_normal_std),
-    _variance(text.fan_in_trunc_normal_, text.fan_in_trunc_normal_std),
-    _variance(text.spectral_, text.spectral_std),
-    _variance(outputs.mup_, outputs.mup_std),
-    _variance(outputs.siren_, outputs.siren_std),
-    _variance(outputs.tied_embedding_, outputs.tied_embedding_std),
-    _scheme(outputs.centred_normal_, outputs.centred_normal_moments, min_dims=2, elementwise=False),
-    _scheme(outputs.prior_bias_, outputs.prior_bias_moments, min_dims=1, max_dims=1, elementwise=False),
+    _scheme(patterns.bilinear_, patterns.bilinear_moments, min_dims=3, elementwise=False),
+    _scheme(patterns.zero_hadamard_, patterns.zero_hadamard_moments, min_dims=2, elementwise=False),
+    _variance(depth_scaled.gpt2_, depth_scaled.gpt2_std),
+    _variance(depth_scaled.fixup_, depth_scaled.fixup_std),
+    _variance(depth_scaled.t_fixup_, depth_scaled.t_fixup_std),
+    _variance(depth_scaled.t_fixup_embedding_, depth_scaled.t_fixup_embedding_std),
+    _variance(depth_scaled.deepnorm_, depth_scaled.deepnorm_std),
+    _variance(depth_scaled.small_init_, depth_scaled.small_init_std),
+    _variance(language_models.depth_trunc_normal_, language_models.depth_trunc_normal_std),
+    _variance(language_models.fan_in_trunc_normal_, language_models.fan_in_trunc_normal_std),
+    _variance(language_models.spectral_, language_models.spectral_std),
+    _variance(embedding_head.mup_, embedding_head.mup_std),
+    _variance(embedding_head.siren_, embedding_head.siren_std),
+    _variance(embedding_head.tied_embedding_, embedding_head.tied_embedding_std),
+    _scheme(embedding_head.centred_normal_, embedding_head.centred_normal_moments, min_dims=2, elementwise=False),
+    _scheme(embedding_head.prior_bias_, embedding_head.prior_bias_moments, min_dims=1, max_dims=1, elementwise=False),
     _scheme(gates.forget_bias_, gates.forget_bias_moments, min_dims=1, max_dims=1, elementwise=False),
     _scheme(gates.chrono_, gates.chrono_moments, min_dims=1, max_dims=1, elementwise=False),
     _scheme(critical.critical_bias_, critical.critical_bias_moments, min_dims=1, max_dims=1, elementwise=True),

@@ -88,7 +88,7 @@ def draw(sweep: Sweep) -> Outcome:
     axis = figure.subplots()
     for index, scheme in enumerate(schemes):
         known = [(row, task.means[scheme] / task.means[OURS]) for row, task in enumerate(tasks) if scheme in task.means]
-        axis.scatter([ratio for _, ratio in known], [row for row, _ in known], color=LIGHT[index], label=scheme, zorder=3)
+        axis.scatter([ratio for _, ratio in known], [row for row, _ in known], color=LIGHT[index % len(LIGHT)], label=scheme, zorder=3)
     axis.axvline(1.0, color="#666666", linewidth=1)
     axis.set_xscale("log")
     axis.set_yticks(range(len(tasks)), [f"{task.name} ({verdict})" for task, verdict in zip(tasks, told, strict=True)], fontsize=8)

@@ -50,7 +50,7 @@ def _spread(state: State) -> float:
     return max(state.second - max(row, 0.0), 0.0)
 
 
-def softmax_backward(context: Context, node: SignalNode, states: list[State], out: State, gradient: Gradient) -> list[Gradient | None]:
+def softmax_backward(context: Context, node: SignalNode, states: list[State], _out: State, gradient: Gradient) -> list[Gradient | None]:
     """`dz = a (da - sum a da)`: what a row has in common goes, and most of what one share alone gets."""
     dim = arguments(node, ("input", "dim"))["dim"]
     count = node.shape[-1 if dim is None else dim]

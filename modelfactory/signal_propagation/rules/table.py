@@ -5,42 +5,22 @@ from __future__ import annotations
 from modelfactory.numerics.gaussian_moments import NotPredicted
 from modelfactory.signal_propagation import hiding, joining, multiplying
 from modelfactory.signal_propagation.graph import NodeRef, SignalNode
-from modelfactory.signal_propagation.rules import (
-    activations as bending,
-)
-from modelfactory.signal_propagation.rules import (
-    arithmetic as combining,
-)
-from modelfactory.signal_propagation.rules import (
-    attention as attending,
-)
-from modelfactory.signal_propagation.rules import (
-    linear as weighting,
-)
-from modelfactory.signal_propagation.rules import (
-    norms as norming,
-)
-from modelfactory.signal_propagation.rules import (
-    pooling,
-)
-from modelfactory.signal_propagation.rules import (
-    reshape as shaping,
-)
+from modelfactory.signal_propagation.rules import activations, arithmetic, attention, linear, norms, pooling, reshape
 from modelfactory.signal_propagation.rules.base import Context, PropagationRule
 
-_ACTIVATION = PropagationRule(bending.bend_forward, bending.bend_backward)
-_SAME = PropagationRule(shaping.same_forward, shaping.same_backward)
-_PERMUTE = PropagationRule(shaping.permute_forward, shaping.permute_backward)
-_PART = PropagationRule(shaping.part_forward, shaping.same_backward)
-_ADD = PropagationRule(combining.add_forward, combining.add_backward)
-_CONV = PropagationRule(weighting.conv_forward, weighting.conv_backward)
-_TRANSPOSED = PropagationRule(weighting.transposed_forward, weighting.conv_backward)
-_NORM = PropagationRule(norming.norm_forward, norming.norm_backward)
+_ACTIVATION = PropagationRule(activations.bend_forward, activations.bend_backward)
+_SAME = PropagationRule(reshape.same_forward, reshape.same_backward)
+_PERMUTE = PropagationRule(reshape.permute_forward, reshape.permute_backward)
+_PART = PropagationRule(reshape.part_forward, reshape.same_backward)
+_ADD = PropagationRule(arithmetic.add_forward, arithmetic.add_backward)
+_CONV = PropagationRule(linear.conv_forward, linear.conv_backward)
+_TRANSPOSED = PropagationRule(linear.transposed_forward, linear.conv_backward)
+_NORM = PropagationRule(norms.norm_forward, norms.norm_backward)
 _AVERAGE = PropagationRule(pooling.average_forward, pooling.average_backward)
 _MAX = PropagationRule(pooling.max_forward, pooling.max_backward)
 _MEAN = PropagationRule(pooling.mean_forward, pooling.mean_backward)
 _PRODUCT = PropagationRule(multiplying.product_forward, multiplying.product_backward)
-_DROP = PropagationRule(shaping.drop_forward, shaping.drop_backward)
+_DROP = PropagationRule(reshape.drop_forward, reshape.drop_backward)
 
 SHAPING = frozenset(
     "view reshape flatten unflatten contiguous clone detach data to type type_as float half bfloat16 double cpu cuda long int squeeze "
@@ -54,8 +34,8 @@ ARRANGING = SHAPING | PARTS | PERMUTES | {"add", "sub", "rsub", "cat", "concat",
 
 RULES: dict[str, PropagationRule] = {
     "activation": _ACTIVATION,
-    "linear": PropagationRule(weighting.linear_forward, weighting.linear_backward),
-    "embedding": PropagationRule(weighting.embedding_forward, shaping.stop_backward),
+    "linear": PropagationRule(linear.linear_forward, linear.linear_backward),
+    "embedding": PropagationRule(linear.embedding_forward, reshape.stop_backward),
     **{f"conv{dims}d": _CONV for dims in (1, 2, 3)},
     **{f"conv_transpose{dims}d": _TRANSPOSED for dims in (1, 2, 3)},
     **dict.fromkeys(("batch_norm", "layer_norm", "rms_norm", "group_norm", "instance_norm"), _NORM),
@@ -65,22 +45,22 @@ RULES: dict[str, PropagationRule] = {
     **dict.fromkeys(("var", "std"), PropagationRule(pooling.variance_forward, pooling.variance_backward)),
     **dict.fromkeys(("amax",), _MAX),
     **dict.fromkeys(("add", "sub", "rsub"), _ADD),
-    **dict.fromkeys(("mul", "multiply"), PropagationRule(combining.mul_forward, combining.mul_backward)),
-    **dict.fromkeys(("div", "truediv", "true_divide", "divide"), PropagationRule(combining.div_forward, combining.div_backward)),
+    **dict.fromkeys(("mul", "multiply"), PropagationRule(arithmetic.mul_forward, arithmetic.mul_backward)),
+    **dict.fromkeys(("div", "truediv", "true_divide", "divide"), PropagationRule(arithmetic.div_forward, arithmetic.div_backward)),
     **dict.fromkeys(("cat", "concat", "concatenate"), PropagationRule(joining.cat_forward, joining.cat_backward)),
-    "multi_head_attention_forward": PropagationRule(attending.module_forward, attending.module_backward),
-    "scaled_dot_product_attention": PropagationRule(attending.attention_forward, attending.attention_backward),
+    "multi_head_attention_forward": PropagationRule(attention.module_forward, attention.module_backward),
+    "scaled_dot_product_attention": PropagationRule(attention.attention_forward, attention.attention_backward),
     **dict.fromkeys(("matmul", "bmm", "mm", "addmm", "baddbmm"), _PRODUCT),
-    "softmax": PropagationRule(attending.softmax_forward, attending.softmax_backward),
+    "softmax": PropagationRule(attention.softmax_forward, attention.softmax_backward),
     **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout"), _DROP),
     **dict.fromkeys(("masked_fill", "where"), PropagationRule(hiding.hide_forward, hiding.hide_backward)),
     "stack": PropagationRule(joining.stack_forward, joining.stack_backward),
     **dict.fromkeys(SHAPING, _SAME),
-    **dict.fromkeys(("detach", "data"), PropagationRule(shaping.same_forward, shaping.stop_backward)),
+    **dict.fromkeys(("detach", "data"), PropagationRule(reshape.same_forward, reshape.stop_backward)),
     **dict.fromkeys(PERMUTES, _PERMUTE),
     **dict.fromkeys(PARTS, _PART),
-    "pad": PropagationRule(shaping.pad_forward, shaping.pad_backward),
-    "pixel_shuffle": PropagationRule(shaping.shuffle_forward, shaping.same_backward),
+    "pad": PropagationRule(reshape.pad_forward, reshape.pad_backward),
+    "pixel_shuffle": PropagationRule(reshape.shuffle_forward, reshape.same_backward),
 }
 
 
@@ -99,9 +79,9 @@ def rule_of(context: Context, node: SignalNode) -> tuple[PropagationRule, Signal
     rule = RULES.get(op)
     if rule is not None and (node.op == "activation" or any(isinstance(item, NodeRef) for item in _signals(node))):
         return rule, node
-    elementwise = bending.as_activation(node)
+    elementwise = activations.as_activation(node)
     if elementwise is not None:
-        return _ACTIVATION, bending.bent(node, elementwise)
+        return _ACTIVATION, activations.bent(node, elementwise)
     raise NotPredicted(f"{node.called} is not among what is predicted")
 
 
