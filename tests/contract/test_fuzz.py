@@ -87,10 +87,8 @@ def broken(draw: st.DrawFn) -> dict[str, Any]:
             node = node[key]
         change = draw(st.sampled_from(["replace", "remove", "rename"]))
         value = node.pop(key) if change != "replace" or isinstance(node, dict) else node[key]
-        if change == "replace" and isinstance(node, dict):
-            node[key] = draw(ODD)
-        elif change == "replace":
-            node[key] = draw(ODD)
+        if change == "replace":
+            node[key] = copy.deepcopy(draw(ODD))  # the next change may be one of it
         elif change == "rename" and isinstance(node, dict):
             node[draw(st.text(max_size=3) | st.integers(0, 2))] = value
         if not config:
@@ -99,7 +97,7 @@ def broken(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def check_answer(config: dict[str, Any]) -> None:
-    began = time.process_time()
+    began, given_config = time.process_time(), repr(config)
     try:
         model = mf.build(config)
     except ModelFactoryError as error:
@@ -108,6 +106,7 @@ def check_answer(config: dict[str, Any]) -> None:
         assert isinstance(model, nn.Module)
         assert all(tensor.isfinite().all() for tensor in model.state_dict().values() if tensor.is_floating_point())
     assert time.process_time() - began < SECONDS
+    assert repr(config) == given_config
 
 
 def of_examples(count: int, *, slow: bool = False):
