@@ -187,8 +187,12 @@ def _trained_first(config: dict[str, Any]) -> dict[str, Any]:
 @overload
 def train(cfg: Any, run_dir: _Folder | None = None, *, resume: _Folder | None = None, pictures: bool = True) -> Result: ...
 @overload
-def train(cfg: nn.Module, settings: Any = None, /, *, run_dir: _Folder | None = None, train: Any = None, val: Any = None) -> Result: ...
-def train(cfg: Any, *args: Any, resume: _Folder | None = None, train: Any = None, val: Any = None, **folder: Any) -> Result:
+def train(
+    cfg: nn.Module, settings: Any = None, /, *, run_dir: _Folder | None = None, train: Any = None, val: Any = None, test: Any = None
+) -> Result: ...
+def train(
+    cfg: Any, *args: Any, resume: _Folder | None = None, train: Any = None, val: Any = None, test: Any = None, **folder: Any
+) -> Result:
     """Build the model of a config, train it on its data, and leave a run directory; or train a model that exists.
 
     `train(model, cfg)` trains any module in place by the groups `data`, `optimizer`, `scheduler` and `trainer` of a config;
@@ -203,7 +207,7 @@ def train(cfg: Any, *args: Any, resume: _Folder | None = None, train: Any = None
             nothing is written.
         resume: the directory of a run of this config to go on with; the config need not say so by trainer.resume.
         pictures: whether signal.png is drawn, as trainer.signal asks for; the jobs of a sweep leave it to `report`.
-        train: what to train a module on, in place of the config's data; with it `val`.
+        train: what to train a module on, in place of the config's data; with it `val`, and maybe `test`.
 
     Raises:
         ConfigError: everything that is wrong; nothing has been written then.
@@ -221,9 +225,9 @@ def train(cfg: Any, *args: Any, resume: _Folder | None = None, train: Any = None
     if isinstance(cfg, nn.Module):
         if resume is not None:
             raise TypeError("resume= goes on with the run of a config; of a model that exists give trainer.resume in its config")
-        return train_module(cfg, *args, train=train, val=val, **folder)
-    if train is not None or val is not None:
-        raise TypeError("train= and val= are for a model that exists: mf.train(model, train=..., val=...)")
+        return train_module(cfg, *args, train=train, val=val, test=test, **folder)
+    if train is not None or val is not None or test is not None:
+        raise TypeError("train=, val= and test= are for a model that exists: mf.train(model, train=..., val=...)")
     return alone(training_of)(cfg, *args, resume=resume, **folder)
 
 
