@@ -152,7 +152,9 @@ def _misplaced(subject: Subject, told: set[str]) -> Iterator[Finding]:
 def _never_scaled(subject: Subject, ends: Sequence[AuditedParameter], branches: int) -> Iterator[Finding]:
     """Ends of branches with the scale of all others, where the code of the model says that it scales them by depth."""
     intended = find_intended_scale(subject.model) if ends else None
-    for item in ends if intended is not None else ():
+    if intended is None:
+        return
+    for item in ends:
         right = item.std / math.sqrt(branches)
         message = (
             f"std {item.std:.4g} is that of every matrix, though {intended.where} scales by depth `if {intended.test}`: "

@@ -25,24 +25,18 @@ def find_identical_tokens(subject: Subject) -> Iterator[Finding]:
         if not item.trains or values is None or values.ndim < 2 or not item.has("embedding") or values.shape[-1] < _FEW:
             continue
         tokens = values.flatten(0, -2)
-        if tokens.shape[0] < 2 or not item.is_constant and not bool((tokens == tokens[:1]).all()):
+        if tokens.shape[0] < 2 or not item.is_constant:  # others that are alike are told as identical rows
             continue
-        if not item.is_constant and not item.is_zero and not _asks(steps, item):
-            continue  # told as identical rows
-        if not (_joins(subject, item) or _asks(steps, item)) or _told_apart(subject, item):
+        uses = subject.reading.uses.get(item.name, [])
+        joined = bool(uses) and all(steps.kind(use.node) == "join" for use in uses)
+        if not (joined or _asks(steps, item)) or _told_apart(subject, item):
             continue
-        what = f"all {item.low:.4g}" if item.is_constant else "the same"
         message = (
-            f"its {tokens.shape[0]} tokens are {what}: they are one token {tokens.shape[0]} times, get the same gradient, "
+            f"its {tokens.shape[0]} tokens are all {item.low:.4g}: they are one token {tokens.shape[0]} times, get the same gradient, "
             "and stay the same for ever"
         )
         fix = f"mf.initialize(model, {{'match': '{item.name}', 'scheme': 'trunc_normal', 'std': 0.02}})"
         yield Finding(item.name, "identical_units", "warn", message, fix)
-
-
-def _joins(subject: Subject, item: AuditedParameter) -> bool:
-    uses = [] if subject.reading is None else subject.reading.uses.get(item.name, [])
-    return bool(uses) and all(subject.reading.steps.kind(use.node) == "join" for use in uses)
 
 
 def _asks(steps: Steps, item: AuditedParameter) -> bool:

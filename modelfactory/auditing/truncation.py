@@ -1,4 +1,4 @@
-"""Find truncated normals whose bounds are not what was meant: they cut most of the values, or let some through that are far out."""
+"""Find truncated normals whose bounds are not what was meant: they cut so close that little of the std is left."""
 
 from __future__ import annotations
 
@@ -16,37 +16,19 @@ _LEAST_CUT = 1.6  # of stds from the mean: cut further out a normal is near enou
 _FEWEST = 4096
 _MOST = 65536
 _CLOSE = 1.63  # of a Kolmogorov-Smirnov distance times the root of the count: one in a hundred is further
-_OUT, _RARE = 20.0, 1e-4
 _WEAK, _NARROW = 0.25, 0.0401  # of a gain, and of a bound that is written in units of 1 where stds of it were meant
 
 
 def find_truncated(subject: Subject) -> Iterator[Finding]:
-    """Draws that were cut within their own std, and those with a few values many stds away."""
+    """Draws that were cut near their own std, or cut so close that they are uniform."""
     for item in subject.items:
         if not item.trains or item.is_constant or not item.is_matrix or item.values is None:
             continue
-        message = _outliers(item) or _cut(subject, item)
+        message = _cut(subject, item)
         if message is not None:
             std = min(item.std, 0.02) if item.fans is None or item.fans.fan_in <= 0 else 1 / math.sqrt(item.fans.fan_in)
             fix = f"nn.init.trunc_normal_({item.name}, std={std:.2g}, a={-2 * std:.2g}, b={2 * std:.2g}): bounds in stds of its own"
             yield Finding(item.name, "truncated", "warn", message, fix)
-
-
-def _outliers(item: AuditedParameter) -> str | None:
-    """A few values that lie at a bound far away, as trunc_normal_ of torch gave them before 2.12 where its bounds are."""
-    values = item.values
-    far = max(-item.low, item.high)
-    if values is None or values.numel() < _FEWEST // 4 or far < _OUT / 2 * item.std:
-        return None
-    inside = values[values.abs() < far * 0.999].float()
-    count, std = values.numel() - inside.numel(), inside.std(correction=0).item() if inside.numel() else 0.0
-    if not std or far < _OUT * std or count > max(1, _RARE * values.numel()):
-        return None
-    where = "value lies" if count == 1 else "values lie"
-    return (
-        f"{count} of {values.numel():,} {where} {far:.3g} from 0, {far / std:.0f} times the std of the others ({std:.3g}): no normal draw "
-        "gives that, but trunc_normal_ with bounds far away did; one such weight outweighs its whole row"
-    )
 
 
 def _cut(subject: Subject, item: AuditedParameter) -> str | None:

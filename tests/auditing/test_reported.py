@@ -82,12 +82,6 @@ REPORTED: dict[str, Case] = {
         DEEP,
         all_of(LAYERS, "truncated"),
     ),
-    "a value a hundred stds away": (
-        blocks("fc.weight", lambda weight: weight.view(-1)[7].fill_(2.0)),
-        blocks("fc.weight", lambda weight: weight.view(-1)[7].fill_(0.1)),
-        IDS,
-        of_blocks("fc.weight", kind="truncated"),
-    ),
     "a depth scale whose name never matched": (Never, Always, IDS, of_blocks("proj.weight", "c_proj.weight", kind="depth_scale")),
     "a depth scale done twice": (language(twice), language(once), IDS, of_blocks("c_proj.weight", kind="depth_scale")),
     "a teacher drawn apart": (
@@ -197,6 +191,7 @@ CLEAN = {
     "a uniform draw by fans": (multilayer(lambda weight: nn.init.kaiming_uniform_(weight, a=5**0.5)), DEEP),
     "a uniform draw of the scale of its fans": (multilayer(lambda weight: nn.init.uniform_(weight, -0.2, 0.2)), DEEP),
     "a normal cut at two stds": (blocks("fc.weight", lambda weight: trunc(weight, std=0.02, a=-0.04, b=0.04)), IDS),
+    "a value that an old trunc_normal_ gave at its bound": (blocks("fc.weight", lambda weight: weight.view(-1)[7].fill_(2.0)), IDS),
     "twin encoders": (lambda: nn.ModuleDict({"image": nn.Linear(16, 16), "text": nn.Linear(16, 16)}), None),
 }
 
