@@ -196,7 +196,7 @@ class SweepLauncher(Launcher):
                 config = settle_job(error.rest)
             if refused is not None:
                 refused.extend(chosen_too_late(config, self._config))
-            HydraConfig.instance().cfg = config
+            HydraConfig.instance().cfg = config  # pyright: ignore[reportAttributeAccessIssue] (all that `set_config` does but a copy)
             folder = Path(config.hydra.runtime.output_dir)
             plain = job_config(config, Path.cwd() if config.hydra.job.chdir else None)
             job = Job(number, folder, given, config=plain, config_hash=config_hash(plain))
