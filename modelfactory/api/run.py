@@ -36,6 +36,7 @@ from modelfactory.planning.spec import GROUPS, OF_MODEL, read_spec
 from modelfactory.training.device import deterministic
 from modelfactory.training.distributed import ALONE, World
 from modelfactory.training.launch import open_world
+from modelfactory.training.pace import Pace
 from modelfactory.training.requests import Request, alone
 from modelfactory.training.result import Result
 from modelfactory.training.trainer import training
@@ -239,6 +240,7 @@ def training_of(
     pictures: bool = True,
     quiet: bool = False,
     load: Callable[[DataSource, int], Data] = load_source,
+    pace: Pace | None = None,
 ) -> Generator[Request, Any, Result]:
     """Train a config as one of several that are answered together; `train` is the same alone.
 
@@ -248,12 +250,13 @@ def training_of(
         cfg, run_dir, resume, pictures: as for `train`.
         quiet: whether nothing is shown of its progress.
         load: loads the data of a config.
+        pace: at which it writes its files, where it takes turns with others.
     """
     config = _read(read_groups(cfg, GROUPS, infer=count_classes).config)
     if resume is not None:
         config["trainer"] = {**(config.get("trainer") or {}), "resume": str(resume)}
     with open_world() as world:
-        return (yield from _training(config, run_dir, world, pictures, quiet, load))
+        return (yield from _training(config, run_dir, world, pictures, quiet, load, pace))
 
 
 def _training(
@@ -263,6 +266,7 @@ def _training(
     pictures: bool,
     quiet: bool = False,
     load: Callable[[DataSource, int], Data] = load_source,
+    pace: Pace | None = None,
 ) -> Generator[Request, Any, Result]:
     """Trains a config in the processes of `world`, each of which builds the same model of the same data."""
     folder = None if run_dir is None else Path(run_dir)
@@ -284,6 +288,7 @@ def _training(
         init_hash=built.ledger.fingerprint,
         world=world,
         quiet=quiet,
+        pace=pace,
     )
     return result
 

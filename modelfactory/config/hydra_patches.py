@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import copy
 import inspect
+import io
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -60,20 +61,45 @@ def loading_by(loader: type[ConfigLoaderImpl]) -> AbstractContextManager[None]:
     return replaced(hydra_module, "ConfigLoaderImpl", loader)
 
 
+class Copies:
+    """Copies of a config, by pickling it in memory: in a sixth of the time that `copy.deepcopy` takes.
+
+    Classes go as they are, not by name: those of Hydra's plugins, whose modules it executes twice, are not found by theirs.
+    """
+
+    def __init__(self, config: DictConfig):
+        self._classes: list[type] = []
+        file = io.BytesIO()
+        pickler = pickle.Pickler(file, pickle.HIGHEST_PROTOCOL)
+        pickler.persistent_id = self._number  # pyright: ignore[reportAttributeAccessIssue]
+        pickler.dump(config)
+        self._bytes = file.getvalue()
+
+    def _number(self, item: Any) -> int | None:
+        if not isinstance(item, type):
+            return None
+        self._classes.append(item)
+        return len(self._classes) - 1
+
+    def make(self) -> DictConfig:
+        unpickler = pickle.Unpickler(io.BytesIO(self._bytes))
+        unpickler.persistent_load = self._classes.__getitem__  # pyright: ignore[reportAttributeAccessIssue]
+        return unpickler.load()
+
+
 @dataclass
 class Bases:
     """What was composed of the files that a choice of groups names.
 
     Attributes:
         defaults: by config, chosen groups and places of configs: which files they are.
-        configs: by the number of such a choice: its files as they are merged, pickled, which is the fastest copy of a config by far,
-            with the list that they were merged of.
+        configs: by the number of such a choice: its files as they are merged, with the list that they were merged of.
         files: by config and places of configs: the files that were read, as Hydra keeps them while it composes one config.
         words: overrides as they were parsed.
     """
 
     defaults: dict[Any, DefaultsList] = field(default_factory=dict)
-    configs: dict[int, tuple[Any, bytes]] = field(default_factory=dict)
+    configs: dict[int, tuple[Any, Copies]] = field(default_factory=dict)
     files: dict[Any, CachingConfigRepository] = field(default_factory=dict)
     words: dict[str, Override] = field(default_factory=dict)
 
@@ -122,8 +148,8 @@ def composed_from(bases: Bases) -> Iterator[None]:
     def compose(self: ConfigLoaderImpl, defaults: Any, repo: Any) -> DictConfig:
         known = bases.configs.get(id(defaults))
         if known is None or known[0] is not defaults:
-            known = bases.configs[id(defaults)] = (defaults, pickle.dumps(merge(self, defaults=defaults, repo=repo)))
-        return pickle.loads(known[1])  # of bytes that were made here
+            known = bases.configs[id(defaults)] = (defaults, Copies(merge(self, defaults=defaults, repo=repo)))
+        return known[1].make()
 
     with ExitStack() as stack:
         stack.enter_context(replaced(loader_module, "create_defaults_list", create_defaults_list))

@@ -51,6 +51,11 @@ def folder_override(folder: Path, root: Path) -> str:
     return f"hydra.sweep.subdir={quoted(os.path.relpath(folder, root))}"
 
 
+def number_override(number: int) -> str:
+    """The override that tells a job its number when its config is composed, where Hydra would tell it afterwards."""
+    return f"hydra.job.num={number}"
+
+
 def _key(job: Job) -> _Key:
     return job.number, job.overrides, job.folder
 

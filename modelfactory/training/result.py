@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import importlib.metadata
 import io
 import json
@@ -192,8 +193,12 @@ def _finite(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """The versions that decide the numbers."""
+    return {"modelfactory": _own_version(), "torch": str(torch.__version__), "python": platform.python_version()}
+
+
+@functools.cache
+def _own_version() -> str:
     try:
-        own = importlib.metadata.version("modelfactory")
+        return importlib.metadata.version("modelfactory")
     except importlib.metadata.PackageNotFoundError:
-        own = "not installed"
-    return {"modelfactory": own, "torch": str(torch.__version__), "python": platform.python_version()}
+        return "not installed"

@@ -21,6 +21,7 @@ from modelfactory.training.feature_cache import check_features, with_features
 from modelfactory.training.loss import Correct, LossSum, scores_of_tokens
 from modelfactory.training.no_dynamo import eager_step, eager_zero_grad
 from modelfactory.training.nonfinite import not_finite
+from modelfactory.training.pace import Pace
 from modelfactory.training.progress import Progress
 from modelfactory.training.requests import Evaluation, Gradients, Request, Step, alone
 from modelfactory.training.result import SCORES, SKIPPED, Recorded, Result
@@ -53,6 +54,7 @@ def training(
     init_hash: str | None = None,
     world: World = ALONE,
     quiet: bool = False,
+    pace: Pace | None = None,
 ) -> Generator[Request, Any, Result]:
     """Trains `model` in place on `data`, as one of many or alone; on the same device the same call gives the same numbers.
 
@@ -73,6 +75,7 @@ def training(
         init_hash: a hash of the model's initial values, which result.json carries.
         world: the processes that call this together, each with the same model and data; the first one writes, shows and calls `begin`.
         quiet: whether nothing is shown of its progress, whatever the trainer says.
+        pace: at which it writes its files, where it takes turns with others; None: those of each epoch when it is done.
 
     Raises:
         ConfigError: settings that do not go with the model or the data; nothing is written then.
@@ -95,7 +98,7 @@ def training(
     step, zero_grad = eager_step(run.optimizer), eager_zero_grad(run.optimizer)
     folder = Path(run_dir) if run_dir is not None and world.is_first else None
     result = Result(run_dir=folder, model=model, init_hash=init_hash, processes=world.size)
-    files = RunFiles(result.run_dir, config, {"seed": seed, **settings.given})
+    files = RunFiles(result.run_dir, config, {"seed": seed, **settings.given}, pace)
     steps = done = stale = 0  # optimizer steps, whole epochs, epochs since the best one
     within: Any = None  # of an epoch that is done in part
     with kept_random_state(device), deterministic(spec.deterministic):
@@ -128,6 +131,7 @@ def training(
             together,
         ):
             files.open(result)
+            together.callback(files.write)
             if begin is not None and world.is_first:
                 result.warnings.extend(warning for warning in begin(result, files.config) if warning not in result.warnings)
             if parts is not None and done < spec.max_epochs:
