@@ -132,12 +132,25 @@ def image_reader(declared: Any, mean: Sequence[float], std: Sequence[float]) -> 
     return read_tensor, v2.Compose([*declared, *last])
 
 
+def resizing(image_size: int | None) -> list[Any]:
+    """What stands for transforms where a config has none: images are resized to squares, where it says how large.
+
+    Example:
+        >>> resizing(None), len(resizing(8))
+        ([], 1)
+    """
+    from torchvision.transforms import v2
+
+    return [] if image_size is None else [v2.Resize([image_size, image_size], antialias=True)]
+
+
 def load_folder(
     root: Path,
     transforms: Mapping[str, Any],
     fractions: Fractions,
     split_seed: int,
     normalised: tuple[Sequence[float], Sequence[float]],
+    image_size: int | None = None,
 ) -> Data:
     """See `modelfactory.data.image_folder`; `fractions` are those of validation and test, `normalised` mean and std."""
     problems = Problems()
@@ -148,7 +161,7 @@ def load_folder(
     problems.raise_if_any()
 
     def images(folder: Path, part: str) -> ImageFiles:
-        read, transform = image_reader(declared["train" if part == "train" else "val"], *normalised)
+        read, transform = image_reader(declared["train" if part == "train" else "val"] or resizing(image_size), *normalised)
         return ImageFiles(folder, transform, read)
 
     unused = "test" in folders and not classes_of(folders["test"]) & classes_of(folders["train"])

@@ -14,7 +14,7 @@ from torch import Tensor
 from modelfactory.config.errors import ConfigError, Problem, Problems
 from modelfactory.data.backbone_transforms import put_preprocessing, read_own_backbone
 from modelfactory.data.image_file import EXTENSIONS
-from modelfactory.data.image_folder import image_reader, read_transforms
+from modelfactory.data.image_folder import image_reader, read_transforms, resizing
 from modelfactory.data.vision import IMAGENET_MEAN, IMAGENET_STD
 
 _FOLDER = "modelfactory.data.image_folder"
@@ -59,7 +59,8 @@ def read_files(files: Sequence[Path], data: Mapping[str, Any], backbone: Any = N
     prepared = put_preprocessing(data, read_own_backbone(data, backbone, problems), problems)
     declared = read_transforms(prepared.get("transforms") or {}, "data.transforms", problems)
     problems.raise_if_any()
-    read, transform = image_reader(declared["val"], prepared.get("mean") or IMAGENET_MEAN, prepared.get("std") or IMAGENET_STD)
+    normalised = prepared.get("mean") or IMAGENET_MEAN, prepared.get("std") or IMAGENET_STD
+    read, transform = image_reader(declared["val"] or resizing(data.get("image_size")), *normalised)
     return torch.stack([transform(read(str(file))) for file in files])
 
 

@@ -87,6 +87,7 @@ RANGES: dict[str, dict[str, float]] = {
     "num_val_samples": {"min": 1},
     "num_test_samples": {"min": 1},
     "noise": {"min": 0},
+    "image_size": {"min": 1},
     "context": {"min": 1},
     "stride": {"min": 1},
 }

@@ -63,7 +63,9 @@ _SOURCES = {
 }
 
 
-def mnist(root: str = "data", download: bool = False, val_fraction: float | None = None, split_seed: int = 0) -> Data:
+def mnist(
+    root: str = "data", download: bool = False, val_fraction: float | None = None, split_seed: int = 0, image_size: int | None = None
+) -> Data:
     """MNIST (LeCun et al., 1998): 60,000 training and 10,000 validation images [1, 28, 28] of 10 digits.
 
     Read from root/MNIST/raw, torchvision's place for it. Inputs are standardised with one mean and std over all pixels of the training
@@ -73,6 +75,7 @@ def mnist(root: str = "data", download: bool = False, val_fraction: float | None
         val_fraction: of the training images of each class, the validation part; the official test part is the test part then.
             None: the official test part is the validation part, and there is no test part.
         split_seed: which images are held out.
+        image_size: of the squares that the images are resized to, once, in memory (4 bytes a pixel of a channel); None: as published.
 
     Raises:
         ConfigError: the files are not there and `download` is false, or they are not what was published.
@@ -80,19 +83,23 @@ def mnist(root: str = "data", download: bool = False, val_fraction: float | None
     Config:
         data: {_target_: modelfactory.data.mnist, input_shape: [1, 28, 28], num_classes: 10, root: data, download: false}
     """
-    return _load("mnist", root, download, val_fraction, split_seed)
+    return _load("mnist", root, download, val_fraction, split_seed, image_size)
 
 
-def fashion_mnist(root: str = "data", download: bool = False, val_fraction: float | None = None, split_seed: int = 0) -> Data:
+def fashion_mnist(
+    root: str = "data", download: bool = False, val_fraction: float | None = None, split_seed: int = 0, image_size: int | None = None
+) -> Data:
     """Fashion-MNIST (Xiao et al., 2017): the shapes and the parts of `mnist`, ten kinds of clothes, from root/FashionMNIST/raw.
 
     Config:
         data: {_target_: modelfactory.data.fashion_mnist, input_shape: [1, 28, 28], num_classes: 10, root: data}
     """
-    return _load("fashion_mnist", root, download, val_fraction, split_seed)
+    return _load("fashion_mnist", root, download, val_fraction, split_seed, image_size)
 
 
-def cifar10(root: str = "data", download: bool = False, val_fraction: float | None = None, split_seed: int = 0) -> Data:
+def cifar10(
+    root: str = "data", download: bool = False, val_fraction: float | None = None, split_seed: int = 0, image_size: int | None = None
+) -> Data:
     """CIFAR-10 (Krizhevsky, 2009): 50,000 training and 10,000 validation images [3, 32, 32] of 10 classes.
 
     Read from root/cifar-10-batches-bin, the authors' binary version. Each channel is standardised over the training part: rms 1. The parts
@@ -104,16 +111,18 @@ def cifar10(root: str = "data", download: bool = False, val_fraction: float | No
     Config:
         data: {_target_: modelfactory.data.cifar10, input_shape: [3, 32, 32], num_classes: 10, root: data}
     """
-    return _load("cifar10", root, download, val_fraction, split_seed)
+    return _load("cifar10", root, download, val_fraction, split_seed, image_size)
 
 
-def cifar100(root: str = "data", download: bool = False, val_fraction: float | None = None, split_seed: int = 0) -> Data:
+def cifar100(
+    root: str = "data", download: bool = False, val_fraction: float | None = None, split_seed: int = 0, image_size: int | None = None
+) -> Data:
     """CIFAR-100 (Krizhevsky, 2009): like `cifar10` with 100 (fine) classes, from root/cifar-100-binary.
 
     Config:
         data: {_target_: modelfactory.data.cifar100, input_shape: [3, 32, 32], num_classes: 100, root: data}
     """
-    return _load("cifar100", root, download, val_fraction, split_seed)
+    return _load("cifar100", root, download, val_fraction, split_seed, image_size)
 
 
 def image_folder(
@@ -124,6 +133,7 @@ def image_folder(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     test_fraction: float | None = None,
+    image_size: int | None = None,
 ) -> Data:
     """Images in one folder a class: root/train/CLASS/*.png, root/val/CLASS/*.png, maybe root/test/CLASS/*.png, read by DataLoader workers.
 
@@ -136,6 +146,8 @@ def image_folder(
         val_fraction: where there is no root/val, the fraction of each class of root/train (or of root, where there
             is no root/train) that is held out; depends on `split_seed` alone.
         test_fraction: likewise for the test part; None: root/test where it has the same classes, else there is none.
+        image_size: of the squares that the images of a part without transforms are resized to; what the transforms of the config
+            `data=image_folder` refer to.
 
     Raises:
         ConfigError: a missing folder, or classes of the parts that differ.
@@ -153,7 +165,7 @@ def image_folder(
     from modelfactory.data.image_folder import load_folder
 
     return load_folder(
-        Path(root), transforms or {}, (val_fraction, test_fraction), split_seed, (mean or IMAGENET_MEAN, std or IMAGENET_STD)
+        Path(root), transforms or {}, (val_fraction, test_fraction), split_seed, (mean or IMAGENET_MEAN, std or IMAGENET_STD), image_size
     )
 
 
@@ -192,7 +204,7 @@ def check_files(name: str, root: str, download: bool, path: str, problems: Probl
     )
 
 
-def _load(name: str, root: str, download: bool, val_fraction: float | None, split_seed: int) -> Data:
+def _load(name: str, root: str, download: bool, val_fraction: float | None, split_seed: int, image_size: int | None) -> Data:
     problems = Problems()
     check_files(name, root, download, "data", problems)
     problems.raise_if_any()
@@ -203,9 +215,16 @@ def _load(name: str, root: str, download: bool, val_fraction: float | None, spli
     if val_fraction is not None:
         x, y = pairs[0]
         pairs[:1] = [(x[part], y[part]) for part in split_indices(len(y), val_fraction, split_seed, classes=y)]
-    xs = standardise(*(x.float() for x, _ in pairs), dims=None if source.archive is None else (0, 2, 3))
+    xs = standardise(*(_resized(x.float(), image_size) for x, _ in pairs), dims=None if source.archive is None else (0, 2, 3))
     splits = [Split(x, y) for x, (_, y) in zip(xs, pairs, strict=True)]
     return data_of_splits(splits, "classification", source.num_classes, xs[0].shape[1:])
+
+
+def _resized(x: Tensor, size: int | None) -> Tensor:
+    """Images [N, channels, size, size]."""
+    if size is None or x.shape[-2:] == (size, size):
+        return x
+    return torch.nn.functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
 
 
 def _read_records(name: str, folder: Path, part: str) -> tuple[Tensor, Tensor]:

@@ -80,7 +80,7 @@ def test_the_data_of_a_project_are_counted(own, name, number):
 
 
 def test_folders_are_counted_in_every_command(images, tmp_path):
-    words = ("data=image_folder", f"data.root={images}", "data.input_shape=[3,8,8]", "data.transforms=null", "data.num_workers=0")
+    words = ("data=image_folder", f"data.root={images}", "data.image_size=8", "data.num_workers=0")
     cfg = mf.compose(*words, "model=cnn", "model.width=4", *(f"trainer.{key}={value}" for key, value in QUIET.items()))
     assert cfg.data.num_classes is None
     assert mf.plan(cfg).ledger["head.weight"].shape == "3x16"

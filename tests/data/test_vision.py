@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+import modelfactory as mf
 from modelfactory.config.errors import ConfigError, Problems
 from modelfactory.data import build_data, check_data, make_batches
 from modelfactory.data.vision import _SOURCES
@@ -233,3 +234,26 @@ def test_with_a_val_fraction_the_official_test_part_is_the_test_split(tmp_path, 
     assert torch.equal(held.test.y, whole.val.y) and held.val.y.bincount().tolist() == [1] * 10
     raw = held.train.x
     torch.testing.assert_close(raw.square().mean(), torch.ones(()))
+
+
+@pytest.mark.parametrize(("name", "folder", "channels"), [("mnist", "MNIST", 1), ("cifar100", "cifar-100-binary", 3)])
+def test_one_key_resizes_and_gives_the_shape(tmp_path, small, name, folder, channels):
+    write_idx(tmp_path / folder / "raw", 20)
+    write_cifar(tmp_path / folder, ["train.bin", "test.bin"], 2)
+    words = (f"data={name}", f"data.root={tmp_path}")
+    plain, resized = (mf.build_data(mf.compose(*words, *more)) for more in ((), ("data.image_size=14",)))
+    assert resized.input_shape == (channels, 14, 14) == tuple(resized.val.x.shape[1:])
+    torch.testing.assert_close(resized.train.x.square().mean(), torch.ones(()))  # standardised after it
+    expected = torch.nn.functional.avg_pool2d(plain.train.x, 2)
+    if name == "mnist":
+        assert torch.corrcoef(torch.stack([expected.flatten(), resized.train.x.flatten()]))[0, 1] > 0.9
+        assert torch.equal(mf.build_data(mf.compose(*words, "data.image_size=28")).train.x, plain.train.x)
+
+
+@pytest.mark.parametrize("more", [(), ("data.transforms=null",)])
+def test_one_key_decides_the_size_of_the_images_of_a_folder(tmp_path, more):
+    write_images(tmp_path)
+    words = ("data=image_folder", f"data.root={tmp_path}", "data.num_workers=0", "data.image_size=6", *more)
+    data = mf.build_data(mf.compose(*words))
+    assert data.input_shape == (3, 6, 6) == tuple(data.val.sample(1)[0].shape[1:])
+    assert mf.plan(mf.compose(*words, "model=mlp", "model.width=4")).ledger["fc1.weight"].shape == "4x108"
