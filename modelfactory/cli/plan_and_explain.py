@@ -16,7 +16,7 @@ from typing import Any
 from modelfactory.config.errors import ConfigError, Problem
 
 PAGE = 120  # columns, where the output is no terminal
-FLAGS = ("--all", "--against", "--config-dir", "--config-name", "--help", "--json")
+FLAGS = ("--all", "--against", "--config-dir", "--config-name", "--help", "--json", "--short")
 AUDIT_FLAGS = ("--checkpoint", "--config-dir", "--config-name", "--help", "--json", "--level")
 
 _PLAN = """\
@@ -28,6 +28,7 @@ _PLAN_EXAMPLES = """\
 examples
   modelfactory plan model=cnn init=xavier_normal
   modelfactory plan model=deep_mlp model.depth=1000            repeats are shown once; --all shows every one
+  modelfactory plan backbone=resnet50 model=linear_head data=fake --short
   modelfactory plan model=cnn --json | jq .totals
   modelfactory plan init=kaiming_normal --against init=xavier_normal activation=tanh
 
@@ -68,7 +69,11 @@ def plan(arguments: Sequence[str]) -> str:
     given = _plan_parser().parse_intermixed_args(words[:at])
     if at is None:
         made = _look(given, given.overrides)
-        return _json(made.to_dict()) if given.json else made.overview.text(every=given.all, width=_width())
+        if given.json:
+            return _json(made.to_dict())
+        return made.overview.short(_width()) if given.short else made.overview.text(every=given.all, width=_width())
+    if given.short:
+        raise ConfigError([Problem("--short", "is of one config; leave it out beside --against")])
     second = _plan_parser().parse_intermixed_args(words[at + 1 :])
     for name in ("config_dir", "config_name"):
         setattr(second, name, getattr(second, name) or getattr(given, name))
@@ -148,10 +153,12 @@ def _parser(name: str, description: str, examples: str, usage: str) -> argparse.
 
 
 def _plan_parser() -> argparse.ArgumentParser:
-    usage = "modelfactory plan [OVERRIDES ...] [--all] [--json] [--against OVERRIDES ...]"
+    usage = "modelfactory plan [OVERRIDES ...] [--all | --short] [--json] [--against OVERRIDES ...]"
     parser = _parser("plan", _PLAN, _PLAN_EXAMPLES, usage)
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDES", help="as for train: model=cnn init=xavier_normal ...")
-    parser.add_argument("--all", action="store_true", help="every repeat and every parameter, and not those alike once")
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument("--all", action="store_true", help="every repeat and every parameter, and not those alike once")
+    amount.add_argument("--short", action="store_true", help="on one screen: repeats folded, sums and the verdict of the signal")
     parser.add_argument("--against", nargs="*", metavar="OVERRIDES", help="a second config, whole: shows what differs from the first")
     return parser
 

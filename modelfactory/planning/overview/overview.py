@@ -17,6 +17,7 @@ from modelfactory.init.rules import Rule
 from modelfactory.planning.overview.layers import LayerNode, LayerTree, grow, numbers
 from modelfactory.planning.overview.memory import Totals, itemsize, optimizer_state
 from modelfactory.planning.overview.reasons import call_text
+from modelfactory.planning.overview.short import short_text
 from modelfactory.planning.overview.signal import Prediction
 from modelfactory.planning.overview.table import Column, table
 from modelfactory.planning.overview.text import Line, columns_of, lines_of, says_how
@@ -89,6 +90,11 @@ class Overview:
         parts += [self._sums(), self._uses(width), self.signal.text(every, width)]
         parts += ["\n".join(textwrap.fill(f"warning: {words}", width, subsequent_indent="  ", **_WHOLE) for words in self.warnings)]
         return "\n\n".join(part for part in parts if part)
+
+    def short(self, width: int | None = None) -> str:
+        """The same on one screen: what repeats folded, sums, and the verdict of the signal in a line."""
+        width = width or max(60, shutil.get_terminal_size((WIDTH, 24)).columns)
+        return short_text(self.root, self.totals, self.signal, self.warnings, width)
 
     def __str__(self) -> str:
         return self.text()

@@ -55,6 +55,19 @@ def _lines_below(branch: LayerTree, depth: int, every: bool) -> Iterator[Line]:
             yield from _lines_below(shown, depth + 1, every)
 
 
+def folded(children: Sequence[LayerTree]) -> Iterator[tuple[str, LayerTree, int]]:
+    """The children with what repeats once: its label, the first of the repeats, and how many there are.
+
+    Example:
+        >>> alike = [LayerTree(str(index), f"a.{index}", "ReLU", None, None, ()) for index in range(3)]
+        >>> [(label, times) for label, _, times in folded(alike)]
+        [('0-2', 3)]
+    """
+    for group in groups(children, every=False):
+        for index, first in enumerate(group[0]):
+            yield _label([block[index] for block in group]), first, len(group)
+
+
 def _layer_lines(branch: LayerTree, depth: int, every: bool, times: int) -> Iterator[Line]:
     """A layer's line, and one for each of its parameters where they do not read alike."""
     layer = branch.layer
