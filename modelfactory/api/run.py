@@ -35,6 +35,7 @@ from modelfactory.planning.spec import GROUPS, OF_MODEL, read_spec
 from modelfactory.training.device import deterministic
 from modelfactory.training.distributed import ALONE, World
 from modelfactory.training.launch import open_world
+from modelfactory.training.pace import Pace
 from modelfactory.training.requests import Request, alone
 from modelfactory.training.result import Result
 from modelfactory.training.trainer import training
@@ -186,8 +187,12 @@ def _trained_first(config: dict[str, Any]) -> dict[str, Any]:
 @overload
 def train(cfg: Any, run_dir: _Folder | None = None, *, resume: _Folder | None = None, pictures: bool = True) -> Result: ...
 @overload
-def train(cfg: nn.Module, settings: Any = None, /, *, run_dir: _Folder | None = None, train: Any = None, val: Any = None) -> Result: ...
-def train(cfg: Any, *args: Any, resume: _Folder | None = None, train: Any = None, val: Any = None, **folder: Any) -> Result:
+def train(
+    cfg: nn.Module, settings: Any = None, /, *, run_dir: _Folder | None = None, train: Any = None, val: Any = None, test: Any = None
+) -> Result: ...
+def train(
+    cfg: Any, *args: Any, resume: _Folder | None = None, train: Any = None, val: Any = None, test: Any = None, **folder: Any
+) -> Result:
     """Build the model of a config, train it on its data, and leave a run directory; or train a model that exists.
 
     `train(model, cfg)` trains any module in place by the groups `data`, `optimizer`, `scheduler` and `trainer` of a config;
@@ -202,7 +207,7 @@ def train(cfg: Any, *args: Any, resume: _Folder | None = None, train: Any = None
             nothing is written.
         resume: the directory of a run of this config to go on with; the config need not say so by trainer.resume.
         pictures: whether signal.png is drawn, as trainer.signal asks for; the jobs of a sweep leave it to `report`.
-        train: what to train a module on, in place of the config's data; with it `val`.
+        train: what to train a module on, in place of the config's data; with it `val`, and maybe `test`.
 
     Raises:
         ConfigError: everything that is wrong; nothing has been written then.
@@ -220,9 +225,9 @@ def train(cfg: Any, *args: Any, resume: _Folder | None = None, train: Any = None
     if isinstance(cfg, nn.Module):
         if resume is not None:
             raise TypeError("resume= goes on with the run of a config; of a model that exists give trainer.resume in its config")
-        return train_module(cfg, *args, train=train, val=val, **folder)
-    if train is not None or val is not None:
-        raise TypeError("train= and val= are for a model that exists: mf.train(model, train=..., val=...)")
+        return train_module(cfg, *args, train=train, val=val, test=test, **folder)
+    if train is not None or val is not None or test is not None:
+        raise TypeError("train=, val= and test= are for a model that exists: mf.train(model, train=..., val=...)")
     return alone(training_of)(cfg, *args, resume=resume, **folder)
 
 
@@ -234,6 +239,7 @@ def training_of(
     pictures: bool = True,
     quiet: bool = False,
     load: Callable[[DataSource, int], Data] = load_source,
+    pace: Pace | None = None,
 ) -> Generator[Request, Any, Result]:
     """Train a config as one of several that are answered together; `train` is the same alone.
 
@@ -243,12 +249,13 @@ def training_of(
         cfg, run_dir, resume, pictures: as for `train`.
         quiet: whether nothing is shown of its progress.
         load: loads the data of a config.
+        pace: at which it writes its files, where it takes turns with others.
     """
     config = _read(read_groups(cfg, GROUPS).config)
     if resume is not None:
         config["trainer"] = {**(config.get("trainer") or {}), "resume": str(resume)}
     with open_world() as world:
-        return (yield from _training(config, run_dir, world, pictures, quiet, load))
+        return (yield from _training(config, run_dir, world, pictures, quiet, load, pace))
 
 
 def _training(
@@ -258,6 +265,7 @@ def _training(
     pictures: bool,
     quiet: bool = False,
     load: Callable[[DataSource, int], Data] = load_source,
+    pace: Pace | None = None,
 ) -> Generator[Request, Any, Result]:
     """Trains a config in the processes of `world`, each of which builds the same model of the same data."""
     folder = None if run_dir is None else Path(run_dir)
@@ -279,6 +287,7 @@ def _training(
         init_hash=built.ledger.fingerprint,
         world=world,
         quiet=quiet,
+        pace=pace,
     )
     return result
 

@@ -11,11 +11,14 @@ from torch import nn
 from modelfactory.auditing.depth import find_depth_scales
 from modelfactory.auditing.finding import LEVELS, Audit, Finding
 from modelfactory.auditing.loaded import Checkpoint, find_not_loaded, loaded_names, read_checkpoint
-from modelfactory.auditing.norms import find_norm_scales, find_saturated
+from modelfactory.auditing.norms import find_norm_scales
 from modelfactory.auditing.outputs import find_signal, find_tied_scales, split_batch
+from modelfactory.auditing.saturated import find_saturated
 from modelfactory.auditing.scale import find_scales
 from modelfactory.auditing.subject import Subject
 from modelfactory.auditing.symmetry import find_duplicates, find_identical_units
+from modelfactory.auditing.teachers import find_teachers
+from modelfactory.auditing.truncation import find_truncated
 from modelfactory.auditing.written import find_empty_buffers, find_unwritten
 from modelfactory.auditing.zeros import find_zeros
 from modelfactory.config.errors import contained
@@ -27,10 +30,12 @@ CHECKS: tuple[Check, ...] = (
     find_empty_buffers,
     find_identical_units,
     find_duplicates,
+    find_teachers,
     find_zeros,
     find_norm_scales,
     find_saturated,
     find_scales,
+    find_truncated,
     find_depth_scales,
     find_tied_scales,
 )

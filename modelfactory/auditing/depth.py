@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from modelfactory.auditing.finding import Finding
+from modelfactory.auditing.intended import find_intended_scale
 from modelfactory.auditing.scale import fits_a_law
 from modelfactory.auditing.subject import AuditedParameter, Subject
 
@@ -130,15 +131,36 @@ def _misplaced(subject: Subject, told: set[str]) -> Iterator[Finding]:
         drawn_otherwise = [item for item in hidden if item.fans is not None and not fits_a_law(item, item.fans)]
         scaled = [item for item in drawn_otherwise if any(abs(scales[item.name] - base - log) < _chance(item) for log in by_depth)]
         if len(alike) >= _ALL * len(hidden):
+            yield from _never_scaled(subject, [item for item in alike if item.name in ends], len(branches))
             return
-        if not scaled or len(alike) + len(scaled) < _ALL * len(hidden):
+        twice = [item for item in drawn_otherwise if any(abs(scales[item.name] - base - 2 * log) < _chance(item) for log in by_depth)]
+        twice = [item for item in twice if item.name in ends and item not in scaled] if scaled else []
+        if not scaled or len(alike) + len(scaled) + len(twice) < _ALL * len(hidden):
             continue
+        for item in twice:
+            told.add(item.name)
+            message = f"std {item.std:.4g} is scaled by depth twice; {scaled[0].name}, which ends a branch as well, has {scaled[0].std:.4g}"
+            yield Finding(item.name, "depth_scale", "warn", message, _fix(item, scaled[0].std))
         wrong = [item for item in scaled if item.name not in ends]
         missing = [item for item in alike if item.name in ends] if any(item.name in ends for item in scaled) else []
         for item in [*wrong, *missing]:
             if item.name not in told:
                 yield _told(item, wrong=item.name not in ends, right=item.std * math.exp(base - scales[item.name]), scaled=scaled[0])
         return
+
+
+def _never_scaled(subject: Subject, ends: Sequence[AuditedParameter], branches: int) -> Iterator[Finding]:
+    """Ends of branches with the scale of all others, where the code of the model says that it scales them by depth."""
+    intended = find_intended_scale(subject.model) if ends else None
+    if intended is None:
+        return
+    for item in ends:
+        right = item.std / math.sqrt(branches)
+        message = (
+            f"std {item.std:.4g} is that of every matrix, though {intended.where} scales by depth `if {intended.test}`: "
+            f"nothing passed that test, so the scale ({right:.4g}) never happened"
+        )
+        yield Finding(item.name, "depth_scale", "warn", message, _fix(item, right))
 
 
 def _told(item: AuditedParameter, wrong: bool, right: float, scaled: AuditedParameter) -> Finding:

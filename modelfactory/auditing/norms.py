@@ -1,8 +1,7 @@
-"""Find norms whose scale is not what a norm starts with, and biases and gates that start where they have no gradient."""
+"""Find norms whose scale is not what a norm starts with."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from modelfactory.auditing.finding import Finding
@@ -13,8 +12,6 @@ from modelfactory.tracing.uses import Use
 
 _NEAR = 0.5
 _OFF_ZERO = 0.5
-_SATURATED = 6.0
-_SIGMOIDS = frozenset({"sigmoid", "tanh", "hardsigmoid", "expit", "special_expit", "hardtanh"})
 
 
 def find_norm_scales(subject: Subject) -> Iterator[Finding]:
@@ -27,14 +24,15 @@ def find_norm_scales(subject: Subject) -> Iterator[Finding]:
             continue
         seen = f"{item.low:.4g}" if item.is_constant else f"of mean {item.mean:.3g} and std {item.std:.3g}"
         scheme = "ones" if start else "zeros"
-        message = f"the scale of this norm is {seen}, where it starts at {start:g}: what the norm gives is no signal of scale 1"
+        added = "" if start else ", as 1 is added to it"
+        message = f"the scale of this norm is {seen}, where it starts at {start:g}{added}: what the norm gives is no signal of scale 1"
         fix = f"mf.initialize(model, {{'match': '{item.name}', 'scheme': '{scheme}'}})"
         yield Finding(item.name, "norm_scale", "warn" if item.is_constant and not item.is_zero else "error", message, fix)
 
 
 def _is_well(subject: Subject, item: AuditedParameter, start: float) -> bool:
     if start == 0:
-        return abs(item.mean) < 2
+        return abs(item.mean) < 2 and not (item.is_constant and item.mean == 1)
     if item.is_zero:  # fine wherever the signal has another way, as around a residual branch
         return subject.gets_through({use.node.index for use in _uses(subject, item)})
     if item.has("residual_norm", "residual_end") and item.rms < 1:
@@ -85,56 +83,3 @@ def _is_of_the_norm(steps: Steps, use: Use) -> bool:
             return False
         value = next(iter(steps.signals(node)), None)
     return False
-
-
-def find_saturated(subject: Subject) -> Iterator[Finding]:
-    """Biases, and gates that are a parameter alone, that lie where a sigmoid or tanh is flat."""
-    if subject.reading is None:
-        return
-    steps = subject.reading.steps
-    for item in subject.items:
-        if not item.trains or abs(item.mean) < _SATURATED or item.has("weight", "embedding", "norm", "head"):
-            continue
-        bent = _bent_by(steps, item)
-        if bent is None:
-            continue
-        slope = _slope(bent, item.mean)
-        message = (
-            f"it starts at {item.mean:.3g}, where the {bent} that it goes into has a slope of {slope:.1g}: "
-            "the gate is stuck open or shut, and next to no gradient reaches it"
-        )
-        fix = f"mf.initialize(model, {{'match': '{item.name}', 'scheme': 'constant', 'val': {math.copysign(2, item.mean):g}}}), or 0"
-        yield Finding(item.name, "saturated", "warn", message, fix)
-
-
-def _bent_by(steps: Steps, item: AuditedParameter) -> str | None:
-    value = steps.graph.parameters.get(item.name)
-    if value is None:
-        return None
-    ahead, seen = [value], {value.index}
-    while ahead:
-        for user in ahead.pop().users:
-            if user.op in _SIGMOIDS:
-                return user.op
-            kind = steps.kind(user)
-            adds = kind in ("shift", "carry", "pure") and user.op not in ("mul", "matmul")
-            if not adds and not (kind == "weights" and _is_bias(steps, user.index, item.name)):
-                continue
-            for output in user.outputs:
-                if output.index not in seen:
-                    seen.add(output.index)
-                    ahead.append(output)
-    return None
-
-
-def _is_bias(steps: Steps, index: int, name: str) -> bool:
-    product = steps.labels.contractions.get(index)
-    return product is not None and product.bias is not None and name in steps.labels[product.bias].mains
-
-
-def _slope(op: str, at: float) -> float:
-    if op in ("hardsigmoid", "hardtanh"):
-        return 0.0
-    if op == "tanh":
-        return 1 - math.tanh(at) ** 2
-    return 1 / (2 + math.exp(at) + math.exp(-at))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from modelfactory.auditing.finding import Finding
-from modelfactory.auditing.subject import Subject
+from modelfactory.auditing.subject import AuditedParameter, Subject
 from modelfactory.model.modes import kept_modes
 from modelfactory.signal_propagation.graph import call_of
 from modelfactory.signal_propagation.probe import probe
@@ -95,8 +95,8 @@ def find_signal(subject: Subject, targets: Tensor | None) -> Iterator[Finding]:
 
 
 def _first_loss(subject: Subject, targets: Tensor | None) -> Finding | None:
-    head = next((item for item in subject.items if item.has("head") and item.roles[0] in ("weight", "embedding") and item.fans), None)
-    logits = _output(subject)
+    logits, place = _output(subject)
+    head = _head(subject, place)
     if head is None or head.fans is None or logits is None or logits.ndim < 2:
         return None
     node = head.info.facts.fans[-1].node
@@ -120,8 +120,20 @@ def _first_loss(subject: Subject, targets: Tensor | None) -> Finding | None:
     return Finding(head.name, "first_loss", "warn", message, fix)
 
 
-def _output(subject: Subject) -> Tensor | None:
-    """The first output of floating point of the model in training, for the batch; its buffers stay as they are."""
+def _head(subject: Subject, place: int) -> AuditedParameter | None:
+    """The head that makes an output, by its place among them; the last of those that there are where none is seen to."""
+    heads = [item for item in subject.items if item.has("head") and item.trains and item.is_matrix and item.fans]
+    heads = [item for item in heads if subject.is_plain(item, item.info.facts.fans[-1].node)]
+    if subject.reading is None or not heads:
+        return None
+    outputs, steps = subject.reading.graph.outputs, subject.reading.steps
+    made = steps.carried(outputs[place]).node if place < len(outputs) else None
+    by = [item for item in heads if any(fans.node is made for fans in item.info.facts.fans)]
+    return by[0] if by else heads[-1]
+
+
+def _output(subject: Subject) -> tuple[Tensor | None, int]:
+    """The logits of the model in training, for the batch, and their place among its outputs; its buffers stay as they are."""
     args, kwargs = call_of(subject.example)
     statistics = {name: buffer.clone() for name, buffer in subject.model.named_buffers()}
     try:
@@ -131,6 +143,8 @@ def _output(subject: Subject) -> Tensor | None:
         for name, buffer in subject.model.named_buffers():
             if name in statistics and buffer.shape == statistics[name].shape:
                 buffer.copy_(statistics[name])
-    found = [tensor for tensor in tensors_of(output) if tensor.is_floating_point()]
+    every = tensors_of(output)
+    found = [tensor for tensor in every if tensor.is_floating_point()]
     named = getattr(output, "logits", None)
-    return named if isinstance(named, Tensor) else found[0] if len(found) == 1 or isinstance(output, tuple) and found else None
+    logits = named if isinstance(named, Tensor) else found[0] if len(found) == 1 or isinstance(output, tuple) and found else None
+    return logits, next((place for place, tensor in enumerate(every) if tensor is logits), 0)

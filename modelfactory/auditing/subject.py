@@ -19,7 +19,7 @@ from modelfactory.tracing.graph import Node, Value
 from modelfactory.tracing.operators import COPIES, JOINS, PERMUTES, RESHAPES, SLICES, SPREADS
 from modelfactory.tracing.read import Reading
 
-_VIEWS = RESHAPES | PERMUTES | COPIES | SLICES | SPREADS | JOINS
+VIEWS = RESHAPES | PERMUTES | COPIES | SLICES | SPREADS | JOINS
 _SAMPLED = 8
 
 
@@ -237,7 +237,7 @@ class Subject:
 def is_view(value: Value, name: str) -> bool:
     """Whether a value is a parameter, or a view, a copy or a part of it."""
     while value.node is not None:
-        if value.node.op not in _VIEWS or not value.node.inputs:
+        if value.node.op not in VIEWS or not value.node.inputs:
             return False
         value = value.node.inputs[0]
     return value.name == name or value.kind == "parameter"

@@ -1,4 +1,4 @@
-"""Find values that are equal where training needs them different: units, heads, experts, shards, tokens, ensemble members."""
+"""Find values that are equal where training needs them different: units, heads, experts, shards, ensemble members."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from modelfactory.auditing.finding import Finding
 from modelfactory.auditing.subject import AuditedParameter, Subject
+from modelfactory.auditing.teachers import pairs
+from modelfactory.auditing.tokens import find_identical_tokens
 from modelfactory.tracing.operators import CONVOLUTIONS, TRANSPOSED
 
 _FEW = 3  # numbers in a row, from which on two equal rows are no chance
@@ -26,7 +28,7 @@ def find_identical_units(subject: Subject) -> Iterator[Finding]:
         found = _of_matrix(item)
         if found is not None:
             yield found
-    yield from _identical_tokens(subject)
+    yield from find_identical_tokens(subject)
 
 
 def _of_matrix(item: AuditedParameter) -> Finding | None:
@@ -113,33 +115,14 @@ def _varied(rows: Tensor) -> Tensor:
     return ((rows != low) & (rows != high)).any(1)
 
 
-def _identical_tokens(subject: Subject) -> Iterator[Finding]:
-    """Tokens that are put into the sequence beside the inputs and are one like the other, with no position to tell them apart."""
-    if subject.reading is None:
-        return
-    for item in subject.items:
-        values = item.values
-        if not item.trains or values is None or values.ndim < 2 or not item.has("embedding") or values.shape[-1] < _FEW:
-            continue
-        tokens = values.flatten(0, -2)
-        uses = subject.reading.uses.get(item.name, [])
-        joined = bool(uses) and all(subject.reading.steps.kind(use.node) == "join" for use in uses)
-        if tokens.shape[0] > 1 and joined and bool((tokens == tokens[:1]).all()):
-            if not item.is_constant and not item.is_zero:
-                continue  # told as identical rows
-            message = (
-                f"its {tokens.shape[0]} tokens are all {item.low:.4g}: they are one token {tokens.shape[0]} times, get the same gradient, "
-                "and stay the same for ever"
-            )
-            fix = f"mf.initialize(model, {{'match': '{item.name}', 'scheme': 'trunc_normal', 'std': 0.02}})"
-            yield Finding(item.name, "identical_units", "warn", message, fix)
-
-
 def find_duplicates(subject: Subject) -> Iterator[Finding]:
-    """Trained matrices that have the values of another and are not tied to it."""
+    """Trained matrices that have the values of another and are not tied to it; a teacher has those of its student by right."""
+    teachers = {item.name for _, _, item, _ in pairs(subject)}
     alike: dict[tuple[object, ...], list[AuditedParameter]] = defaultdict(list)
     for item in subject.items:
-        if item.trains and item.is_matrix and not item.is_constant and item.values is not None and item.values.numel() >= _LOW_PRECISION:
+        if item.name in teachers or not item.trains or not item.is_matrix or item.is_constant:
+            continue
+        if item.values is not None and item.values.numel() >= _LOW_PRECISION:
             key = (item.shape, item.values.dtype, item.values.device, item.fingerprint)
             if len(set(item.fingerprint)) >= _FEW:
                 alike[key].append(item)

@@ -14,8 +14,13 @@ from modelfactory.auditing.subject import AuditedParameter, Subject
 _ABSURD = 1e6
 _TINY = 1e-30
 _SHARE = 0.01
+_MEMORY = "as memory is that nothing was written to"
 _DRAW = "mf.initialize(model, {{'match': '{name}', 'scheme': '{scheme}'}}), or write it in its module's constructor"
-_POSITIONS = re.compile(r"freq|timescale|position_ids|position_index|^(cos|sin)(_cached)?$")
+_POSITIONS = re.compile(r"freq|timescale|position_ids|position_index|^(cos|sin)(_cached)?$|^pe$|^pos(itional)?_(enc|emb)")
+_WAVES = re.compile(r"^(cos|sin)(_cached)?$")
+_FREQUENCIES = re.compile(r"^(original_)?inv_freq$")
+_LARGEST_WAVE, _FASTEST = 10.0, 1e3
+_LARGEST_PLACE, _LARGEST_COUNT = 1e8, 1e12
 
 
 def find_unwritten(subject: Subject) -> Iterator[Finding]:
@@ -75,16 +80,36 @@ def _of_buffer(name: str, buffer: Tensor) -> str | None:
     if buffer.numel() > 1 and _POSITIONS.search(attr) and not bool(buffer.any()):
         return f"all {buffer.numel():,} values are 0, so it tells no position from another"
     if not buffer.is_floating_point():
-        return None
+        return None if buffer.is_complex() or buffer.dtype is torch.bool or not buffer.numel() else _of_integers(attr, buffer)
     nan = int(torch.isnan(buffer).sum())
     if nan:
         return f"{nan:,} of {buffer.numel():,} values are NaN"
     if attr == "running_var" and bool((buffer <= 0).any()):
         return f"the least variance is {buffer.min().item():.3g}, and it starts at 1: in evaluation the norm divides by it"
-    finite = buffer[torch.isfinite(buffer)].abs()
-    if attr in ("running_var", "running_mean") and finite.numel() and finite.max() > _ABSURD**2:
-        return f"values go up to {finite.max().item():.3g}, as memory does that nothing was written to"
-    tiny = _denormal(buffer)
-    if attr in ("running_var", "running_mean") and tiny > _SHARE:
-        return f"{tiny:.0%} of the values are below {_TINY:g} and not 0, as in memory that nothing was written to"
+    if attr in ("running_var", "running_mean"):
+        return _garbage(buffer, _ABSURD**2)
+    if _FREQUENCIES.search(attr) and bool((buffer < 0).any()):
+        return f"the least frequency is {buffer.min().item():.3g}, and all are positive: {_MEMORY}"
+    if _FREQUENCIES.search(attr) or _WAVES.search(attr):
+        return _garbage(buffer, _FASTEST if _FREQUENCIES.search(attr) else _LARGEST_WAVE)
     return None
+
+
+def _garbage(buffer: Tensor, largest: float) -> str | None:
+    finite = buffer[torch.isfinite(buffer)].abs()
+    if finite.numel() and finite.max() > largest:
+        return f"values go up to {finite.max().item():.3g}, {_MEMORY}"
+    tiny = _denormal(buffer)
+    return f"{tiny:.0%} of the values are below {_TINY:g} and not 0, {_MEMORY}" if tiny > _SHARE else None
+
+
+def _of_integers(attr: str, buffer: Tensor) -> str | None:
+    low, high = (int(end) for end in torch.aminmax(buffer))
+    if attr == "num_batches_tracked" and not 0 <= low <= _LARGEST_COUNT:
+        return f"it counts {low:,} batches, {_MEMORY}"
+    if attr != "position_ids":
+        return None
+    if low < 0 or high > _LARGEST_PLACE:
+        return f"positions go from {low:,} to {high:,}, {_MEMORY}"
+    alike = buffer.numel() > 1 and low == high
+    return f"all {buffer.numel():,} positions are {low}, so it tells no position from another" if alike else None

@@ -1,23 +1,20 @@
-"""Find what should start at 0 as the others of its kind do, what should not, and adapters that change their model."""
+"""Find what should start at 0 as the others of its kind do, and what should not."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from modelfactory.auditing.adapters import find_adapters
 from modelfactory.auditing.finding import Finding
 from modelfactory.auditing.subject import AuditedParameter, Subject
-from modelfactory.tracing.graph import Node, Value
-from modelfactory.tracing.steps import Steps
 
-_ADAPTERS = ("lora", "adapter")
-_PLAIN = frozenset({"carry", "scale"})
 _FORGIVEN = ("residual_out", "modulation", "router", "head", "query", "key")
 
 
 def find_zeros(subject: Subject) -> Iterator[Finding]:
     """What is 0 and should not be, and what is drawn and should be 0."""
     yield from _dead(subject)
-    adapters = list(_adapters(subject))
+    adapters = list(find_adapters(subject))
     yield from adapters
     yield from _not_zero_alone(subject, {finding.name for finding in adapters})
 
@@ -62,67 +59,6 @@ def _peers(items: Sequence[AuditedParameter], what: str, told: set[str]) -> Iter
 def _not_zero(item: AuditedParameter, others: str) -> Finding:
     message = f"rms {item.rms:.3g}, where {others} 0 at the start: this one alone changes the signal from the first step on"
     return Finding(item.name, "not_zero", "warn", message, f"mf.initialize(model, {{'match': '{item.name}', 'scheme': 'zeros'}})")
-
-
-def _adapters(subject: Subject) -> Iterator[Finding]:
-    """Pairs of thin matrices beside a matrix (LoRA) that change a fresh model, or that never learn."""
-    if subject.reading is None:
-        return
-    steps = subject.reading.steps
-    for node in steps.graph.nodes:
-        found = _pair(subject, steps, node)
-        if found is None:
-            continue
-        first, second = found
-        if second.is_zero and first.is_zero:
-            message = f"it and {first.name} are both 0: neither gets a gradient, so the adapter never learns"
-            fix = f"mf.initialize(model, {{'match': '{first.name}', 'scheme': 'kaiming_uniform'}})"
-            yield Finding(second.name, "dead", "error", message, fix)
-        elif not second.is_zero and not first.is_zero:
-            message = (
-                f"rms {second.rms:.3g}, where the second matrix of an adapter starts at 0: the model with a fresh adapter is another "
-                "than the one that was pretrained"
-            )
-            fix = f"mf.initialize(model, {{'match': '{second.name}', 'scheme': 'zeros'}})"
-            yield Finding(second.name, "adapter", "error", message, fix)
-
-
-def _pair(subject: Subject, steps: Steps, node: Node) -> tuple[AuditedParameter, AuditedParameter] | None:
-    """The two matrices of an adapter whose second product a node is."""
-    second = _item(subject, steps, node)
-    if second is None or not second.trains or second.fans is None:
-        return None
-    signals = steps.signals(node)
-    before = steps.carried(signals[0], _PLAIN).node if signals else None
-    first = _item(subject, steps, before) if before is not None else None
-    if first is None or before is None or not first.trains or first.fans is None or first is second:
-        return None
-    if second.fans.fan_in >= min(first.fans.fan_in, second.fans.fan_out) or not steps.signals(before):
-        return None
-    source = steps.carried(steps.signals(before)[0], _PLAIN)
-    for user, taken in steps.uses(node.output, _PLAIN):
-        for value in steps.signals(user) if steps.kind(user) == "sum" else ():
-            base = _item(subject, steps, steps.carried(value).node) if value is not taken else None
-            if base is not None and _comes_from(steps, value, source):
-                named = any(word in second.name.lower() for word in _ADAPTERS)
-                if named or not base.trains:
-                    return first, second
-    return None
-
-
-def _comes_from(steps: Steps, value: Value, source: Value) -> bool:
-    made = steps.carried(value).node
-    signals = steps.signals(made) if made is not None else []
-    return bool(signals) and steps.carried(signals[0], _PLAIN) is source
-
-
-def _item(subject: Subject, steps: Steps, node: Node | None) -> AuditedParameter | None:
-    """The one matrix that a product multiplies the signal with."""
-    if node is None or steps.kind(node) != "weights":
-        return None
-    weight = steps.weight(node)
-    names = steps.labels[weight].mains if weight is not None else ()
-    return subject.by_name.get(next(iter(names))) if len(names) == 1 else None
 
 
 def _dead(subject: Subject) -> Iterator[Finding]:

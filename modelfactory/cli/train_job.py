@@ -16,6 +16,7 @@ from modelfactory.config.target import trust
 from modelfactory.data.dataset import Data
 from modelfactory.data.spec import DataSource, load_source
 from modelfactory.training.lock import locked
+from modelfactory.training.pace import Pace
 from modelfactory.training.requests import Request, alone
 from modelfactory.training.result import Result, write_result
 from modelfactory.training.resume import saved_hash
@@ -31,6 +32,7 @@ def job_of(
     trusted: Sequence[str] = (),
     quiet: bool = False,
     load: Callable[[DataSource, int], Data] = load_source,
+    pace: Pace | None = None,
 ) -> Generator[Request, Any, int]:
     """Train a resolved config in `folder`, going on from a checkpoint that an earlier try at the same config left there.
 
@@ -41,6 +43,7 @@ def job_of(
         trusted: packages that the caller's Python allowed configs to name.
         quiet: whether nothing is shown of its progress.
         load: loads the data of a config.
+        pace: at which it writes its files, where it takes turns with others.
 
     Returns:
         The exit status; result.json and, for an unexpected error, error.txt say more.
@@ -48,14 +51,14 @@ def job_of(
     trust(*trusted)
     try:
         with locked(Path(folder)):
-            return (yield from _training(config, Path(folder), quiet, load))
+            return (yield from _training(config, Path(folder), quiet, load, pace))
     except ConfigError as error:  # another process has the folder, and with it the record
         log.error(str(error))
         return FAILED
 
 
 def _training(
-    config: dict[str, Any], place: Path, quiet: bool, load: Callable[[DataSource, int], Data]
+    config: dict[str, Any], place: Path, quiet: bool, load: Callable[[DataSource, int], Data], pace: Pace | None
 ) -> Generator[Request, Any, int]:
     ours, before = config_hash(recorded(config)), read_result(place) or {}
     if before.get("config_hash") == ours:
@@ -68,7 +71,7 @@ def _training(
             # a checkpoint of another config, in a folder that was used, is none
             was_begun = before.get("config_hash") == ours == saved_hash(place)
             result = yield from training_of(
-                config, place, resume=place if was_begun else None, pictures=False, quiet=quiet, load=load
+                config, place, resume=place if was_begun else None, pictures=False, quiet=quiet, load=load, pace=pace
             )
     except Exception as error:
         if not isinstance(error, ModelFactoryError):

@@ -17,8 +17,8 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 from modelfactory.config.log_config import configure_logging
 from modelfactory.training.stopping import NUMBERS, Terminated
@@ -49,7 +49,7 @@ def serve(requests: int, answers: int, fork: bool) -> None:
     with os.fdopen(requests, "rb", buffering=0) as source:
         while line := source.readline():
             request = json.loads(line)
-            pid = _fork() if fork else 0
+            pid = fork_quietly() if fork else 0
             if pid == 0:
                 signal.set_wakeup_fd(-1)
                 for descriptor in (child_ended, wake, answers, *((requests,) if fork else ())):
@@ -67,7 +67,8 @@ def _tell(answers: int, number: int) -> None:
         os.write(answers, json.dumps(number).encode() + b"\n")
 
 
-def _fork() -> int:
+def fork_quietly() -> int:
+    """Fork this process, as `os.fork`."""
     with warnings.catch_warnings():  # from Python 3.12 on, for BLAS's idle threads, which do survive a fork
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
@@ -114,11 +115,11 @@ def _kill_group(pid: int) -> None:
 
 def _be_the_job(request: Mapping[str, Any], handlers: Mapping[Any, Any], asked_by: int | None) -> None:
     """Runs the request's function in this process and ends it."""
-    code = 1
-    try:
+
+    def work() -> int:
         if asked_by is None:
             os.setpgid(0, 0)
-            _die_with_parent()
+            die_with_parent()
         for number, handler in {**handlers, signal.SIGCHLD: signal.SIG_DFL}.items():
             signal.signal(number, handler)
         if asked_by is not None:  # this is the server itself
@@ -129,7 +130,16 @@ def _be_the_job(request: Mapping[str, Any], handlers: Mapping[Any, Any], asked_b
         os.environ.update(request["environment"])
         if request["logging"] is not None:
             configure_logging(**request["logging"])
-        code = pkgutil.resolve_name(request["function"])(**request["arguments"])
+        return pkgutil.resolve_name(request["function"])(**request["arguments"])
+
+    end_with(work)
+
+
+def end_with(work: Callable[[], int]) -> NoReturn:
+    """Do a piece of work and end this process with the status that it returns."""
+    code = 1
+    try:
+        code = work()
     except Terminated as stop:
         code = stop.status
     except BaseException:
@@ -142,8 +152,8 @@ def _be_the_job(request: Mapping[str, Any], handlers: Mapping[Any, Any], asked_b
         os._exit(code)
 
 
-def _die_with_parent() -> None:
-    """Asks Linux to kill this process when the server is gone, which otherwise nobody would notice."""
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent is gone, which otherwise nobody would notice."""
     if sys.platform == "linux":
         import ctypes
 

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import run_job
-from hydra.types import HydraContext
-from omegaconf import DictConfig, open_dict
+from hydra.experimental.callback import Callback
 
 from modelfactory.sweeping.records import FINISHED, Job
 from modelfactory.sweeping.spec import SweepSpec
@@ -53,20 +51,16 @@ def why_alone(plan: Any) -> str | None:
     return why_alone(plan.meta) if hasattr(plan, "meta") else "its model is not known"
 
 
-def why_no_group(spec: SweepSpec, hydra: Any) -> str | None:
+def why_no_group(spec: SweepSpec, hydra: Any, callbacks: Sequence[Any] = ()) -> str | None:
     """Why no job of a sweep is trained with another; None: some may be.
 
     Args:
         hydra: the `hydra` node of the sweep's config.
+        callbacks: those of Hydra that the sweep has.
     """
     if spec.on_error == "stop":
         return "sweep.on_error is stop: no job begins before the one before it has ended"
+    for callback in callbacks:
+        if any(getattr(type(callback), name, None) is not getattr(Callback, name) for name in ("on_job_start", "on_job_end")):
+            return f"hydra.callbacks: {type(callback).__name__} is called as each job begins and ends"
     return "hydra.job.chdir: each job is in its own directory" if hydra.job.chdir else None
-
-
-def leave_hydra_folder(context: HydraContext, config: DictConfig, words: Sequence[str], number: int) -> None:
-    """Leave what Hydra leaves in the folder of a job, for one that is trained with another, for which alone the launcher is called."""
-    composed = context.config_loader.load_sweep_config(config, list(words))
-    with open_dict(composed):
-        composed.hydra.job.id = composed.hydra.job.num = number
-    run_job(lambda _: None, composed, "hydra.sweep.dir", "hydra.sweep.subdir", context, configure_logging=False)

@@ -113,6 +113,7 @@ class SweepJob:
 
     def _stacked(self, members: Sequence[Member], place: _Place) -> tuple[int, tuple[str, str]]:
         arguments = {"members": [asdict(member) for member in members], "trusted": list(self.trusted), "at_once": self.spec.at_once}
+        arguments["own_process"] = self.spec.isolate and self.spec.gpus is None
         return self._call(FUNCTION, arguments, place)
 
     def _alone(self, member: Member, place: _Place, stacked: bool) -> None:

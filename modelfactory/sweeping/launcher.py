@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import glob
 import logging
-import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,8 +29,9 @@ from modelfactory.config.hydra_errors import complaint
 from modelfactory.config.rejected_overrides import Refused
 from modelfactory.config.target import trusted
 from modelfactory.sweeping.folders import folder_problems, quoted
-from modelfactory.sweeping.group import Member, leave_hydra_folder, why_alone, why_no_group
+from modelfactory.sweeping.group import Member, why_alone, why_no_group
 from modelfactory.sweeping.grouping import MOST, plan_groups, side_by_side, tell_groups
+from modelfactory.sweeping.hydra_folder import HydraFolders, folder_override, number_override
 from modelfactory.sweeping.job import STOPPED, JobFailed, SweepJob, job_config
 from modelfactory.sweeping.job_problems import JobProblems, chosen_too_late, swept_twice, without_seeds
 from modelfactory.sweeping.process import start_server
@@ -83,6 +83,7 @@ class SweepLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: Any, config: DictConfig) -> None:
         self._context, self._config = hydra_context, config
         self._spec = read_sweep_spec(config)
+        self._folders = HydraFolders(lambda words: hydra_context.config_loader.load_sweep_config(config, words))
         self._refused = [*self._refused, *swept_twice(config.hydra.overrides.task)]
         if self._spec.isolate:
             start_server()
@@ -121,7 +122,7 @@ class SweepLauncher(Launcher):
             first.numbers = [job.number for job in leading]
             with self._listed():
                 try:
-                    self._inner.launch([[*self._words(job), _number_override(job.number)] for job in leading], initial_job_idx=first)
+                    self._inner.launch([self._words(job) for job in leading], initial_job_idx=first)
                 except Exception as error:
                     log.error("%s: %s: %s", type(self._inner).__name__, type(error).__name__, error)
                     if any(read_job(job).status == "pending" for job in waiting):  # else each job's folder says what became of it
@@ -130,24 +131,24 @@ class SweepLauncher(Launcher):
 
     def _grouped(self, jobs: Sequence[Job]) -> list[Job]:
         """The jobs for which the launcher is called: those that are trained alone, and the first of each group of others."""
-        why, tasks = why_no_group(self._spec, self._config.hydra), side_by_side(self._config.hydra.launcher)
+        why = why_no_group(self._spec, self._config.hydra, self._context.callbacks.callbacks)
 
         def alone(job: Job) -> str | None:
             return why or self._alone.get(config_hash(without_seeds(job.config)))
 
-        groups = plan_groups(jobs, alone, self._spec.at_once or MOST, tasks, list(self._jobs.values()))
+        groups = plan_groups(jobs, alone, self._spec.at_once or MOST, side_by_side(self._config.hydra.launcher), list(self._jobs.values()))
         self._task.groups.clear()
         if self._spec.at_once != 1:
             tell_groups(groups)
         for _, *others in (group.jobs for group in groups):
             for job in others:
-                leave_hydra_folder(self._context, self._config, [*self._words(job), _number_override(job.number)], job.number)
+                self._folders.leave(job, self._words(job))
         self._task.groups.update((group.jobs[0].number, tuple(map(Member.of, group.jobs))) for group in groups if group.why_alone is None)
         return [group.jobs[0] for group in groups]
 
     def _words(self, job: Job) -> list[str]:
-        """The overrides that a launcher is given for a job: with its folder, so that it is the one that is recorded."""
-        return [*job.overrides, f"hydra.sweep.subdir={quoted(os.path.relpath(job.folder, self.root))}"]
+        """The overrides that a launcher is given for a job: with its folder, so that it is the one that is recorded, and its number."""
+        return [*job.overrides, folder_override(job.folder, self.root), number_override(job.number)]
 
     @contextmanager
     def _listed(self) -> Iterator[None]:
@@ -187,7 +188,7 @@ class SweepLauncher(Launcher):
         kept = HydraConfig.instance().cfg
         try:
             try:
-                config = self._context.config_loader.load_sweep_config(self._config, [*given, _number_override(number)])
+                config = self._context.config_loader.load_sweep_config(self._config, [*given, number_override(number)])
             except Refused as error:
                 if error.rest is None or refused is None:
                     raise
@@ -195,14 +196,17 @@ class SweepLauncher(Launcher):
                 config = settle_job(error.rest)
             if refused is not None:
                 refused.extend(chosen_too_late(config, self._config))
-            HydraConfig.instance().set_config(config)
+            HydraConfig.instance().cfg = config
             folder = Path(config.hydra.runtime.output_dir)
             plain = job_config(config, Path.cwd() if config.hydra.job.chdir else None)
+            job = Job(number, folder, given, config=plain, config_hash=config_hash(plain))
+            if self._spec.at_once != 1:
+                self._folders.keep(job, config, self.root)
         except (HydraException, OmegaConfBaseException) as error:
             raise ConfigError([complaint(error)]) from error
         finally:
             HydraConfig.instance().cfg = kept
-        return Job(number, folder, given, config=plain, config_hash=config_hash(plain))
+        return job
 
     def _checked(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
         """The jobs of a batch.
@@ -350,8 +354,3 @@ def move_sweep(config: DictConfig, folder: Path) -> None:
     with read_write(config.hydra), open_dict(config.hydra):
         config.hydra.sweep.dir = str(folder)
         given.append(f"hydra.sweep.dir={quoted(str(folder))}")
-
-
-def _number_override(number: int) -> str:
-    """The override that tells a job its number when its config is composed, where Hydra would tell it afterwards."""
-    return f"hydra.job.num={number}"

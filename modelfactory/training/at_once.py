@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +22,11 @@ _COPIES = 6  # of each parameter: itself, its gradient, two of an optimizer, and
 
 
 class AtOnce(NamedTuple):
-    """How many models to train at once, and why."""
+    """How many models to train at once, and why; how many there is memory for, though one by one is faster."""
 
     number: int
     why: str
+    fits: int = 1
 
 
 def choose_number(model: nn.Module, loss: nn.Module, x: Tensor, y: Tensor, wanted: int) -> AtOnce:
@@ -48,7 +50,21 @@ def choose_number(model: nn.Module, loss: nn.Module, x: Tensor, y: Tensor, wante
     tried = min(number, _TRIED)
     one, many = (_seconds(model, loss, x, y, count) for count in (1, tried))
     told = f"a step takes {many * 1e3:.2g} ms a model with {tried} at once, and {one * 1e3:.2g} ms one by one"
-    return AtOnce(number if many < one else 1, told)
+    return AtOnce(number if many < one else 1, told, fits)
+
+
+def one_thread() -> int:
+    """Have this process compute in one thread from here on; returns how many it had, at most as many as OMP_NUM_THREADS says by now.
+
+    Example:
+        >>> had = one_thread()
+        >>> torch.get_num_threads()
+        1
+        >>> torch.set_num_threads(had)
+    """
+    had, said = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS", "")
+    torch.set_num_threads(1)
+    return min(had, max(1, int(said))) if said.isdigit() else had
 
 
 def _seconds(model: nn.Module, loss: nn.Module, x: Tensor, y: Tensor, count: int) -> float:

@@ -25,18 +25,26 @@ class Weights(NamedTuple):
     metadata: dict[str, str]
 
 
-class PackedWeights(NamedTuple):
-    """A state dict as its file will hold it: each tensor once, on the CPU, their digest, and the texts beside them."""
+class PackedFile(NamedTuple):
+    """Weights or a state as their file will hold them: each tensor once, the texts beside them, and the tensors' digest, if known."""
 
     tensors: dict[str, Tensor]
-    digest: str
     metadata: dict[str, str]
+    digest: str | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def save(self, path: str | os.PathLike[str]) -> None:
         write_tensors(path, self.tensors, self.metadata, self.digest)
 
+    def copied(self) -> PackedFile:
+        """The same of tensors of its own, which stay as they are."""
+        return self._replace(tensors={name: tensor.detach().to("cpu", copy=True) for name, tensor in self.tensors.items()})
 
-def pack_weights(weights: Mapping[str, Tensor], config: Any = None, metadata: Mapping[str, str] | None = None) -> PackedWeights:
+
+def pack_weights(weights: Mapping[str, Tensor], config: Any = None, metadata: Mapping[str, str] | None = None) -> PackedFile:
     """What `save_weights` writes of a state dict."""
     tensors, tied = _once(weights)
     tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
@@ -45,7 +53,7 @@ def pack_weights(weights: Mapping[str, Tensor], config: Any = None, metadata: Ma
         about[CONFIG_KEY] = json.dumps(config)
     if tied:
         about[TIED_KEY] = json.dumps(tied)
-    return PackedWeights(tensors, tensor_digest(tensors), about)
+    return PackedFile(tensors, about, tensor_digest(tensors))
 
 
 def save_weights(
@@ -120,10 +128,15 @@ def save_state(path: str | os.PathLike[str], state: Mapping[str, Any], metadata:
         ...     read_state(Path(folder, "s"))
         {'step': 3, 7: (tensor([1., 1.]), None)}
     """
+    pack_state(state, metadata).save(path)
+
+
+def pack_state(state: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> PackedFile:
+    """What `save_state` writes of a state."""
     flat: dict[str, Tensor] = {}
     skeleton = _pack(state, "", flat)
     tensors, tied = _once(flat)
-    write_tensors(path, tensors, {**(metadata or {}), STATE_KEY: json.dumps(skeleton), TIED_KEY: json.dumps(tied)})
+    return PackedFile(tensors, {**(metadata or {}), STATE_KEY: json.dumps(skeleton), TIED_KEY: json.dumps(tied)})
 
 
 def read_state(path: str | os.PathLike[str]) -> dict[Any, Any]:

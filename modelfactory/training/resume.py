@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,8 +24,9 @@ from modelfactory.config.errors import ConfigError, Problem, Problems
 from modelfactory.config.files import write_atomic
 from modelfactory.model.weights.files import CONFIG_KEY, WEIGHTS
 from modelfactory.model.weights.tensor_file import RESTORE, DamagedFile, read_metadata
-from modelfactory.training.checkpoint import PackedWeights, load_into, pack_weights, read_state_and_metadata, read_weights, save_state
+from modelfactory.training.checkpoint import PackedFile, load_into, pack_state, pack_weights, read_state_and_metadata, read_weights
 from modelfactory.training.optimizer_state import load_named_state, named_state
+from modelfactory.training.pace import EpochFiles, Pace
 from modelfactory.training.result import SCORES, Result, read_seconds, write_metrics
 from modelfactory.training.resume_policy import PATH, Change, ResumeRule, find_changes, other_batches, policy_of, refusals
 from modelfactory.training.saving import carry_kept, checkpoint_of
@@ -70,6 +72,7 @@ class RunFiles:
         folder: the run directory; None: nothing is written.
         config: what the run records, or None.
         settings: the seed and the groups that the training was given.
+        pace: that of trainings that take turns; None: the files of each epoch are written when it is done.
 
     Attributes:
         config: as it is recorded; known when `resume` is done.
@@ -77,14 +80,15 @@ class RunFiles:
         within: where in an epoch the run that is resumed was stopped, for `resume_within`; None between epochs.
     """
 
-    def __init__(self, folder: Path | None, config: Any, settings: Mapping[str, Any]):
+    def __init__(self, folder: Path | None, config: Any, settings: Mapping[str, Any], pace: Pace | None = None):
+        self._epoch_files = EpochFiles(pace)
         self.folder, self.config, self.notice = folder, recorded(config), ""
         plain = json.loads(json.dumps(settings, default=lambda value: type(value).__name__))
         self._settings = {**plain, "trainer": {name: value for name, value in (plain["trainer"] or {}).items() if name != "resume"}}
         self._source: Path | None = None
         self._state: dict[str, Any] = {}
         self._metadata: dict[str, str] = {}
-        self._weights: PackedWeights | None = None
+        self._weights: PackedFile | None = None
         self._positions: list[int] = []  # of the schedule, in steps, after each epoch
         self._last_epoch: dict[str, int] | None = None  # what it trained on
         self.within: dict[str, Any] | None = None
@@ -196,7 +200,7 @@ class RunFiles:
         max_steps = left if spec.max_steps is None else min(left, spec.max_steps)
         return replace(run, max_steps=max_steps)
 
-    def _best_weights(self, model: nn.Module, result: Result, changes: list[Change]) -> PackedWeights | None:
+    def _best_weights(self, model: nn.Module, result: Result, changes: list[Change]) -> PackedFile | None:
         """The best epoch's weights as they are to be written: from the checkpoint, where that is of the best epoch.
 
         None before an epoch is done. Their config is the one that they were trained under, which is this one where nothing that takes
@@ -205,7 +209,7 @@ class RunFiles:
         same = not any(change.policy.rule is ResumeRule.TAKES_EFFECT for change in changes)
         if not result.best:
             return None
-        if result.best == result.final and self.within is None:
+        if result.best["epoch"] == result.final["epoch"] and self.within is None:
             return pack_weights(model.state_dict(), self.config if same else self._saved_config, _scores(result))
         if "best_weights" in self._state:
             return pack_weights(self._state["best_weights"], self.config if same else self._state["best_config"], _scores(result))
@@ -230,7 +234,7 @@ class RunFiles:
         if self._source is None:
             return
         if elsewhere:
-            save_state(self.folder / CHECKPOINT, self._state, self._metadata)
+            pack_state(self._state, self._metadata).save(self.folder / CHECKPOINT)
             carry_kept(self._source, self.folder, len(result.history))
             for path in (self._source / name for name in _CARRIED):
                 if path.is_file():
@@ -249,18 +253,23 @@ class RunFiles:
         """
         if self.folder is None:
             return
-        write_metrics(self.folder / "metrics.csv", result.history)
         self._positions.append(run.schedule.steps)
         self._last_epoch = dict(seen)
         best = pack_weights(model.state_dict(), self.config, _scores(result)) if is_best else None
         result.weights_checksum = result.weights_checksum if best is None else best.digest
-        for file in run.spec.saving.kept(result.final["epoch"], is_best):  # before the last one, after which the epoch is done
+        kept = list(run.spec.saving.kept(result.final["epoch"], is_best))
+        if kept:  # before the last one, after which the epoch is done; beside the weights of the best epoch, where those are written
+            self.write()
+        for file in kept:
             self._save(run, model, result, stale, self._best_beside(is_best), file)
         self._is_saved = run.spec.saving.is_due(result.final["epoch"], is_best)
-        if self._is_saved:
-            self._save(run, model, result, stale)
-        if best is not None:
-            best.save(self.folder / WEIGHTS)
+        state = self._packed(run, model, result, stale) if self._is_saved else None
+        files = [(self.folder / name, file) for name, file in ((CHECKPOINT, state), (WEIGHTS, best)) if file is not None]
+        self._epoch_files.put(partial(write_metrics, self.folder / "metrics.csv", result.history), files, is_best)
+
+    def write(self) -> None:
+        """Write the files of the last epoch, where they are still to be written."""
+        self._epoch_files.write()
 
     def _best_beside(self, is_best: bool) -> dict[str, Any]:
         """What a checkpoint that stays needs of a best epoch that it is not of, whose weights a later one replaces."""
@@ -271,11 +280,13 @@ class RunFiles:
 
     def close(self, run: Run, model: nn.Module, result: Result, stale: int) -> None:
         """Write the checkpoint of the last epoch, where `trainer.save.every` did not."""
+        self.write()
         if not self._is_saved:
             self._save(run, model, result, stale)
 
     def save_within(self, within: dict[str, Any], run: Run, model: nn.Module, result: Result, stale: int) -> None:
         """Write the checkpoint of an epoch that is done in part; the other files are of whole epochs."""
+        self.write()
         self._save(run, model, result, stale, {"within": within})
         run.world.wait()  # until it is there: who is first to end may end the others
 
@@ -288,8 +299,11 @@ class RunFiles:
     def _save(
         self, run: Run, model: nn.Module, result: Result, stale: int, more: Mapping[str, Any] = _NOTHING, file: Path = CHECKPOINT
     ) -> None:
-        if self.folder is None:
-            return
+        if self.folder is not None:
+            self._packed(run, model, result, stale, more).save(self.folder / file)
+
+    def _packed(self, run: Run, model: nn.Module, result: Result, stale: int, more: Mapping[str, Any] = _NOTHING) -> PackedFile:
+        """The checkpoint of where the training is."""
         state = {
             "format": _FORMAT,
             "model": model.state_dict(),
@@ -313,7 +327,7 @@ class RunFiles:
         metadata = {SETTINGS_KEY: json.dumps(self._settings)}
         if self.config is not None:
             metadata |= {CONFIG_KEY: json.dumps(self.config), HASH_KEY: config_hash(self.config)}
-        save_state(self.folder / file, state, metadata)
+        return pack_state(state, metadata)
 
 
 def _config_of(metadata: Mapping[str, str]) -> dict[str, Any]:

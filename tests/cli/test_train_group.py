@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from modelfactory.cli.train_job import DONE, FAILED, train_job
 from modelfactory.config.compose import to_plain
 from modelfactory.model.weights.tensor_file import read_tensors
 from modelfactory.sweeping.group import NOT_TOGETHER, ONE_BY_ONE
+from modelfactory.sweeping.parts import POSSIBLE
+from modelfactory.sweeping.process import Server
 from modelfactory.training.at_once import AtOnce
 
 WORDS = (
@@ -118,6 +122,29 @@ def test_jobs_that_turn_out_not_to_stack_are_left_to_be_trained_alone(tmp_path: 
     members = [member(tmp_path, number, *(("model.width=9",) if number else ())) for number in range(2)]
     assert train_group(members, at_once=2) == NOT_TOGETHER
     assert all("different architectures cannot be stacked" in result(each)["error"] for each in members)
+
+
+@pytest.mark.skipif(not POSSIBLE, reason="a process that has imported torch is forked on Linux alone")
+def test_a_process_for_each_core_leaves_the_bits_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    apart, whole = ([member(tmp_path / name, number) for number in range(3)] for name in ("apart", "whole"))
+    Path(apart[0]["folder"]).mkdir(parents=True)
+    log = {"class": "logging.FileHandler", "filename": str(Path(apart[0]["folder"]) / "train.log")}
+    configured = {"version": 1, "disable_existing_loggers": False, "handlers": {"file": log}}
+    configured["root"] = {"level": "INFO", "handlers": ["file"]}
+    request = {"function": "modelfactory.cli.train_group.train_group", "cwd": str(tmp_path), "path": sys.path}
+    request["arguments"] = {"members": apart, "at_once": 3, "own_process": True}
+    request["logging"] = {"config": configured, "folder": str(tmp_path), "trusted": []}
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    server = Server()
+    assert server.call({**request, "environment": dict(os.environ)}) == DONE
+    server.close()
+    train_group(whole, at_once=3)
+    for each, other in zip(apart, whole, strict=True):
+        ours, own = (read_tensors(Path(one["folder"]) / "checkpoint" / "last.safetensors")[0] for one in (each, other))
+        assert ours.keys() == own.keys() and all(ours[name].equal(own[name]) for name in ours)
+        assert result(each)["threads"] == 1
+        assert (Path(each["folder"]) / "train.log").read_text().count("parameters") == 1
+    assert len({result(each)["pid"] for each in apart}) == 2
 
 
 def test_each_job_has_its_own_log(tmp_path: Path):

@@ -297,13 +297,14 @@ def test_jobs_of_the_same_groups_are_composed_from_files_that_are_read_once(monk
         with composed_from(bases):
             together = [(config_of(loader, words), set(reads)) for words in SAME_GROUPS * 2]
         assert [config for config, _ in together] == alone * 2
-        assert all(files == {"config"} for _, files in together[len(SAME_GROUPS) :])
+        assert not any(files for _, files in together[len(SAME_GROUPS) :])
         assert len(bases.configs) == 4
         monkeypatch.setattr(hydra_patches, "MOST_BASES", 2)
+        monkeypatch.setattr(hydra_patches, "MOST_WORDS", 2)
         few = Bases()
         with composed_from(few):
             assert [config_of(loader, words) for words in SAME_GROUPS * 2] == alone * 2
-        assert 0 < len(few.configs) <= 2 and 0 < len(few.defaults) <= 2
+        assert all(0 < len(kept) <= 2 for kept in (few.configs, few.defaults, few.files, few.words))
         config_of(loader, SAME_GROUPS[0])
         assert len(reads) == num_alone[0]  # and again as Hydra does when the block is over
 

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+import yaml
 
+from modelfactory.sweeping import process
+from modelfactory.sweeping.parts import POSSIBLE
 from modelfactory.sweeping.records import read_sweep
 from tests.sweeping.conftest import QUICK, TROUBLE, results
 
 
-def test_a_group_is_one_task_and_each_of_its_jobs_is_told(sweep, tmp_path: Path):
+@pytest.fixture
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The jobs of a group are in one process."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def test_a_group_is_one_task_and_each_of_its_jobs_is_told(sweep, tmp_path: Path, one_core: None):
     words = ("seed=0,1,2", "data.batch_size=32,64", *QUICK, "sweep.batch=3")
     status, out, err = sweep(*words)
     assert status == 0, err
@@ -25,13 +35,46 @@ def test_a_group_is_one_task_and_each_of_its_jobs_is_told(sweep, tmp_path: Path)
     assert status == 0 and results(tmp_path / "sweep") == records
 
 
-def test_a_crash_costs_the_jobs_of_a_group_one_retry_alone_and_each_is_named(sweep, tmp_path: Path):
+def test_a_crash_costs_the_jobs_of_a_group_one_retry_alone_and_each_is_named(sweep, tmp_path: Path, one_core: None):
     once = f"+data.once={tmp_path / 'once'}"
     status, out, err = sweep("seed=0,1", "+data.how=kill", once, *TROUBLE, *QUICK, "sweep.batch=2")
     assert status == 0, err
     assert "jobs 0-1: its process was killed by SIGKILL; each of 0-1 is run once more, alone" in out
     assert [job.status for job in read_sweep("sweep").jobs] == ["completed"] * 2
     assert len({record["pid"] for record in results(tmp_path / "sweep").values()}) == 2
+
+
+@pytest.mark.skipif(not POSSIBLE or (os.cpu_count() or 1) < 2, reason="there is one core")
+def test_a_process_on_each_core_trains_a_part_of_a_group(sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """And what crashes takes the others of its part alone with it."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setattr(process, "_server", None)  # one that was started under other variables has other threads
+    once = f"+data.once={tmp_path / 'once'}"
+    status, out, err = sweep("seed=0,1,2,3", "+data.how=kill", once, *TROUBLE, *QUICK, "sweep.batch=4")
+    assert status == 0, err
+    assert "in 2 processes side by side" in (tmp_path / "sweep" / "0" / "train.log").read_text()
+    parts = ("0-1", "2-3")
+    assert any(f"jobs 0-3: its process was killed by SIGKILL; each of {part} is run once more, alone" in out for part in parts)
+    assert [job.status for job in read_sweep("sweep").jobs] == ["completed"] * 4
+    assert len({record["pid"] for record in results(tmp_path / "sweep").values()}) == 3
+
+
+def test_the_folder_that_hydra_leaves_of_a_job_is_that_of_a_job_alone(sweep, tmp_path: Path):
+    found = []
+    for batch in ("sweep.batch=2", "sweep.batch=off"):
+        status, _, err = sweep("seed=0,1", "hydra.sweep.subdir=${hydra.job.override_dirname}", "data.split_seed=1", *QUICK, batch)
+        assert status == 0, err
+        files = {}
+        for name in ("config", "hydra", "overrides"):
+            for number in range(2):
+                (file,) = (tmp_path / "sweep").glob(f"*,seed={number},*/.hydra/{name}.yaml")
+                files[name, number] = yaml.safe_load(file.read_text())
+        for number in range(2):
+            del files["config", number]["sweep"]  # which has the word that differs
+            words = files["hydra", number]["hydra"]["overrides"]["hydra"]
+            words[:] = [word for word in words if not word.startswith("hydra.sweep.dir=")]  # which is told twice where Hydra composes
+        found.append(files)
+    assert found[0] == found[1]
 
 
 def test_a_crash_that_comes_again_is_that_of_each_job(sweep):
@@ -46,6 +89,7 @@ def test_a_crash_that_comes_again_is_that_of_each_job(sweep):
     ("words", "told"),
     [
         (("sweep.batch=off",), ""),
+        (("+hydra.callbacks.x._target_=hydra.experimental.callbacks.LogJobReturnCallback",), "alone: hydra.callbacks: LogJobReturnCallback is"),
         (("sweep.on_error=stop",), "jobs 0-1 are trained alone: sweep.on_error is stop"),
         (("trainer.precision=bf16",), "jobs 0-1 are trained alone: trainer.precision is bf16"),
         (("model=cnn", "~model.layers.head"), "jobs 0-1 are trained alone: no layer with parameters is one that stacks: conv1 (Conv2d)"),

@@ -10,8 +10,7 @@ import pytest
 
 import modelfactory as mf
 from modelfactory.config.errors import ConfigError, Problems
-from modelfactory.training import resume
-from modelfactory.training.checkpoint import read_state
+from modelfactory.training.checkpoint import PackedFile, read_state
 from modelfactory.training.distributed import ALONE
 from modelfactory.training.saving import EverySpec, SaveTimes, checkpoint_of, read_save
 from modelfactory.training.status import CHECKPOINT
@@ -27,13 +26,15 @@ def saving(every=None, keep=None, epochs=4, **groups):
 @pytest.fixture
 def saved(monkeypatch):
     """The files that are saved, with the epoch and the step within one."""
-    found, save = [], resume.save_state
+    found, save = [], PackedFile.save
 
-    def watched(path, state, metadata):
-        found.append((path.stem, len(state["history"]), state.get("within", {}).get("step")))
-        save(path, state, metadata)
+    def watched(self, path):
+        save(self, path)
+        if path.parent.name == CHECKPOINT.parent.name:
+            state = read_state(path)
+            found.append((path.stem, len(state["history"]), state.get("within", {}).get("step")))
 
-    monkeypatch.setattr(resume, "save_state", watched)
+    monkeypatch.setattr(PackedFile, "save", watched)
     return found
 
 
