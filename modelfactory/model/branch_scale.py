@@ -72,7 +72,7 @@ def _count(node: Node, known: dict[int, tuple[int, bool]]) -> tuple[int, bool]:
     if id(node) not in known:
         below = [_count(child, known) for _, child in node.children] if isinstance(node, Chain) else []
         own = isinstance(node, Chain) and node.container is Residual
-        divides = own and "base_branches" in node.options
+        divides = isinstance(node, Chain) and "base_branches" in node.options
         known[id(node)] = own + sum(count for count, _ in below), divides or any(any_below for _, any_below in below)
     return known[id(node)]
 
