@@ -180,7 +180,7 @@ def place_parameters(
         if grouping.layer_decay is not None:
             layer = layers[info.name]
             name, scale = f"{name}.layer{layer}", scale * grouping.layer_decay ** (last - layer)
-        if set(grouping.no_decay).intersection(info.roles):
+        if grouping.no_decay and set(grouping.no_decay).intersection(info.roles):  # roles cost a run of the model
             name, options = f"{name}.no_decay", options | {"weight_decay": 0.0}
         thawed = None if thaws is None else next((thaws[own] for own in info.names if own in thaws), None)
         if thawed is not None:
