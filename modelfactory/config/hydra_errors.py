@@ -148,8 +148,6 @@ def _hint(error: Exception, path: str, wanted: str) -> str:
     whole = _keys(parent._get_root()) if choices else {}
     if wanted == "override" and wrong in _arguments_of(parent):
         return f" in the config; +{path}=... adds it"
-    if path.startswith("backbone.") and choices == ["name", "weights"]:
-        return " of a config without a backbone; choose one, such as backbone=resnet18"
     known = _CALLED_ELSEWHERE.get(wrong)
     elsewhere = [known] if known and _has(whole, known) else paths_of(wrong, whole)
     if elsewhere:
@@ -159,6 +157,8 @@ def _hint(error: Exception, path: str, wanted: str) -> str:
         return f"; did you mean {meant!r}?"
     if nearest(wrong, choices):
         return did_you_mean(wrong, choices)
+    if path.startswith("backbone.") and choices == ["name", "weights"]:
+        return " of a config without a backbone; choose one, such as backbone=resnet18"
     near = nearest(wrong, _names_in(whole))
     if near is not None and wrong not in whole:
         return f"; did you mean {' or '.join(map(repr, paths_of(near, whole)))}?"

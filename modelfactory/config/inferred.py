@@ -29,24 +29,28 @@ def with_num_classes(cfg: DictConfig, path: Sequence[Any], infer: Infer) -> Dict
         >>> with_num_classes(cfg, ["data"], lambda data: len(data)).size, cfg.data.num_classes
         (2, None)
     """
-    node: Any = cfg
-    for key in path:
-        if not isinstance(node, DictConfig) or key not in node or OmegaConf.is_missing(node, key):
-            return cfg
-        node = node[key]
-    if not isinstance(node, DictConfig) or _KEY not in node or OmegaConf.is_missing(node, _KEY) or node[_KEY] is not None:
-        return cfg
-    written: Any = OmegaConf.to_container(cfg, resolve=False)
-    if not _refers(written):
-        return cfg
     try:
-        data: Any = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        data = _data_to_count(cfg, path)
     except OmegaConfBaseException:  # told when all of it is resolved
+        return cfg
+    written: Any = None if data is None else OmegaConf.to_container(cfg, resolve=False)
+    if data is None or not _refers(written):
         return cfg
     number = infer(data)
     made: Any = OmegaConf.create(written, flags={"allow_objects": True})
     OmegaConf.update(made, ".".join(map(str, (*path, _KEY))), number)
     return made
+
+
+def _data_to_count(cfg: DictConfig, path: Sequence[Any]) -> dict[str, Any] | None:
+    """The `data` group, resolved, if its number of classes is null."""
+    node: Any = cfg
+    for key in path:
+        node = node[key] if isinstance(node, DictConfig) and key in node else None
+    if not isinstance(node, DictConfig) or _KEY not in node or node[_KEY] is not None:
+        return None
+    found: Any = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    return found
 
 
 def _refers(value: Any) -> bool:
