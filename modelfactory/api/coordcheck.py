@@ -15,6 +15,7 @@ from modelfactory.api.run import build, check
 from modelfactory.config.compose import as_given, has_path, to_plain, with_value
 from modelfactory.config.errors import ConfigError, Problem, Problems
 from modelfactory.data.batches import make_batches
+from modelfactory.data.count_classes import count_classes
 from modelfactory.data.dataset import Data
 from modelfactory.data.spec import build_data
 from modelfactory.parameters.roles import describe
@@ -132,7 +133,7 @@ class _Training:
     """One model of a config on its data, that takes steps; always by the same batches and random numbers for a seed."""
 
     def __init__(self, config: Any, seed: int):
-        plain = {**to_plain(config), "seed": seed}
+        plain = {**to_plain(config, count_classes), "seed": seed}
         problems = Problems()
         settings = read_training(plain, problems).whole()
         if settings is None:

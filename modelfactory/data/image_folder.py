@@ -151,7 +151,7 @@ def load_folder(
         read, transform = image_reader(declared["train" if part == "train" else "val"], *normalised)
         return ImageFiles(folder, transform, read)
 
-    unused = "test" in folders and not _classes_of(folders["test"]) & _classes_of(folders["train"])
+    unused = "test" in folders and not classes_of(folders["test"]) & classes_of(folders["train"])
     left_out = [str(folders.pop("test"))] if unused else []
     whole = {part: images(folder, part) for part, folder in folders.items()}
     train = whole["train"]
@@ -192,8 +192,17 @@ def _held_out_of(
     return {part: Split(dataset=Subset(files[part], index.tolist())) for part, index in indices.items()}  # pyright: ignore[reportArgumentType]
 
 
-def _classes_of(folder: Path) -> set[str]:
-    """The names of the classes that a folder has."""
+def classes_of(folder: Path) -> set[str]:
+    """The names of the classes that a folder has, one folder each.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Path(folder, "cat").mkdir()
+        ...     Path(folder, ".hidden").mkdir()
+        ...     classes_of(Path(folder))
+        {'cat'}
+    """
     return {entry.name for entry in os.scandir(folder) if entry.is_dir() and not _is_hidden(entry.name)}
 
 

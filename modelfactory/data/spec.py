@@ -115,7 +115,7 @@ def read_data(mapping: Any, problems: Problems, path: str = "data", backbone: Kn
     if given.get("input_shape") is not None:
         shape = check_input_shape(given["input_shape"], join(path, "input_shape"), problems)
         spec = replace(spec, input_shape=shape) if spec is not None else None
-    factory = _find_factory(name, join(path, "_target_"), problems)
+    factory = find_factory(name, join(path, "_target_"), problems)
     if factory is None:
         return None
     takes = inspect.signature(factory).parameters
@@ -237,7 +237,13 @@ def _as_declared(data: Data, spec: DataSpec, path: str, problems: Problems, igno
     return replace(data, **{name: getattr(spec, name) for name in names})
 
 
-def _find_factory(name: Any, path: str, problems: Problems) -> Callable[..., Any] | None:
+def find_factory(name: Any, path: str, problems: Problems) -> Callable[..., Any] | None:
+    """Find the function that a `_target_` of `data` names, or None after adding to `problems` why it may not be one.
+
+    Example:
+        >>> find_factory("modelfactory.data.digits", "data._target_", Problems()) is digits
+        True
+    """
     factory = target.resolve(name, path, problems, kind="data")
     if factory is None or not _is_ours(factory) or factory in FACTORIES:
         return factory
