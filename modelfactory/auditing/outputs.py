@@ -49,6 +49,7 @@ def split_batch(model: nn.Module, batch: Any) -> tuple[Any, Tensor | None]:
     """The inputs and the targets of a batch; None where it has no targets.
 
     Example:
+        >>> import torch
         >>> inputs, targets = split_batch(nn.Linear(2, 3), (torch.zeros(4, 2), torch.zeros(4, dtype=torch.long)))
         >>> inputs.shape, targets.shape
         (torch.Size([4, 2]), torch.Size([4]))
