@@ -35,6 +35,7 @@ SHOWN: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "trunc_normal": (MATRIX, {"std": 0.02, "a": -0.04, "b": 0.04}),
     "uniform": (MATRIX, {"a": -0.1, "b": 0.1}),
     "gpt2": (MATRIX, {"branches": 24}),
+    "completep": (MATRIX, {"base_branches": 4, "undivided": 16}),
     "fixup": (MATRIX, {"branches": 16, "branch_layers": 2}),
     "t_fixup": (MATRIX, {"depth": 6}),
     "t_fixup_embedding": (MATRIX, {"depth": 6}),

@@ -16,6 +16,7 @@ from modelfactory.auditing.finding import Audit
 from modelfactory.auditing.loaded import Checkpoint, load_fitting, read_checkpoint
 from modelfactory.config.compose import to_plain
 from modelfactory.config.errors import contained
+from modelfactory.data.count_classes import count_classes
 
 _MOST_INPUTS = 32
 
@@ -43,7 +44,7 @@ def audit_config(cfg: Any, checkpoint: str | os.PathLike[str] | None = None) -> 
     failures: list[str] = []
     batch = None
     with contained("the first batch of data", failures):
-        batch = _batch(to_plain(cfg), model)
+        batch = _batch(to_plain(cfg, count_classes), model)
     found = audit_with(model, batch, opened)
     return Audit(found.findings, (*failures, *found.notes))
 

@@ -39,6 +39,7 @@ from modelfactory.init.schemes.table import LIMITS as SCHEME_LIMITS
 from modelfactory.init.schemes.table import SCHEMES, arguments
 from modelfactory.model.backbone.spec import TIMM, BackboneSpec
 from modelfactory.model.grammar import MODEL_KEYS
+from modelfactory.parameters.completep import CompleteP
 from modelfactory.parameters.roles import ROLES
 from modelfactory.parameters.selector import SELECTOR_KEYS
 from modelfactory.sweeping.experiment import ExperimentSpec
@@ -193,7 +194,9 @@ def _layers() -> dict[str, Schema]:
         own = {}
         if name == "modelfactory.Residual":
             learned = mapping_of({"learn": of_hint(float), "per": {"enum": ["all", "channel"]}})
-            own = {"shortcut": {"anyOf": [ref("layer"), {"type": "null"}]}, "scale": one_of({"type": ["number", "null"]}, learned)}
+            divided = mapping_of({"base_branches": of_hint(float | None, {"above": 0})})
+            scale = one_of({"type": ["number", "null"]}, learned, divided)
+            own = {"shortcut": {"anyOf": [ref("layer"), {"type": "null"}]}, "scale": scale}
         made[name] = mapping_of({**found, **keys, **own}, takes_any)
     plain = _by_target({name: ref(name) for name in made}, ("torch.nn.modules",), {"properties": keys})
     plain["propertyNames"] = {"not": {"pattern": "^_(?!target_$)"}}
@@ -250,6 +253,7 @@ def _optimizer() -> Schema:
         "groups": {"type": ["object", "null"], "additionalProperties": {"type": ["object", "null"]}},
         "layer_decay": of_hint(float | None, {"above": 0, "max": 1}),
         "no_decay": one_of({"type": "array", "items": {"enum": list(ROLES)}}, {"type": "null"}),
+        "completep": one_of(mapping_of(fields_of(CompleteP)), {"type": "null"}),
         "_target_": {"type": "string"},
     }
     made = {}

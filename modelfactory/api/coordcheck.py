@@ -15,8 +15,10 @@ from modelfactory.api.run import build, check
 from modelfactory.config.compose import as_given, has_path, to_plain, with_value
 from modelfactory.config.errors import ConfigError, Problem, Problems
 from modelfactory.data.batches import make_batches
+from modelfactory.data.count_classes import count_classes
 from modelfactory.data.dataset import Data
 from modelfactory.data.spec import build_data
+from modelfactory.parameters.roles import describe
 from modelfactory.reporting.coordinates import Axis, CoordCheck, Rates
 from modelfactory.signal_propagation.keeping import buffers_kept, random_state_of
 from modelfactory.training.device import kept_random_state, seed_device, training_context
@@ -46,7 +48,9 @@ def coordcheck(
     """Measure over widths and depths how much a few optimizer steps change of each layer's output, and say whether it stays.
 
     Each model is built and trained by the config's own init, optimizer, loss and data, without its schedule. Where what steps change
-    grows with the width, a learning rate that is right for one width is too large for another.
+    grows with the width, a learning rate that is right for one width is too large for another. Over depths the last block is
+    compared (`blocks.-1`), which stands at the same place of each; of residual branches the sums, of which each term is smaller
+    the more there are.
 
     Args:
         cfg: a config that is not resolved (`mf.compose`), a YAML file, or the first of `overrides`.
@@ -81,11 +85,12 @@ def coordcheck(
 
 
 def _axis(config: Any, name: str, key: str, sizes: tuple[int, ...], steps: int, seeds: int) -> Axis:
-    """The changes of the layers that the models of all sizes have."""
+    """The changes of the layers that the models of all sizes have; over depths those of the last block."""
+    of_depth = name == "depth"
     made = [with_value(config, key, size) for size in sizes]
     for one in made:
         check(one)
-    found = [_mean([_changes(one, steps, seed) for seed in range(seeds)]) for one in made]
+    found = [_mean([_changes(one, steps, seed, of_depth) for seed in range(seeds)]) for one in made]
     common = [layer for layer in found[0] if all(layer in other for other in found)]
     return Axis(name, key, sizes, {layer: tuple(one[layer] for one in found) for layer in common})
 
@@ -128,7 +133,7 @@ class _Training:
     """One model of a config on its data, that takes steps; always by the same batches and random numbers for a seed."""
 
     def __init__(self, config: Any, seed: int):
-        plain = {**to_plain(config), "seed": seed}
+        plain = {**to_plain(config, count_classes), "seed": seed}
         problems = Problems()
         settings = read_training(plain, problems).whole()
         if settings is None:
@@ -160,8 +165,12 @@ class _Training:
                 if taken == count:
                     return
 
-    def outputs(self) -> dict[str, Tensor]:
-        """What each layer that has a matrix gives on the first samples, by its name, and the model."""
+    def outputs(self, of_depth: bool) -> dict[str, Tensor]:
+        """What each layer that has a matrix gives on the first samples, by its name.
+
+        Args:
+            of_depth: whether models of other depths are compared: layers have the names of `at_the_end`, and sums stand for branches.
+        """
         found: dict[str, Tensor] = {}
 
         def keeping(name: str) -> Callable[..., None]:
@@ -172,8 +181,14 @@ class _Training:
 
             return keep
 
-        weighted = [(name, module) for name, module in self.model.named_modules() if _has_matrix(module)]
-        handles = [module.register_forward_hook(keeping(name)) for name, module in weighted]
+        watched = {name: module for name, module in self.model.named_modules() if _has_matrix(module)}
+        if of_depth:
+            infos = describe(self.model)
+            inside = {info.module_name for info in infos if any(info.name in branch.inside for branch in info.model.branches)}
+            sums = {name: module for name, module in self.model.named_modules() if getattr(type(module), "is_residual", False)}
+            named = {at_the_end(self.model, name): module for name, module in (watched | sums).items() if name not in inside}
+            watched = {name: module for name, module in named.items() if name is not None}
+        handles = [module.register_forward_hook(keeping(name)) for name, module in watched.items()]
         x, _ = self.data.train.sample(min(len(self.data.train), _PROBED))
         try:
             with torch.no_grad(), buffers_kept(self.model), random_state_of(self.device, self.seed):
@@ -182,6 +197,24 @@ class _Training:
             for handle in handles:
                 handle.remove()
         return found
+
+
+def at_the_end(model: nn.Module, name: str) -> str | None:
+    """The name of a module in the last of the parts of each chain of numbered ones, with -1 for its number; None in another.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.ModuleList(nn.Linear(2, 2) for _ in range(3)))
+        >>> [at_the_end(model, name) for name in ("1.1", "1.2")]
+        [None, '-1.-1']
+    """
+    parts, above = [], model
+    for part in name.split("."):
+        numbered = [key for key in above._modules if key.isdigit()]
+        if part in numbered and part != numbered[-1]:
+            return None
+        parts.append("-1" if part in numbered else part)
+        above = above.get_submodule(part)
+    return ".".join(parts)
 
 
 def _has_matrix(module: nn.Module) -> bool:
@@ -195,14 +228,14 @@ def _seeded(training: _Training) -> Iterator[None]:
         yield
 
 
-def _changes(config: Any, steps: int, seed: int) -> dict[str, float]:
+def _changes(config: Any, steps: int, seed: int, of_depth: bool) -> dict[str, float]:
     """By layer, the root mean square of what so many steps change of its output."""
     training = _Training(config, seed)
     with _seeded(training):
-        before = training.outputs()
+        before = training.outputs(of_depth)
         for _ in training.steps(steps):
             pass
-        after = training.outputs()
+        after = training.outputs(of_depth)
     return {name: (after[name] - before[name]).float().square().mean().sqrt().item() for name in before}
 
 

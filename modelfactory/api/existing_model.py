@@ -27,12 +27,17 @@ _COMMON = ("num_classes", "batch_size", "val_batch_size", "seed", "num_workers",
 
 
 def train_module(
-    model: nn.Module, cfg: Any = None, train: Any = None, val: Any = None, run_dir: str | os.PathLike[str] | None = None
+    model: nn.Module,
+    cfg: Any = None,
+    train: Any = None,
+    val: Any = None,
+    run_dir: str | os.PathLike[str] | None = None,
+    test: Any = None,
 ) -> Result:
     """Train a module in place by the groups `data`, `optimizer`, `scheduler` and `trainer` of a config, of which any may be left out.
 
     Args:
-        train: what to train on in place of the config's data, as `data_of` takes it; with it `val`.
+        train: what to train on in place of the config's data, as `data_of` takes it; with it `val`, and maybe `test`.
 
     Raises:
         ConfigError: settings or data that are wrong, or do not go with the model.
@@ -54,6 +59,8 @@ def train_module(
         if (train is None) != (val is None):
             missing, other = ("val", "train") if val is None else ("train", "val")
             raise ConfigError([Problem(missing, f"missing beside {other}=; give both, or a config with data")])
+        if train is None and test is not None:
+            raise ConfigError([Problem("test", "given without train= and val=; give them too, or a config with data.test_fraction")])
         seed, training = read_seed(config, problems), read_training(config, problems).whole()
         source = _read_source(config, problems) if train is None else None
         if training is None or problems:
@@ -63,7 +70,7 @@ def train_module(
             data = load_source(source, ignored)
         else:
             keys = {key: value for key, value in (config.get("data") or {}).items() if key in _COMMON}
-            data = data_of(train, val, keys, ignored=ignored)
+            data = data_of(train, val, keys, ignored=ignored, test=test)
         return train_model(model, data, training, seed=seed, run_dir=None if run_dir is None else Path(run_dir), config=config)
 
 

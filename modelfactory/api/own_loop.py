@@ -22,7 +22,7 @@ from modelfactory.data.input_files import read_files
 from modelfactory.data.spec import data_of
 from modelfactory.training import optimizer as optimizers
 from modelfactory.training.evaluate import compute_outputs, measure_split
-from modelfactory.training.loss import read_loss
+from modelfactory.training.loss import LossSpec, read_loss
 from modelfactory.training.optimizer import read_optimizer
 from modelfactory.training.scheduler import Schedule, build_schedule, read_scheduler
 from modelfactory.training.spec import TrainerSpec
@@ -32,7 +32,7 @@ _OF_SCHEDULE = ("max_epochs", "monitor", "accumulate")  # what a schedule has to
 
 
 def build_data(cfg: Any, *overrides: str, at: str | None = None) -> Data:
-    """Load the data of a config: `data.train` and `data.val`, of which `modelfactory.data.make_batches` makes batches.
+    """Load the data of a config: `data.train`, `data.val` and maybe `data.test`, of which `modelfactory.data.make_batches` makes batches.
 
     Args:
         cfg: as for `build`: a config with the group `data`, a YAML file, or the first of `overrides`.
@@ -122,13 +122,13 @@ def build_scheduler(
         return build_schedule(spec, optimizer, steps, epochs * steps)
 
 
-def evaluate(model: Any, data: Any = None, split: str = "val", *, at: str | None = None) -> dict[str, float]:
+def evaluate(model: Any, data: Any = None, split: str | None = None, *, at: str | None = None) -> dict[str, float]:
     """Measure the mean loss and, for classes, the accuracy of a model over a split of data.
 
     Args:
         model: a module; or the directory of a run, whose model and data they then are.
         data: `Data`, as `build_data` gives them; a config; or the split itself: (inputs, targets), a torch data set or a DataLoader.
-        split: "val" or "train".
+        split: "val", "train", or "test" where the data have that. None: "val"; of a run "test", where its data have that.
 
     Raises:
         ConfigError: what is wrong with the data, or that they do not go with the model.
@@ -139,20 +139,47 @@ def evaluate(model: Any, data: Any = None, split: str = "val", *, at: str | None
         ['accuracy', 'loss', 'samples']
     """
     if isinstance(model, (str, os.PathLike)):
-        run = read_run(model)
-        return evaluate(rebuild(run), run.config if data is None else data, split)
+        return evaluate_run(model, data, split)[1]
+    return _evaluate(model, data, split or "val", at)[1]
+
+
+def evaluate_run(run_dir: str | os.PathLike[str], data: Any = None, split: str | None = None) -> tuple[str, dict[str, float]]:
+    """Measure the model of a run, on its data or on others, and tell on which split.
+
+    Args:
+        split: None: "test" where the data have that, else "val".
+
+    Raises:
+        ConfigError: there is no such run, or what `evaluate` says of the data.
+
+    Example:
+        >>> evaluate_run("nowhere")
+        Traceback (most recent call last):
+        modelfactory.config.errors.ConfigError: there is no file nowhere
+    """
+    run = read_run(run_dir)
+    return _evaluate(rebuild(run), run.config if data is None else data, split, None)
+
+
+def _evaluate(model: nn.Module, data: Any, split: str | None, at: str | None) -> tuple[str, dict[str, float]]:
+    """The split and what was measured of it; None: the test split, or where there is none the validation split."""
+
+    def measure(data: Data, loss: LossSpec | None = None) -> tuple[str, dict[str, float]]:
+        name = split if split is not None else "val" if data.test is None else "test"
+        return name, measure_split(model, data, name, loss)
+
     if isinstance(data, Data):
-        return measure_split(model, data, split)
+        return measure(data)
     if data is None:
         raise ConfigError([Problem("data", "missing; give a config, or data")])
     if not isinstance(data, (str, os.PathLike, Mapping)):
-        return measure_split(model, data_of(data, data), split)
+        return measure(data_of(data, data))
     found = read_groups(as_given(data), _DATA, at)
     with found.told():
         trainer, problems = found.config.get("trainer"), Problems()
         loss = read_loss(trainer.get("loss"), problems) if isinstance(trainer, Mapping) and "_target_" not in trainer else None
         problems.raise_if_any()
-        return measure_split(model, load_data(found.config), split, loss)
+        return measure(load_data(found.config), loss)
 
 
 def predict(model: Any, inputs: Any, batch_size: int = 256) -> Tensor:

@@ -17,6 +17,7 @@ from typing import Any
 from modelfactory.config.compose import compose, to_plain
 from modelfactory.config.errors import ConfigError, Problem, Problems, did_you_mean
 from modelfactory.config.schema import check_value, join
+from modelfactory.data.count_classes import count_classes
 from modelfactory.model.weights.files import WEIGHTS
 from modelfactory.training.status import config_hash, read_result
 
@@ -61,7 +62,7 @@ def _place(weights: Mapping[str, Any], problems: Problems, check: Callable[..., 
     inner: dict[str, Any] = {}
     if len(problems) == found:
         try:
-            inner = to_plain(compose(*words, config_dir=config_dir))
+            inner = to_plain(compose(*words, config_dir=config_dir), count_classes)
             _check_chain(inner, [_said(words, config_dir)])
             check(inner)
         except ConfigError as error:
@@ -95,7 +96,7 @@ def _check_chain(config: Mapping[str, Any], chain: list[tuple[str, str]]) -> Non
         what = "trains itself first" if chain[-1] in chain[:-1] else f"needs more than {MAX_CHAIN} pretrainings, one before the other"
         shown = " -> ".join(f"[{words}]" + (f" in {folder}" if folder else "") for words, folder in chain[:MAX_CHAIN])
         raise ConfigError([Problem("", f"{what}: {shown}; one of them must have other weights, or none (backbone.weights=null)")])
-    _check_chain(to_plain(compose(*words, config_dir=config_dir)), chain)
+    _check_chain(to_plain(compose(*words, config_dir=config_dir), count_classes), chain)
 
 
 def _said(words: list[str], config_dir: str | None) -> tuple[str, str]:

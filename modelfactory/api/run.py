@@ -23,6 +23,7 @@ from modelfactory.config.hydra_patches import give_configs_as_they_stand
 from modelfactory.config.nesting import check_depth
 from modelfactory.config.own_groups import read_groups
 from modelfactory.config.unused_keys import unused_figures
+from modelfactory.data.count_classes import count_classes
 from modelfactory.data.dataset import Data
 from modelfactory.data.first_batch import evidence_of
 from modelfactory.data.spec import DataSource, load_source
@@ -112,7 +113,7 @@ def build(cfg: Any, *overrides: str, at: str | None = None, device: str | torch.
 @contextmanager
 def _own(cfg: Any, groups: Collection[str], at: str | None = None) -> Iterator[dict[str, Any]]:
     """Read the groups of a config into a plain dict that all that follows can walk through; errors of the block have their true paths."""
-    found = read_groups(cfg, groups, at)
+    found = read_groups(cfg, groups, at, count_classes)
     with found.told():
         check_depth(found.config)
         yield found.config
@@ -120,7 +121,7 @@ def _own(cfg: Any, groups: Collection[str], at: str | None = None) -> Iterator[d
 
 def _read(cfg: Any) -> dict[str, Any]:
     """A whole config as a plain dict that all that follows can walk through."""
-    config = to_plain(cfg)
+    config = to_plain(cfg, count_classes)
     check_depth(config)
     return config
 
@@ -148,7 +149,7 @@ def check(cfg: Any, strict: bool = True) -> Plan:
         modelfactory.config.errors.ConfigError: model.layers: is empty; give at least one name: {_target_: ...}
         optimizer.lr: -1 is too small; give a number >= 0
     """
-    config = _read(cfg if strict else read_groups(cfg, GROUPS).config)
+    config = _read(cfg if strict else read_groups(cfg, GROUPS, infer=count_classes).config)
     return _checked(config, cfg).plan
 
 
@@ -187,8 +188,12 @@ def _trained_first(config: dict[str, Any]) -> dict[str, Any]:
 @overload
 def train(cfg: Any, run_dir: _Folder | None = None, *, resume: _Folder | None = None, pictures: bool = True) -> Result: ...
 @overload
-def train(cfg: nn.Module, settings: Any = None, /, *, run_dir: _Folder | None = None, train: Any = None, val: Any = None) -> Result: ...
-def train(cfg: Any, *args: Any, resume: _Folder | None = None, train: Any = None, val: Any = None, **folder: Any) -> Result:
+def train(
+    cfg: nn.Module, settings: Any = None, /, *, run_dir: _Folder | None = None, train: Any = None, val: Any = None, test: Any = None
+) -> Result: ...
+def train(
+    cfg: Any, *args: Any, resume: _Folder | None = None, train: Any = None, val: Any = None, test: Any = None, **folder: Any
+) -> Result:
     """Build the model of a config, train it on its data, and leave a run directory; or train a model that exists.
 
     `train(model, cfg)` trains any module in place by the groups `data`, `optimizer`, `scheduler` and `trainer` of a config;
@@ -203,7 +208,7 @@ def train(cfg: Any, *args: Any, resume: _Folder | None = None, train: Any = None
             nothing is written.
         resume: the directory of a run of this config to go on with; the config need not say so by trainer.resume.
         pictures: whether signal.png is drawn, as trainer.signal asks for; the jobs of a sweep leave it to `report`.
-        train: what to train a module on, in place of the config's data; with it `val`.
+        train: what to train a module on, in place of the config's data; with it `val`, and maybe `test`.
 
     Raises:
         ConfigError: everything that is wrong; nothing has been written then.
@@ -221,9 +226,9 @@ def train(cfg: Any, *args: Any, resume: _Folder | None = None, train: Any = None
     if isinstance(cfg, nn.Module):
         if resume is not None:
             raise TypeError("resume= goes on with the run of a config; of a model that exists give trainer.resume in its config")
-        return train_module(cfg, *args, train=train, val=val, **folder)
-    if train is not None or val is not None:
-        raise TypeError("train= and val= are for a model that exists: mf.train(model, train=..., val=...)")
+        return train_module(cfg, *args, train=train, val=val, test=test, **folder)
+    if train is not None or val is not None or test is not None:
+        raise TypeError("train=, val= and test= are for a model that exists: mf.train(model, train=..., val=...)")
     return alone(training_of)(cfg, *args, resume=resume, **folder)
 
 
@@ -247,7 +252,7 @@ def training_of(
         load: loads the data of a config.
         pace: at which it writes its files, where it takes turns with others.
     """
-    config = _read(read_groups(cfg, GROUPS).config)
+    config = _read(read_groups(cfg, GROUPS, infer=count_classes).config)
     if resume is not None:
         config["trainer"] = {**(config.get("trainer") or {}), "resume": str(resume)}
     with open_world() as world:

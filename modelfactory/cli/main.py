@@ -301,7 +301,8 @@ def report(arguments: Sequence[str]) -> int:
     what = "Rank the schemes of a sweep by a paired comparison over seeds; write summary.csv, curves.png, report.html, each signal.png."
     parser = argparse.ArgumentParser(prog="modelfactory report", description=what)
     parser.add_argument("folder", help="a sweep's, such as multirun/DATE/TIME, also while it runs; or a run's")
-    parser.add_argument("--metric", help="val_loss, train_loss or val_accuracy; without it what the trainer monitored")
+    metrics = "val_loss, train_loss, val_accuracy, test_loss or test_accuracy"
+    parser.add_argument("--metric", help=f"{metrics}; without it what the trainer monitored")
     parser.add_argument("--epoch", default="best", help="whose score counts: best (by what was monitored) or final")
     parser.add_argument("--by", action="append", help="swept keys that make a scheme, such as init,model; others are paired like seeds")
     parser.add_argument("--json", action="store_true", help="print everything as JSON instead")

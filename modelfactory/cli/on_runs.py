@@ -9,7 +9,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-_EVAL = "Measures the model of a run on its data: the mean loss and, for classes, the accuracy."
+_EVAL = """\
+Measures the model of a run on its data: the mean loss and, for classes, the accuracy; on the test split, or where the data have none on the
+validation split."""
 _PREDICT = """\
 Gives what the model of a run makes of files: images, prepared as its validation images were, or CSV files of one sample a row, in the
 numbers that the model takes. A line a sample: the class and its probability, or the values."""
@@ -23,15 +25,15 @@ def evaluate(arguments: Sequence[str]) -> str:
     """
     parser = argparse.ArgumentParser(prog="modelfactory eval", description=_EVAL, allow_abbrev=False)
     parser.add_argument("run", metavar="RUN", help="the directory of a run, such as outputs/DATE/TIME")
-    parser.add_argument("--split", choices=("val", "train"), default="val", help="which part of the data (default: val)")
+    parser.add_argument("--split", choices=("test", "val", "train"), help="which part (default: test, or val where there is none)")
     parser.add_argument("--json", action="store_true", help="as JSON")
     given = parser.parse_args(list(arguments))
-    from modelfactory.api.own_loop import evaluate as measure
+    from modelfactory.api.own_loop import evaluate_run
 
-    measured = measure(given.run, split=given.split)
+    split, measured = evaluate_run(given.run, split=given.split)
     if given.json:
-        return json.dumps(measured, indent=2)
-    return "\n".join(f"{name:<9} {value:.6g}" for name, value in measured.items())
+        return json.dumps({"split": split, **measured}, indent=2)
+    return "\n".join([f"split     {split}", *(f"{name:<9} {value:.6g}" for name, value in measured.items())])
 
 
 def predict(arguments: Sequence[str]) -> str:

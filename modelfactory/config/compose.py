@@ -21,6 +21,7 @@ from modelfactory.config.checked import CheckedLoader
 from modelfactory.config.errors import ConfigError, Problem, Problems
 from modelfactory.config.hydra_errors import complaint
 from modelfactory.config.hydra_patches import VERSION_BASE, loading_by
+from modelfactory.config.inferred import Infer, with_num_classes
 from modelfactory.config.interpolations import check_nodes, find_circles
 from modelfactory.config.nesting import check_depth, check_nesting, with_text_names
 from modelfactory.config.registration import registered
@@ -107,11 +108,12 @@ def with_experiment(composing: Callable[[list[str]], _T], overrides: Iterable[st
         raise ConfigError([complaint(error)]) from error
 
 
-def to_plain(cfg: Any) -> dict[str, Any]:
+def to_plain(cfg: Any, infer: Infer | None = None) -> dict[str, Any]:
     """A config as a plain dict with every interpolation resolved, without Hydra's own node.
 
     Args:
         cfg: a DictConfig, or a plain dict, in which `${...}` is resolved too.
+        infer: counts the classes of data whose `num_classes` is null, where something refers to it; None: it stays null.
 
     Raises:
         ConfigError: it is no mapping, or has no end, or interpolations lead nowhere or in a circle, or values are missing (`???`), or
@@ -124,7 +126,7 @@ def to_plain(cfg: Any) -> dict[str, Any]:
         Traceback (most recent call last):
         modelfactory.config.errors.ConfigError: model.size: '${widht}' does not resolve: Interpolation key 'widht' not found
     """
-    return in_plain_words(_resolved(cfg))
+    return in_plain_words(_resolved(cfg, infer))
 
 
 def in_plain_words(config: Mapping[Any, Any]) -> dict[str, Any]:
@@ -147,7 +149,7 @@ def in_plain_words(config: Mapping[Any, Any]) -> dict[str, Any]:
     return named
 
 
-def _resolved(cfg: Any) -> Mapping[Any, Any]:
+def _resolved(cfg: Any, infer: Infer | None) -> Mapping[Any, Any]:
     if isinstance(cfg, Mapping) and not OmegaConf.is_config(cfg):
         check_nesting(cfg, OmegaConf.is_config)
         if not needs_resolving(cfg):
@@ -155,6 +157,7 @@ def _resolved(cfg: Any) -> Mapping[Any, Any]:
         cfg = as_config(cfg)
     if not isinstance(cfg, DictConfig):
         raise ConfigError([Problem("", f"{cfg!r} is not a config; give a DictConfig or a dict")])
+    cfg = cfg if infer is None else with_num_classes(cfg, ("data",), infer)
     return resolve_paths(cfg, {key: (key,) for key in cfg if key != "hydra"})
 
 

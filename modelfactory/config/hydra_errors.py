@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from modelfactory.config.errors import Problem, did_you_mean, nearest
+from modelfactory.config import target
+from modelfactory.config.errors import Problem, Problems, did_you_mean, nearest
 from modelfactory.config.schema import paths_of
 
 NO_SUCH_KEY = "there is no such key"
@@ -18,6 +19,9 @@ _RULES = {  # groups that pick parameters by rules, with an override that adds o
     "freeze": '+freeze.rules.mine={match: "conv1.*"}',
     "init": '+init.rules.mine={match: "conv1.*", scheme: zeros}',
 }
+
+_KINDS = {"data": "data", "optimizer": "optimizer", "scheduler": "scheduler", "loss": "loss", "activation": "activation"}  # of `_target_`
+_GIVEN = {"params", "optimizer"}  # arguments that the training gives
 
 _CALLED_ELSEWHERE = {  # what other programs call a key of ours
     "accelerator": "trainer.device",
@@ -142,6 +146,10 @@ def _hint(error: Exception, path: str, wanted: str) -> str:
     choices = [str(key) for key in parent if key != "hydra"] if hasattr(parent, "keys") else []
     wrong = str(getattr(error.__cause__, "key", None) or path.rpartition(".")[2])
     whole = _keys(parent._get_root()) if choices else {}
+    if wanted == "override" and wrong in _arguments_of(parent):
+        return f" in the config; +{path}=... adds it"
+    if path.startswith("backbone.") and choices == ["name", "weights"]:
+        return " of a config without a backbone; choose one, such as backbone=resnet18"
     known = _CALLED_ELSEWHERE.get(wrong)
     elsewhere = [known] if known and _has(whole, known) else paths_of(wrong, whole)
     if elsewhere:
@@ -156,6 +164,17 @@ def _hint(error: Exception, path: str, wanted: str) -> str:
         return f"; did you mean {' or '.join(map(repr, paths_of(near, whole)))}?"
     add = f"; to add a key, write +{path}=..." if wanted == "override" and "." in path else ""
     return (did_you_mean(wrong, choices) if choices else "") + add
+
+
+def _arguments_of(node: Any) -> Collection[str]:
+    """The arguments of the class or function that a node of a config names by `_target_`, as far as it may be looked at."""
+    if not hasattr(node, "keys") or "_target_" not in node:
+        return ()
+    name, kind = node._get_node("_target_")._value(), _KINDS.get(str(node._key()))
+    if kind is None or not isinstance(name, str):
+        return ()
+    found = target.resolve(name, "", Problems(), kind=kind)
+    return () if found is None else target.parameters_of(found)[0].keys() - _GIVEN
 
 
 def _has(keys: Mapping[str, Any], path: str) -> bool:

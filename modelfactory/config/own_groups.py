@@ -18,6 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from modelfactory.config.compose import as_config, in_plain_words, needs_resolving, plain_nodes, resolve_paths
 from modelfactory.config.errors import ConfigError, Problem
+from modelfactory.config.inferred import Infer, with_num_classes
 from modelfactory.config.nesting import check_nesting
 
 _REFERENCE = re.compile(r"\$\{\s*(\.*)([A-Za-z_][\w-]*)((?:[.\[][\w\-\]]+)*)(?=\s*\}|\.\$\{)")
@@ -55,7 +56,7 @@ def _moved(path: str, moved: Mapping[str, str]) -> str:
     return f"{moved[name]}{dot}{rest}".strip(".") if name in moved else path
 
 
-def read_groups(cfg: Any, groups: Collection[str], at: str | None = None) -> OwnGroups:
+def read_groups(cfg: Any, groups: Collection[str], at: str | None = None, infer: Infer | None = None) -> OwnGroups:
     """Read those of `groups` that a config has, resolved, and leave all else alone.
 
     A group is taken from the level that `at` names, or else from the nearest above it. The model is on that level: under `model`, or
@@ -64,6 +65,7 @@ def read_groups(cfg: Any, groups: Collection[str], at: str | None = None) -> Own
     Args:
         cfg: a DictConfig, also one that is part of another (`cfg.net`), which is as `at="net"`; or a plain mapping.
         at: where the groups are, such as "net"; None: at the root.
+        infer: counts the classes of data whose `num_classes` is null, where something refers to it; None: it stays null.
 
     Raises:
         ConfigError: it is no config, there is nothing at `at`, or what is in the groups does not resolve.
@@ -93,6 +95,8 @@ def read_groups(cfg: Any, groups: Collection[str], at: str | None = None) -> Own
     if level:
         _Names(written, level, groups, bool(model)).settle(paths)
     config = root if not level and isinstance(root, DictConfig) else as_config(written)
+    if infer is not None and "data" in paths:
+        config = with_num_classes(config, paths["data"], infer)
     resolved = resolve_paths(config, wanted)
     return OwnGroups(in_plain_words(_with_model(resolved, model)), paths | {"model": paths.get("model", (*level, "model"))})
 

@@ -1,4 +1,4 @@
-"""Data sets by `_target_`: each factory here, and any trusted one, gives a training and a validation split.
+"""Data sets by `_target_`: each factory here, and any trusted one, gives a training and a validation split, and maybe a test split.
 
 The keys `batch_size`, `val_batch_size`, `seed`, `num_workers`, `input_shape`, `num_classes`, `classes` and `per_class` are common to all;
 the other keys of the `data` group are the factory's own arguments.

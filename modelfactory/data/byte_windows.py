@@ -13,7 +13,7 @@ from torch import Tensor
 
 from modelfactory.config.errors import ConfigError, Problem, Problems
 from modelfactory.config.schema import join
-from modelfactory.data.dataset import Data, Split, keyed_permutation
+from modelfactory.data.dataset import PART_NAMES, Data, Split, data_of_splits, keyed_permutation
 
 BYTES = 256
 _BETWEEN = b"\0"  # two files of a folder: a byte that text has not
@@ -55,12 +55,17 @@ class Windows:
 
 
 def byte_windows(
-    path: str | None = None, context: int = 128, stride: int | None = None, val_fraction: float = 0.1, split_seed: int = 0
+    path: str | None = None,
+    context: int = 128,
+    stride: int | None = None,
+    val_fraction: float = 0.1,
+    split_seed: int = 0,
+    test_fraction: float | None = None,
 ) -> Data:
     """Bytes of a file or of all files of a folder, with the byte after each as its target; 256 classes.
 
-    A file is mapped into memory, and its last part is held out; of a folder whole files are, with a byte 0 between two. Bytes at the end
-    that make no whole window are left out.
+    A file is mapped into memory, and its last part is held out: first the validation part, then the test part, if any. Of a folder whole
+    files are, with a byte 0 between two. Bytes at the end that make no whole window are left out.
 
     Args:
         path: a file of any kind, or a folder; null: the sources of Python's standard library, which are on every machine.
@@ -68,6 +73,7 @@ def byte_windows(
         stride: from one training window to the next; null: `context`, so that each byte is a target once. Validation has that always.
         val_fraction: of the bytes, held out.
         split_seed: which files of a folder are held out.
+        test_fraction: of the bytes, held out besides; null: there is no test part.
 
     Raises:
         ConfigError: no such file, none in the folder, or fewer bytes than a window of each part needs.
@@ -78,22 +84,22 @@ def byte_windows(
         (256, (32,), torch.Size([2, 32]))
     """
     problems = Problems()
-    files = check_bytes({"path": path}, problems)
+    files = check_bytes({"path": path, "test_fraction": test_fraction}, problems)
     problems.raise_if_any()
     if path is not None and Path(path).is_file():
         tokens = _mapped(Path(path))
-        size = round(len(tokens) * val_fraction)
-        parts = [tokens[: len(tokens) - size], tokens[len(tokens) - size :]]
+        held = [round(len(tokens) * fraction) for fraction in (val_fraction, test_fraction) if fraction is not None]
+        parts = list(tokens.split([len(tokens) - sum(held), *held]))
     else:
-        held_out = _held_out(files, val_fraction, split_seed)
-        parts = [_joined([file for file in files if (file in held_out) is is_held]) for is_held in (False, True)]
+        parts = [_joined(part) for part in _divided(files, val_fraction, test_fraction, split_seed)]
     where = path if path is not None else "the standard library"
-    for name, part in zip(("training", "validation"), parts, strict=True):
+    for name, part in zip(PART_NAMES.values(), parts, strict=False):
         if len(part) <= context:
             message = f"{context} is too long: the {name} part of {where} has {len(part)} bytes; give a shorter one, or more files"
             raise ConfigError([Problem("data.context", message)])
-    train, val = (Windows(part, context, step) for part, step in zip(parts, (stride or context, context), strict=True))
-    return Data(Split(dataset=train), Split(dataset=val), "classification", BYTES, (context,), unit="byte")
+    train, *others = parts
+    windows = [Windows(train, context, stride or context), *(Windows(part, context, context) for part in others)]
+    return data_of_splits([Split(dataset=part) for part in windows], "classification", BYTES, (context,), unit="byte")
 
 
 def check_bytes(arguments: Mapping[str, Any], problems: Problems, at: str = "data") -> list[Path]:
@@ -117,21 +123,34 @@ def check_bytes(arguments: Mapping[str, Any], problems: Problems, at: str = "dat
     there = sorted(place.glob("*.py") if given is None else place.rglob("*"))
     shown = (file for file in there if not any(part.startswith(".") for part in file.relative_to(place).parts))
     found = [file for file in shown if file.is_file() and file.stat().st_size]
-    if len(found) < 2:
-        what = "one file with bytes in it" if found else "no file with bytes in it"
-        problems.add(join(at, "path"), f"{str(place)!r} has {what}; a folder needs two, of which one is held out; give the file itself")
+    needed = 2 if arguments.get("test_fraction") is None else 3
+    if len(found) < needed:
+        what = ("no file", "one file", "two files")[len(found)] + " with bytes in " + ("them" if len(found) == 2 else "it")
+        needs = "two, of which one is held out" if needed == 2 else "three, a training, a validation and a test file"
+        problems.add(join(at, "path"), f"{str(place)!r} has {what}; a folder needs {needs}; give the file itself")
     return found
 
 
-def _held_out(files: Sequence[Path], fraction: float, seed: int) -> set[Path]:
-    """Files that together have about a fraction of the bytes: one at least, and not all."""
-    wanted = sum(file.stat().st_size for file in files) * fraction
-    chosen: set[Path] = set()
-    for index in keyed_permutation(len(files), seed, "data.split").tolist():
-        if chosen and (wanted <= 0 or len(chosen) == len(files) - 1):
+def _divided(files: Sequence[Path], val_fraction: float, test_fraction: float | None, seed: int) -> list[list[Path]]:
+    """The files of each part, in their order: about the fractions of the bytes, but one file at least."""
+    order = [files[index] for index in keyed_permutation(len(files), seed, "data.split").tolist()]
+    total = sum(file.stat().st_size for file in files)
+    val = _held_out(order[: len(order) - (1 if test_fraction is None else 2)], total * val_fraction)
+    held = [val]
+    if test_fraction is not None:
+        held.append(_held_out(order[: len(val) : -1], total * test_fraction))
+    taken = {file for part in held for file in part}
+    return [[file for file in files if file not in taken], *([file for file in files if file in part] for part in held)]
+
+
+def _held_out(files: Sequence[Path], wanted: float) -> list[Path]:
+    """The first files that together have so many bytes: one at least."""
+    chosen: list[Path] = []
+    for file in files:
+        if chosen and wanted <= 0:
             break
-        chosen.add(files[index])
-        wanted -= files[index].stat().st_size
+        chosen.append(file)
+        wanted -= file.stat().st_size
     return chosen
 
 

@@ -1,7 +1,8 @@
-"""What the trainer is given: a training and a validation split, in memory or on disk."""
+"""What the trainer is given: a training, a validation and maybe a test split, in memory or on disk."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +56,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """A training and a validation split, and how they are batched.
+    """A training and a validation split, a test split where there is one, and how they are batched.
 
     Attributes:
         task: "classification" (integer targets) or "regression" (float targets).
@@ -67,6 +68,7 @@ class Data:
         drop_last: whether a last training batch that is smaller is left out.
         warnings: what there is to say of the data, such as files that were left out.
         unit: what a target is where the loss is told per target, such as "byte"; None: a loss is told as it is.
+        test: samples on which nothing is chosen, neither an epoch nor a setting: the best epoch is measured on them. None: there are none.
     """
 
     train: Split
@@ -81,6 +83,38 @@ class Data:
     drop_last: bool = False
     warnings: tuple[str, ...] = ()
     unit: str | None = None
+    test: Split | None = None
+
+    @property
+    def parts(self) -> dict[str, Split]:
+        """The splits that there are, by the names that they have in a config: train, val, test.
+
+        Example:
+            >>> split = Split(torch.zeros(2, 1), torch.zeros(2, 1))
+            >>> list(Data(split, split, "regression", 1, (1,)).parts)
+            ['train', 'val']
+        """
+        given = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: split for name, split in given.items() if split is not None}
+
+
+PART_NAMES = {"train": "training", "val": "validation", "test": "test"}
+"""What errors call the splits."""
+
+
+def data_of_splits(splits: Sequence[Split], task: str, num_classes: int, input_shape: Sequence[int], **about: Any) -> Data:
+    """Make data of a training split, a validation split and, where it is given, a test split.
+
+    Args:
+        about: other attributes of `Data`.
+
+    Example:
+        >>> split = Split(torch.zeros(2, 3), torch.zeros(2, 1))
+        >>> data_of_splits([split, split, split], "regression", 1, (3,)).test is split
+        True
+    """
+    train, val, *test = splits
+    return Data(train, val, task, num_classes, tuple(input_shape), test=test[0] if test else None, **about)
 
 
 def keyed_permutation(size: int, seed: int, name: str) -> Tensor:
@@ -93,28 +127,32 @@ def keyed_permutation(size: int, seed: int, name: str) -> Tensor:
     return torch.randperm(size, generator=generator(seed, name))
 
 
-def split_indices(size: int, val_fraction: float, seed: int, classes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Indices of a training and a validation part, each sorted; with `classes` [size] the same fraction of each class.
+def split_indices(
+    size: int, val_fraction: float, seed: int, classes: Tensor | None = None, test_fraction: float | None = None
+) -> list[Tensor]:
+    """Indices of a training and a validation part, each sorted, and with `test_fraction` of a test part.
+
+    With `classes` [size] they have the same fraction of each class. What is held out for one does not depend on the fraction of the
+    other: they are taken from the two ends of one order.
 
     Example:
         >>> train, val = split_indices(10, 0.2, seed=0, classes=torch.arange(10) % 2)
         >>> len(train), (val % 2).tolist() in ([0, 1], [1, 0])
         (8, True)
+        >>> [len(part) for part in split_indices(10, 0.2, seed=0, test_fraction=0.3)]
+        [5, 2, 3]
     """
     order = keyed_permutation(size, seed, "data.split")
-    if classes is None:
-        val = order[: round(size * val_fraction)]
-    else:
-        of_order = classes[order]
-        parts = [order[of_order == label] for label in classes.unique()]
-        val = torch.cat([part[: round(len(part) * val_fraction)] for part in parts])
-    chosen = torch.zeros(size, dtype=torch.bool)
-    chosen[val] = True
-    return (~chosen).nonzero()[:, 0], chosen.nonzero()[:, 0]
+    orders = [order] if classes is None else [order[classes[order] == label] for label in classes.unique()]
+    part_of = torch.zeros(size, dtype=torch.int64)
+    for own in orders:
+        part_of[own[len(own) - round(len(own) * (test_fraction or 0)) :]] = 2
+        part_of[own[: round(len(own) * val_fraction)]] = 1
+    return [(part_of == part).nonzero()[:, 0] for part in range(2 if test_fraction is None else 3)]
 
 
-def standardise(train: Tensor, val: Tensor, dims: tuple[int, ...] | None = None) -> tuple[Tensor, Tensor]:
-    """(x - mean) / std with the mean and std of the training part over `dims` (all when None; population std).
+def standardise(train: Tensor, *others: Tensor, dims: tuple[int, ...] | None = None) -> list[Tensor]:
+    """(x - mean) / std of each part with the mean and std of the training part over `dims` (all when None; population std).
 
     Over the training part the result has mean 0 and rms 1, in each cell that is left of `dims`; a constant cell
     becomes 0.
@@ -128,4 +166,4 @@ def standardise(train: Tensor, val: Tensor, dims: tuple[int, ...] | None = None)
     std, mean = torch.std_mean(train.double() if train.numel() < 1e6 else train, dim=over, correction=0, keepdim=True)
     std, mean = std.float(), mean.float()
     std = torch.where(std > 0, std, torch.ones_like(std))
-    return (train.float() - mean) / std, (val.float() - mean) / std
+    return [(part.float() - mean) / std for part in (train, *others)]

@@ -9,11 +9,16 @@ import torch
 from torch import Tensor
 
 from modelfactory.config.errors import ConfigError, Problem, Problems, first_line
-from modelfactory.data.dataset import Data, Split, split_indices, standardise
+from modelfactory.data.dataset import Data, Split, data_of_splits, split_indices, standardise
 from modelfactory.data.tabular import read_table
 
 
-def digits(val_fraction: float = 0.2, split_seed: int = 0, transforms: Mapping[str, Any] | None = None) -> Data:
+def digits(
+    val_fraction: float = 0.2,
+    split_seed: int = 0,
+    transforms: Mapping[str, Any] | None = None,
+    test_fraction: float | None = None,
+) -> Data:
     """UCI's test set of handwritten digits (Alpaydin and Kaynak, 1998) as scikit-learn ships it.
 
     Inputs [N, 1, 8, 8], of 0..16 standardised with one mean and std over all pixels of the training part, so that
@@ -21,8 +26,9 @@ def digits(val_fraction: float = 0.2, split_seed: int = 0, transforms: Mapping[s
     `split_seed` alone. scikit-learn's file is read without importing scikit-learn.
 
     Args:
+        test_fraction: of each class, held out besides, for the test part; None: there is none.
         transforms: as for `image_folder`, `train` and `val`, each a list (or a mapping of names) of `_target_` mappings. They
-            are applied once, to all images of the part as floats in 0..1, in place of the standardisation.
+            are applied once, to all images of the part as floats in 0..1, in place of the standardisation; those of `val` to the test part.
 
     Raises:
         ConfigError: scikit-learn is not installed; a transform draws, or refuses the images.
@@ -32,12 +38,13 @@ def digits(val_fraction: float = 0.2, split_seed: int = 0, transforms: Mapping[s
     """
     table = read_table("digits.csv.gz")
     x, y = table[:, :-1].reshape(-1, 1, 8, 8), table[:, -1].long()
-    train, val = split_indices(len(y), val_fraction, split_seed, classes=y)
+    parts = split_indices(len(y), val_fraction, split_seed, y, test_fraction)
     if transforms is None:
-        x_train, x_val = standardise(x[train], x[val])
+        xs = standardise(*(x[part] for part in parts))
     else:
-        x_train, x_val = _transformed(x[train] / 16, transforms, "train"), _transformed(x[val] / 16, transforms, "val")
-    return Data(Split(x_train, y[train]), Split(x_val, y[val]), "classification", 10, tuple(x_train.shape[1:]))
+        xs = [_transformed(x[part] / 16, transforms, "val" if index else "train") for index, part in enumerate(parts)]
+    splits = [Split(x_part, y[part]) for x_part, part in zip(xs, parts, strict=True)]
+    return data_of_splits(splits, "classification", 10, xs[0].shape[1:])
 
 
 def _transformed(x: Tensor, transforms: Mapping[str, Any], part: str) -> Tensor:

@@ -13,36 +13,43 @@ from torch import Tensor
 from modelfactory.config import target
 from modelfactory.config.errors import ConfigError, Problem, Problems, did_you_mean, some_names
 from modelfactory.config.schema import join
-from modelfactory.data.dataset import Data, Split, split_indices
+from modelfactory.data.dataset import PART_NAMES, Data, Split, data_of_splits, split_indices
 from modelfactory.data.image_file import EXTENSIONS, read_rgb, read_tensor
 from modelfactory.model.backbone.preprocessing import Preprocessing
 
 _PARTS = ("train", "val")
 
 
-def check_folder(root: Path, val_fraction: float | None, path: str, problems: Problems) -> tuple[Path, Path | None] | None:
-    """The folders of the training and (unless held out of it) the validation images, or None after saying what is missing."""
-    where = join(path, "root")
+Fractions = tuple[float | None, float | None]  # of the images, held out to validate and to test
+
+
+def check_folder(root: Path, fractions: Fractions, path: str, problems: Problems) -> dict[str, Path] | None:
+    """The folders of the training images and, unless they are held out of those, of the validation and test images, by the part's name.
+
+    None after saying what is missing.
+    """
+    where, (val_fraction, test_fraction) = join(path, "root"), fractions
     if not root.is_dir():
         problems.add(
             where, f"there is no folder {root}; give one that holds train and val, or one folder a class with {path}.val_fraction"
         )
         return None
     train = root / "train" if (root / "train").is_dir() else root
-    if (root / "val").is_dir():
-        if train == root:
-            problems.add(where, f"there is no folder {root / 'train'}, though there is {root / 'val'}")
-            return None
-        if val_fraction is not None:
-            problems.add(join(path, "val_fraction"), f"{val_fraction!r} is not used, for there is {root / 'val'}; give null")
-            return None
-        return train, root / "val"
-    if val_fraction is None:
+    there = {"train": train, **{part: root / part for part in ("val", "test") if (root / part).is_dir()}}
+    if train == root and "val" not in there:
+        there.pop("test", None)  # a class of that name
+    found = len(problems)
+    if train == root and "val" in there:
+        problems.add(where, f"there is no folder {root / 'train'}, though there is {root / 'val'}")
+        return None
+    for part, fraction in (("val", val_fraction), ("test", test_fraction)):
+        if part in there and fraction is not None:
+            problems.add(join(path, f"{part}_fraction"), f"{fraction!r} is not used, for there is {root / part}; give null")
+    if "val" not in there and val_fraction is None:
         problems.add(
             where, f"there is no folder {root / 'val'}; make it, or give {path}.val_fraction to hold some of {train} out"
         )
-        return None
-    return train, None
+    return there if len(problems) == found else None
 
 
 def read_transforms(mapping: Any, path: str, problems: Problems) -> dict[str, Any]:
@@ -128,43 +135,75 @@ def image_reader(declared: Any, mean: Sequence[float], std: Sequence[float]) -> 
 def load_folder(
     root: Path,
     transforms: Mapping[str, Any],
-    val_fraction: float | None,
+    fractions: Fractions,
     split_seed: int,
-    mean: Sequence[float],
-    std: Sequence[float],
+    normalised: tuple[Sequence[float], Sequence[float]],
 ) -> Data:
-    """See `modelfactory.data.image_folder`."""
-    from torch.utils.data import Subset
-
+    """See `modelfactory.data.image_folder`; `fractions` are those of validation and test, `normalised` mean and std."""
     problems = Problems()
-    folders = check_folder(root, val_fraction, "data", problems)
+    folders = check_folder(root, fractions, "data", problems)
     declared = read_transforms(transforms, "data.transforms", problems)
     if folders is None:
         raise ConfigError(problems)
     problems.raise_if_any()
 
     def images(folder: Path, part: str) -> ImageFiles:
-        read, transform = image_reader(declared[part], mean, std)
+        read, transform = image_reader(declared["train" if part == "train" else "val"], *normalised)
         return ImageFiles(folder, transform, read)
 
-    train = images(folders[0], "train")
-    val = images(folders[1] or folders[0], "val")
-    if train.classes != val.classes:
-        different = sorted(set(train.classes) ^ set(val.classes))
-        raise ConfigError([Problem("data.root", f"the classes of {folders[0]} and {folders[1]} differ: {', '.join(different)}")])
-    parts = Split(dataset=train), Split(dataset=val)
-    if folders[1] is None and val_fraction is not None:
-        chosen = split_indices(len(train), val_fraction, split_seed, classes=torch.tensor(train.targets))
-        parts = tuple(
-            Split(dataset=Subset(whole, index.tolist()))  # pyright: ignore[reportArgumentType]
-            for whole, index in zip((train, val), chosen, strict=True)
-        )
-    if not all(map(len, parts)):
-        part = "training" if not len(parts[0]) else "validation"
-        message = f"{val_fraction} of the images of each class leaves no {part} images; give another fraction, or more images"
-        raise ConfigError([Problem("data.val_fraction", message)])
-    shape = tuple(parts[0].sample(1)[0].shape[1:])
-    return Data(parts[0], parts[1], "classification", len(train.classes), shape, warnings=_told([*train.left_out, *val.left_out], root))
+    unused = "test" in folders and not classes_of(folders["test"]) & classes_of(folders["train"])
+    left_out = [str(folders.pop("test"))] if unused else []
+    whole = {part: images(folder, part) for part, folder in folders.items()}
+    train = whole["train"]
+    for part, files in whole.items():
+        if files.classes != train.classes:
+            different = ", ".join(sorted(set(train.classes) ^ set(files.classes)))
+            raise ConfigError([Problem("data.root", f"the classes of {folders['train']} and {folders[part]} differ: {different}")])
+    held_out = {part: fraction for part, fraction in zip(("val", "test"), fractions, strict=True) if fraction is not None}
+    splits = _held_out_of(train, {part: images(folders["train"], part) for part in held_out}, held_out, split_seed)
+    splits |= {part: Split(dataset=files) for part, files in whole.items() if part not in splits}
+    in_order = [splits[part] for part in PART_NAMES if part in splits]
+    shape = tuple(in_order[0].sample(1)[0].shape[1:])
+    left_out = [*(path for files in whole.values() for path in files.left_out), *left_out]
+    return data_of_splits(in_order, "classification", len(train.classes), shape, warnings=_told(left_out, root))
+
+
+def _held_out_of(
+    train: ImageFiles, others: Mapping[str, ImageFiles], fractions: Mapping[str, float], seed: int
+) -> dict[str, Split]:
+    """The training images without those that are held out, and these in each of the other parts; nothing where nothing is.
+
+    Raises:
+        ConfigError: a part has no images.
+    """
+    from torch.utils.data import Subset
+
+    if not others:
+        return {}
+    labels = torch.tensor(train.targets)
+    chosen = split_indices(len(train), fractions.get("val", 0.0), seed, labels, fractions.get("test"))
+    indices = {part: index for part, index in zip(PART_NAMES, chosen, strict=False) if part == "train" or part in others}
+    for part, index in indices.items():
+        if not len(index):
+            name = part if part in fractions else next(iter(fractions))
+            message = f"{fractions[name]} of the images of each class leaves no {PART_NAMES[part]} images"
+            raise ConfigError([Problem(f"data.{name}_fraction", f"{message}; give another fraction, or more images")])
+    files = {"train": train, **others}
+    return {part: Split(dataset=Subset(files[part], index.tolist())) for part, index in indices.items()}  # pyright: ignore[reportArgumentType]
+
+
+def classes_of(folder: Path) -> set[str]:
+    """The names of the classes that a folder has, one folder each.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Path(folder, "cat").mkdir()
+        ...     Path(folder, ".hidden").mkdir()
+        ...     classes_of(Path(folder))
+        {'cat'}
+    """
+    return {entry.name for entry in os.scandir(folder) if entry.is_dir() and not _is_hidden(entry.name)}
 
 
 class ImageFiles:

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from modelfactory.data.dataset import Data, Split
+from modelfactory.data.dataset import Data, Split, data_of_splits
 from modelfactory.init.schemes.structured import orthogonal_
 from modelfactory.numerics.rng import generator
 
@@ -17,6 +17,7 @@ def linear_map(
     num_samples: int = 512,
     num_val_samples: int = 128,
     sample_seed: int = 0,
+    num_test_samples: int | None = None,
 ) -> Data:
     """White inputs, and targets that are a random semi-orthogonal map of them; all of it depends on `sample_seed` alone.
 
@@ -35,4 +36,6 @@ def linear_map(
         x = orthogonal_(torch.empty(count, size), math.sqrt(count), generator=generator(sample_seed, f"data.linear_map.{name}"))
         return Split(x.reshape(count, *input_shape), x @ truth.T)
 
-    return Data(draw(num_samples, "train"), draw(num_val_samples, "val"), "regression", num_classes, tuple(input_shape))
+    sizes = {"train": num_samples, "val": num_val_samples, "test": num_test_samples}
+    splits = [draw(size, name) for name, size in sizes.items() if size is not None]
+    return data_of_splits(splits, "regression", num_classes, input_shape)

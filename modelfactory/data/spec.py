@@ -8,20 +8,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-import torch
-
 from modelfactory.config import target
-from modelfactory.config.errors import ConfigError, Problem, Problems, did_you_mean
+from modelfactory.config.errors import ConfigError, Problems, did_you_mean
 from modelfactory.config.schema import join, key, read
 from modelfactory.data.backbone_transforms import put_preprocessing, read_own_backbone
 from modelfactory.data.byte_windows import byte_windows, check_bytes
-from modelfactory.data.checked_samples import CheckedSamples, as_inputs, as_targets, labels_outside
-from modelfactory.data.dataset import IGNORED, Data, Split
-from modelfactory.data.determinism import is_repeatable
+from modelfactory.data.checked_samples import labels_outside
+from modelfactory.data.dataset import IGNORED, PART_NAMES, Data
 from modelfactory.data.digits import digits
 from modelfactory.data.first_batch import known_targets
 from modelfactory.data.image_folder import read_transforms
 from modelfactory.data.linear_map import linear_map
+from modelfactory.data.own_data import as_data, is_dataset
 from modelfactory.data.subset import narrow
 from modelfactory.data.synthetic import fake
 from modelfactory.data.tabular import check_sklearn, diabetes, wine
@@ -38,7 +36,7 @@ class DataSpec:
         input_shape: what one input is declared to be; checked against what was loaded.
         num_classes: classes, or values a sample in regression; checked against what was loaded.
         batch_size: samples a training batch.
-        val_batch_size: samples a validation batch; null: `batch_size`.
+        val_batch_size: samples a validation or test batch; null: `batch_size`.
         seed: decides the order of batches, the augmentation, and which samples `per_class` takes.
         num_workers: processes that load a data set on disk; unused by those in memory.
         drop_last: whether a last training batch that is smaller than `batch_size` is left out.
@@ -77,16 +75,17 @@ FACTORIES = (digits, wine, diabetes, fake, linear_map, mnist, fashion_mnist, cif
 
 
 log = logging.getLogger(__name__)
-_PARTS = ("training", "validation")
 _COMMON = frozenset(field.name for field in fields(DataSpec))
 
 
 RANGES: dict[str, dict[str, float]] = {
     "val_fraction": {"above": 0, "max": 0.9},
+    "test_fraction": {"above": 0, "max": 0.9},
     "split_seed": {"min": 0},
     "sample_seed": {"min": 0},
     "num_samples": {"min": 1},
     "num_val_samples": {"min": 1},
+    "num_test_samples": {"min": 1},
     "noise": {"min": 0},
     "context": {"min": 1},
     "stride": {"min": 1},
@@ -116,7 +115,7 @@ def read_data(mapping: Any, problems: Problems, path: str = "data", backbone: Kn
     if given.get("input_shape") is not None:
         shape = check_input_shape(given["input_shape"], join(path, "input_shape"), problems)
         spec = replace(spec, input_shape=shape) if spec is not None else None
-    factory = _find_factory(name, join(path, "_target_"), problems)
+    factory = find_factory(name, join(path, "_target_"), problems)
     if factory is None:
         return None
     takes = inspect.signature(factory).parameters
@@ -182,26 +181,30 @@ def load_source(source: DataSource, ignored: int = IGNORED) -> Data:
     if _is_ours(source.factory):
         data = made
     else:
-        data = _as_data(made, spec if spec.classes is None else replace(spec, num_classes=None), path, ignored)
+        data = as_data(made, spec.num_classes if spec.classes is None else None, path, ignored)
     theirs = inspect.signature(source.factory).parameters
     classes, per_class = (None if name in theirs else getattr(spec, name) for name in ("classes", "per_class"))
     data = narrow(data, classes, per_class, spec.seed, path, problems)
     return _as_declared(data, spec, path, problems, ignored)
 
 
-def data_of(train: Any, val: Any, keys: Mapping[str, Any] | None = None, path: str = "data", ignored: int = IGNORED) -> Data:
+def data_of(
+    train: Any, val: Any, keys: Mapping[str, Any] | None = None, path: str = "data", ignored: int = IGNORED, test: Any = None
+) -> Data:
     """Make the data of a training from what a program has in its hands.
 
     Args:
         train: samples to train on: a pair of tensors (inputs, targets), a torch data set of such pairs, or a DataLoader, of which the data
             set and the batch size are taken.
         val: samples to validate on, likewise.
+        test: samples to measure the best epoch on, likewise; None: there are none.
         keys: those that every `data` group has, such as `batch_size`, `seed` and `num_classes`.
 
     Raises:
         ConfigError: none of these, a part without samples, parts that do not go together, or keys that are wrong.
 
     Example:
+        >>> import torch
         >>> data = data_of((torch.zeros(5, 3), torch.tensor([0, 1, 1, 0, 1])), (torch.zeros(2, 3), torch.tensor([1, 0])))
         >>> data.task, data.num_classes, data.input_shape
         ('classification', 2, (3,))
@@ -209,18 +212,19 @@ def data_of(train: Any, val: Any, keys: Mapping[str, Any] | None = None, path: s
     from torch.utils.data import DataLoader, TensorDataset
 
     problems = Problems()
+    given = {name: part for name, part in (("train", train), ("val", val), ("test", test)) if name != "test" or part is not None}
     loaders = [part for part in (train, val) if isinstance(part, DataLoader)]
     sizes = {name: loader.batch_size for name, loader in zip(("batch_size", "val_batch_size"), loaders, strict=False) if loader.batch_size}
     spec = read(DataSpec, {**sizes, **(keys or {})}, path, problems)
     if spec is None:
         raise ConfigError(problems)
-    parts = [part.dataset if isinstance(part, DataLoader) else part for part in (train, val)]
-    pair = tuple(TensorDataset(*part) if isinstance(part, tuple) and len(part) == 2 else part for part in parts)
-    for name, part in zip(("train", "val"), pair, strict=True):
-        if not _is_dataset(part):
+    parts = [part.dataset if isinstance(part, DataLoader) else part for part in given.values()]
+    sets = tuple(TensorDataset(*part) if isinstance(part, tuple) and len(part) == 2 else part for part in parts)
+    for name, part in zip(given, sets, strict=True):
+        if not is_dataset(part):
             problems.add(name, f"{type(part).__name__} is no data; give (inputs, targets), a torch data set with a length, or a DataLoader")
     problems.raise_if_any()
-    return _as_declared(_as_data(pair, spec, path, ignored), spec, path, problems, ignored)
+    return _as_declared(as_data(sets, spec.num_classes, path, ignored), spec, path, problems, ignored)
 
 
 def _as_declared(data: Data, spec: DataSpec, path: str, problems: Problems, ignored: int) -> Data:
@@ -233,7 +237,13 @@ def _as_declared(data: Data, spec: DataSpec, path: str, problems: Problems, igno
     return replace(data, **{name: getattr(spec, name) for name in names})
 
 
-def _find_factory(name: Any, path: str, problems: Problems) -> Callable[..., Any] | None:
+def find_factory(name: Any, path: str, problems: Problems) -> Callable[..., Any] | None:
+    """Find the function that a `_target_` of `data` names, or None after adding to `problems` why it may not be one.
+
+    Example:
+        >>> find_factory("modelfactory.data.digits", "data._target_", Problems()) is digits
+        True
+    """
     factory = target.resolve(name, path, problems, kind="data")
     if factory is None or not _is_ours(factory) or factory in FACTORIES:
         return factory
@@ -247,7 +257,11 @@ def _is_ours(factory: Callable[..., Any]) -> bool:
 
 
 def _check_needs(factory: Callable[..., Any], arguments: Mapping[str, Any], problems: Problems, path: str) -> None:
-    """Says what the factory needs and is not there."""
+    """Says what the factory needs and is not there, and which fractions leave nothing."""
+    fractions = [arguments.get(name) or 0 for name in ("val_fraction", "test_fraction")] if _is_ours(factory) else []
+    if sum(fractions) > RANGES["val_fraction"]["max"]:
+        what = f"with {join(path, 'val_fraction')}={fractions[0]} less than a tenth is left to train on; give a smaller one"
+        problems.add(join(path, "test_fraction"), f"{fractions[1]} is too large: {what}")
     if factory in (digits, wine, diabetes):
         check_sklearn(join(path, "_target_"), problems)
         if arguments.get("transforms") is not None:
@@ -260,75 +274,11 @@ def _check_needs(factory: Callable[..., Any], arguments: Mapping[str, Any], prob
         check_bytes(arguments, problems, path)
 
 
-def _as_data(made: Any, spec: DataSpec, path: str, ignored: int) -> Data:
-    """What a factory returned as Data, in types that a model trains on: a pair of torch datasets becomes one."""
-    if isinstance(made, Data):
-        num_classes = made.num_classes if made.task == "classification" else None
-        parts = (
-            _converted(split, name, path, num_classes, ignored) for name, split in zip(_PARTS, (made.train, made.val), strict=True)
-        )
-        return _with_warning(replace(made, **dict(zip(("train", "val"), parts, strict=True))))
-    where = join(path, "_target_")
-    if not (isinstance(made, tuple) and len(made) == 2 and all(map(_is_dataset, made))):
-        hint = "return modelfactory.data.Data, or a pair of torch datasets with a length (training, validation)"
-        raise ConfigError([Problem(where, f"returned {type(made).__name__}; {hint}")])
-    for name, part in zip(_PARTS, made, strict=True):
-        if len(part) == 0:
-            raise ConfigError([Problem(where, f"returned a {name} set without samples; return one sample or more")])
-    splits = [Split(*part.tensors) if _has_tensors(part) else Split(dataset=part) for part in made]
-    train, val = (
-        _converted(split, name, path, spec.num_classes, ignored) for name, split in zip(_PARTS, splits, strict=True)
-    )
-    x, y = train.sample(1)
-    task = "regression" if y.is_floating_point() else "classification"
-    num_classes = y[0].numel() if task == "regression" else spec.num_classes or _num_classes(train, path, ignored)
-    for split in (train, val) if task == "classification" else ():
-        if split.dataset is not None:
-            split.dataset.num_classes = num_classes
-    return _with_warning(Data(train, val, task, num_classes, tuple(x.shape[1:])))
-
-
-def _with_warning(data: Data) -> Data:
-    """The data, with a warning where the samples of a data set on disk cannot be made the same again."""
-    if data.train.dataset is None or not len(data.train) or is_repeatable(data.train.dataset):
-        return data
-    warning = (
-        "the training samples are not the same when they are read again with the same seed: the data set draws from a generator that "
-        "cannot be seeded, so that this run cannot be repeated; draw from the global generators of numpy, torch or random"
-    )
-    return replace(data, warnings=(*data.warnings, warning))
-
-
-def _converted(split: Split, name: str, path: str, num_classes: int | None, ignored: int) -> Split:
-    """A split in types that a model trains on: in memory at once, on disk as its samples are read."""
-    if split.x is not None and split.y is not None:
-        return Split(as_inputs(split.x), as_targets(split.y))
-    return Split(dataset=CheckedSamples(split.dataset, name, path, num_classes, ignored))
-
-
-def _num_classes(split: Split, path: str, ignored: int) -> int:
-    if split.y is not None:
-        return max(1, int(torch.where(split.y == ignored, 0, split.y).max()) + 1)
-    if hasattr(split.dataset, "classes"):
-        return len(split.dataset.classes)
-    raise ConfigError([Problem(join(path, "num_classes"), "missing; a dataset that does not name its classes needs it")])
-
-
-def _is_dataset(part: Any) -> bool:
-    return hasattr(part, "__getitem__") and hasattr(part, "__len__")
-
-
-def _has_tensors(dataset: Any) -> bool:
-    from torch.utils.data import TensorDataset
-
-    return isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2
-
-
 def _check_loaded(data: Data, spec: DataSpec, path: str, problems: Problems, ignored: int) -> None:
-    empty = [(name, split) for name, split in zip(_PARTS, (data.train, data.val), strict=True) if len(split) == 0]
-    for name, _ in empty:
-        fix = f"; give a larger {path}.val_fraction, or more samples" if name == "validation" else "; give more samples"
-        problems.add(path, f"the {name} part has no samples{fix}")
+    empty = [name for name, split in data.parts.items() if len(split) == 0]
+    for name in empty:
+        fix = "; give more samples" if name == "train" else f"; give a larger {path}.{name}_fraction, or more samples"
+        problems.add(path, f"the {PART_NAMES[name]} part has no samples{fix}")
     if empty:
         return
     if spec.input_shape is not None and spec.input_shape != tuple(data.input_shape):
@@ -341,17 +291,20 @@ def _check_loaded(data: Data, spec: DataSpec, path: str, problems: Problems, ign
     if spec.drop_last and len(data.train) < spec.batch_size:
         why = f"{spec.batch_size} is more than the {len(data.train)} training samples"
         problems.add(join(path, "batch_size"), f"{why}, and drop_last leaves smaller batches out; give fewer")
-    ys = [split.sample(1)[1] for split in (data.train, data.val)]
-    if len({(y.is_floating_point(), y.ndim) for y in ys}) > 1:
-        told = [f"{'floats' if y.is_floating_point() else 'classes'} of shape {list(y.shape[1:])}" for y in ys]
-        problems.add(path, f"the training targets are {told[0]}, and the validation targets {told[1]}; they have to be of one kind")
+    ys = {name: split.sample(1)[1] for name, split in data.parts.items()}
+    kinds = {name: (y.is_floating_point(), y.ndim) for name, y in ys.items()}
+    other = next((name for name, kind in kinds.items() if kind != kinds["train"]), None)
+    if other is not None:
+        told = {name: f"{'floats' if y.is_floating_point() else 'classes'} of shape {list(y.shape[1:])}" for name, y in ys.items()}
+        message = f"the training targets are {told['train']}, and the {PART_NAMES[other]} targets {told[other]}"
+        problems.add(path, f"{message}; they have to be of one kind")
         return
-    for name, split in zip(_PARTS, (data.train, data.val), strict=True):
+    for name, split in data.parts.items():
         labels = split.y if split.y is not None else known_targets(split.dataset)
         if data.task != "classification" or labels is None or labels_outside(labels, data.num_classes, ignored) is None:
             continue
         counted = labels[labels != ignored]
         low, high = int(counted.min()), int(counted.max())
         fix = f"classes go from 0 to {data.num_classes - 1}" if low < 0 else f"give {high + 1}, or correct them"
-        message = f"{data.num_classes} is too small: the {name} targets go from {low} to {high}; {fix}"
+        message = f"{data.num_classes} is too small: the {PART_NAMES[name]} targets go from {low} to {high}; {fix}"
         problems.add(join(path, "num_classes"), message)

@@ -19,7 +19,7 @@ def narrow(data: Data, classes: Sequence[int] | None, per_class: int | None, see
     """The samples of some classes, `per_class` training samples of each; what is wrong goes to `problems`.
 
     Class `classes[i]` becomes class i. Which samples are taken depends on (seed, class) alone, so those of 10 a class are
-    among those of 20. The validation part has all samples of the classes.
+    among those of 20. The validation part, and the test part, have all samples of the classes.
 
     Example:
         >>> split = Split(torch.arange(6.0)[:, None], torch.tensor([0, 1, 2, 0, 1, 2]))
@@ -55,14 +55,14 @@ def narrow(data: Data, classes: Sequence[int] | None, per_class: int | None, see
             message = f"{per_class} is more than the {len(own)} training samples that there are of class {label}"
             problems.add(join(path, "per_class"), message)
         indices.append(own[keyed_permutation(len(own), seed, f"data.per_class.{label}")[:per_class]] if few else own)
-    val_labels = data.val.y if data.val.y is not None else targets_of(data.val.dataset)
-    val_indices = torch.isin(val_labels, torch.tensor(chosen)).nonzero()[:, 0]
-    return replace(
-        data,
-        train=_take(data.train, torch.cat(indices).sort().values, order),
-        val=_take(data.val, val_indices, order),
-        num_classes=len(chosen),
-    )
+    held_out = {name: _take(split, _of_classes(split, chosen), order) for name, split in data.parts.items() if name != "train"}
+    return replace(data, train=_take(data.train, torch.cat(indices).sort().values, order), num_classes=len(chosen), **held_out)
+
+
+def _of_classes(split: Split, chosen: Sequence[int]) -> Tensor:
+    """The indices of all samples of some classes."""
+    labels = split.y if split.y is not None else targets_of(split.dataset)
+    return torch.isin(labels, torch.tensor(chosen)).nonzero()[:, 0]
 
 
 def _take(split: Split, indices: Tensor, order: Mapping[int, int]) -> Split:

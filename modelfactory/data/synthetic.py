@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from modelfactory.data.dataset import Data, Split
+from modelfactory.data.dataset import Data, Split, data_of_splits
 from modelfactory.numerics.rng import generator
 
 
@@ -15,6 +15,7 @@ def fake(
     num_val_samples: int = 128,
     noise: float = 0.5,
     sample_seed: int = 0,
+    num_test_samples: int | None = None,
 ) -> Data:
     """`num_classes` random prototypes, each sample one of them plus noise; the samples depend on `sample_seed` alone.
 
@@ -33,4 +34,6 @@ def fake(
         x = prototypes[y].add_(torch.randn(size, *shape, generator=source), alpha=noise)
         return Split(x.div_((1 + noise**2) ** 0.5), y)
 
-    return Data(draw(num_samples, "train"), draw(num_val_samples, "val"), "classification", num_classes, shape)
+    sizes = {"train": num_samples, "val": num_val_samples, "test": num_test_samples}
+    splits = [draw(size, name) for name, size in sizes.items() if size is not None]
+    return data_of_splits(splits, "classification", num_classes, shape)

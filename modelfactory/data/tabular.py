@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from modelfactory.config.errors import ConfigError, Problem, Problems
-from modelfactory.data.dataset import Data, Split, split_indices, standardise
+from modelfactory.data.dataset import Data, Split, data_of_splits, split_indices, standardise
 
 
-def wine(val_fraction: float = 0.2, split_seed: int = 0) -> Data:
+def wine(val_fraction: float = 0.2, split_seed: int = 0, test_fraction: float | None = None) -> Data:
     """Chemical analyses of 178 Italian wines of three growers (Forina et al., 1991): 13 features, 3 classes.
 
     Each feature is standardised over the training part, so that the rms of the inputs [N, 13] is 1; targets [N].
-    The validation part is `val_fraction` of each class and depends on `split_seed` alone.
+    The validation part is `val_fraction` of each class, the test part, if any, `test_fraction`; both depend on `split_seed` alone.
 
     Raises:
         ConfigError: scikit-learn is not installed.
@@ -28,16 +28,18 @@ def wine(val_fraction: float = 0.2, split_seed: int = 0) -> Data:
     """
     table = read_table("wine_data.csv", skip=1)
     x, y = table[:, :-1], table[:, -1].long()
-    train, val = split_indices(len(y), val_fraction, split_seed, classes=y)
-    x_train, x_val = standardise(x[train], x[val], dims=(0,))
-    return Data(Split(x_train, y[train]), Split(x_val, y[val]), "classification", 3, (13,))
+    parts = split_indices(len(y), val_fraction, split_seed, y, test_fraction)
+    xs = standardise(*(x[part] for part in parts), dims=(0,))
+    splits = [Split(x_part, y[part]) for x_part, part in zip(xs, parts, strict=True)]
+    return data_of_splits(splits, "classification", 3, (13,))
 
 
-def diabetes(val_fraction: float = 0.2, split_seed: int = 0) -> Data:
+def diabetes(val_fraction: float = 0.2, split_seed: int = 0, test_fraction: float | None = None) -> Data:
     """Disease progression of 442 diabetes patients (Efron et al., 2004): 10 features, one value.
 
     Features and target are standardised over the training part, so that the rms of the inputs [N, 10] is 1 and the
     mean squared error of the best constant, over the targets [N, 1], is 1.
+    Parts are held out as those of `wine`, regardless of classes.
 
     Raises:
         ConfigError: scikit-learn is not installed.
@@ -46,10 +48,9 @@ def diabetes(val_fraction: float = 0.2, split_seed: int = 0) -> Data:
         data: {_target_: modelfactory.data.diabetes, input_shape: [10], num_classes: 1, batch_size: 32}
     """
     x, y = read_table("diabetes_data_raw.csv.gz"), read_table("diabetes_target.csv.gz")
-    train, val = split_indices(len(y), val_fraction, split_seed)
-    x_train, x_val = standardise(x[train], x[val], dims=(0,))
-    y_train, y_val = standardise(y[train], y[val], dims=(0,))
-    return Data(Split(x_train, y_train), Split(x_val, y_val), "regression", 1, (10,))
+    parts = split_indices(len(y), val_fraction, split_seed, test_fraction=test_fraction)
+    xs, ys = (standardise(*(whole[part] for part in parts), dims=(0,)) for whole in (x, y))
+    return data_of_splits([Split(*pair) for pair in zip(xs, ys, strict=True)], "regression", 1, (10,))
 
 
 def check_sklearn(path: str, problems: Problems) -> Path | None:

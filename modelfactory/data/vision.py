@@ -16,7 +16,7 @@ from torch import Tensor
 
 from modelfactory.config.errors import ConfigError, Problem, Problems, first_line
 from modelfactory.config.schema import join
-from modelfactory.data.dataset import Data, Split, standardise
+from modelfactory.data.dataset import Data, Split, data_of_splits, split_indices, standardise
 from modelfactory.data.record_files import check_archive, damaged, read_cifar, read_idx
 
 
@@ -63,11 +63,16 @@ _SOURCES = {
 }
 
 
-def mnist(root: str = "data", download: bool = False) -> Data:
+def mnist(root: str = "data", download: bool = False, val_fraction: float | None = None, split_seed: int = 0) -> Data:
     """MNIST (LeCun et al., 1998): 60,000 training and 10,000 validation images [1, 28, 28] of 10 digits.
 
-    Read from root/MNIST/raw, torchvision's place for it; the validation part is the official test part. Inputs are
-    standardised with one mean and std over all pixels of the training part: rms 1.
+    Read from root/MNIST/raw, torchvision's place for it. Inputs are standardised with one mean and std over all pixels of the training
+    part: rms 1.
+
+    Args:
+        val_fraction: of the training images of each class, the validation part; the official test part is the test part then.
+            None: the official test part is the validation part, and there is no test part.
+        split_seed: which images are held out.
 
     Raises:
         ConfigError: the files are not there and `download` is false, or they are not what was published.
@@ -75,23 +80,23 @@ def mnist(root: str = "data", download: bool = False) -> Data:
     Config:
         data: {_target_: modelfactory.data.mnist, input_shape: [1, 28, 28], num_classes: 10, root: data, download: false}
     """
-    return _load("mnist", root, download)
+    return _load("mnist", root, download, val_fraction, split_seed)
 
 
-def fashion_mnist(root: str = "data", download: bool = False) -> Data:
-    """Fashion-MNIST (Xiao et al., 2017): the shapes of `mnist`, ten kinds of clothes, from root/FashionMNIST/raw.
+def fashion_mnist(root: str = "data", download: bool = False, val_fraction: float | None = None, split_seed: int = 0) -> Data:
+    """Fashion-MNIST (Xiao et al., 2017): the shapes and the parts of `mnist`, ten kinds of clothes, from root/FashionMNIST/raw.
 
     Config:
         data: {_target_: modelfactory.data.fashion_mnist, input_shape: [1, 28, 28], num_classes: 10, root: data}
     """
-    return _load("fashion_mnist", root, download)
+    return _load("fashion_mnist", root, download, val_fraction, split_seed)
 
 
-def cifar10(root: str = "data", download: bool = False) -> Data:
+def cifar10(root: str = "data", download: bool = False, val_fraction: float | None = None, split_seed: int = 0) -> Data:
     """CIFAR-10 (Krizhevsky, 2009): 50,000 training and 10,000 validation images [3, 32, 32] of 10 classes.
 
-    Read from root/cifar-10-batches-bin, the authors' binary version; the validation part is the official test part.
-    Each channel is standardised over the training part: rms 1.
+    Read from root/cifar-10-batches-bin, the authors' binary version. Each channel is standardised over the training part: rms 1. The parts
+    are those of `mnist`.
 
     Raises:
         ConfigError: the files are not there and `download` is false, or they are not what was published.
@@ -99,16 +104,16 @@ def cifar10(root: str = "data", download: bool = False) -> Data:
     Config:
         data: {_target_: modelfactory.data.cifar10, input_shape: [3, 32, 32], num_classes: 10, root: data}
     """
-    return _load("cifar10", root, download)
+    return _load("cifar10", root, download, val_fraction, split_seed)
 
 
-def cifar100(root: str = "data", download: bool = False) -> Data:
+def cifar100(root: str = "data", download: bool = False, val_fraction: float | None = None, split_seed: int = 0) -> Data:
     """CIFAR-100 (Krizhevsky, 2009): like `cifar10` with 100 (fine) classes, from root/cifar-100-binary.
 
     Config:
         data: {_target_: modelfactory.data.cifar100, input_shape: [3, 32, 32], num_classes: 100, root: data}
     """
-    return _load("cifar100", root, download)
+    return _load("cifar100", root, download, val_fraction, split_seed)
 
 
 def image_folder(
@@ -118,8 +123,9 @@ def image_folder(
     split_seed: int = 0,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    test_fraction: float | None = None,
 ) -> Data:
-    """Images in one folder a class: root/train/CLASS/*.png and root/val/CLASS/*.png, read by DataLoader workers.
+    """Images in one folder a class: root/train/CLASS/*.png, root/val/CLASS/*.png, maybe root/test/CLASS/*.png, read by DataLoader workers.
 
     Each image becomes a uint8 tensor [3, H, W], passes the declared torchvision v2 transforms of its part, and ends
     as float32 in 0..1, less `mean` and over `std` (a channel each; None: ImageNet's).
@@ -129,9 +135,10 @@ def image_folder(
             `backbone` in place of either, or of both, is the preprocessing of the backbone's published weights, whole.
         val_fraction: where there is no root/val, the fraction of each class of root/train (or of root, where there
             is no root/train) that is held out; depends on `split_seed` alone.
+        test_fraction: likewise for the test part; None: root/test where it has the same classes, else there is none.
 
     Raises:
-        ConfigError: a missing folder, or classes of the two parts that differ.
+        ConfigError: a missing folder, or classes of the parts that differ.
 
     Config:
         data:
@@ -145,14 +152,16 @@ def image_folder(
     """
     from modelfactory.data.image_folder import load_folder
 
-    return load_folder(Path(root), transforms or {}, val_fraction, split_seed, mean or IMAGENET_MEAN, std or IMAGENET_STD)
+    return load_folder(
+        Path(root), transforms or {}, (val_fraction, test_fraction), split_seed, (mean or IMAGENET_MEAN, std or IMAGENET_STD)
+    )
 
 
 def check_image_folder(arguments: Mapping[str, Any], path: str, problems: Problems) -> None:
     """Adds to `problems` missing folders and wrong transforms of an `image_folder` config."""
     from modelfactory.data.image_folder import check_folder, read_transforms
 
-    check_folder(Path(arguments["root"]), arguments.get("val_fraction"), path, problems)
+    check_folder(Path(arguments["root"]), (arguments.get("val_fraction"), arguments.get("test_fraction")), path, problems)
     for name in ("mean", "std"):
         values = arguments.get(name) or IMAGENET_STD
         if len(values) != 3 or name == "std" and min(values) <= 0:
@@ -183,16 +192,20 @@ def check_files(name: str, root: str, download: bool, path: str, problems: Probl
     )
 
 
-def _load(name: str, root: str, download: bool) -> Data:
+def _load(name: str, root: str, download: bool, val_fraction: float | None, split_seed: int) -> Data:
     problems = Problems()
     check_files(name, root, download, "data", problems)
     problems.raise_if_any()
     source, folder = _SOURCES[name], Path(root, _SOURCES[name].folder)
     if not all((folder / file).is_file() for file in source.files):
         _download(name, source, Path(root))
-    (x_train, y_train), (x_val, y_val) = (_read_records(name, folder, part) for part in ("train", "val"))
-    x_train, x_val = standardise(x_train.float(), x_val.float(), dims=None if source.archive is None else (0, 2, 3))
-    return Data(Split(x_train, y_train), Split(x_val, y_val), "classification", source.num_classes, tuple(x_train.shape[1:]))
+    pairs = [_read_records(name, folder, part) for part in ("train", "val")]
+    if val_fraction is not None:
+        x, y = pairs[0]
+        pairs[:1] = [(x[part], y[part]) for part in split_indices(len(y), val_fraction, split_seed, classes=y)]
+    xs = standardise(*(x.float() for x, _ in pairs), dims=None if source.archive is None else (0, 2, 3))
+    splits = [Split(x, y) for x, (_, y) in zip(xs, pairs, strict=True)]
+    return data_of_splits(splits, "classification", source.num_classes, xs[0].shape[1:])
 
 
 def _read_records(name: str, folder: Path, part: str) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ Every scheme is a function on a tensor that needs no config:
 
 from modelfactory.init.fans import Block, Fans, operator_fans, torch_fans
 from modelfactory.init.schemes.critical import critical_, critical_bias_
-from modelfactory.init.schemes.depth_scaled import deepnorm_, fixup_, gpt2_, small_init_, t_fixup_, t_fixup_embedding_
+from modelfactory.init.schemes.depth_scaled import completep_, deepnorm_, fixup_, gpt2_, small_init_, t_fixup_, t_fixup_embedding_
 from modelfactory.init.schemes.elementwise import constant_, normal_, ones_, trunc_normal_, uniform_, zeros_
 from modelfactory.init.schemes.embedding_head import centred_normal_, mup_, prior_bias_, siren_, tied_embedding_
 from modelfactory.init.schemes.gates import chrono_, forget_bias_
@@ -37,6 +37,7 @@ __all__ = [
     "bilinear_",
     "centred_normal_",
     "chrono_",
+    "completep_",
     "constant_",
     "critical_",
     "critical_bias_",

@@ -73,6 +73,7 @@ def structural_value(name: str, scheme: str, info: ParamInfo, shares: Shares = u
     return {
         "branches": len(branch.all),
         "branch_layers": branch.layers,
+        "undivided": branch.undivided,
         "depth": branch.depth,
         "other_depth": branch.other_depth,
         "decoder": branch.in_decoder,

@@ -17,8 +17,9 @@ from torch import nn
 from modelfactory.config.errors import Problems, did_you_mean, first_line, nearest
 from modelfactory.config.schema import check_value, join
 from modelfactory.config.target import check_arguments, resolve
-from modelfactory.model.arguments import channel_dim, check_dimensions, with_batch_first, without_weights
+from modelfactory.model.arguments import check_dimensions, with_batch_first, without_weights
 from modelfactory.model.blueprint import Chain, Leaf, Node
+from modelfactory.model.branch_scale import divide_branches, read_scale
 from modelfactory.model.infer import BROKEN, UNKNOWN, Incoming, Inference, shape_of, why_no_part
 from modelfactory.model.layers.containers import Parallel, Residual
 from modelfactory.model.layers.glue import Item, SelfAttention
@@ -57,12 +58,13 @@ def read_model(config: Any, incoming: Incoming | None, problems: Problems, path:
     if config.get("output") is not None:
         problems.add(join(path, "output"), f"{config['output']!r} picks nothing here: it goes beside a layer, inside layers")
     node, _ = _Reader(problems, path).read(config, path, UNKNOWN if incoming is None else incoming)
-    return node
+    return None if node is None else divide_branches(node)
 
 
 def read_layers(layers: Any, incoming: Incoming, problems: Problems, path: str) -> tuple[Node | None, Incoming]:
     """The blueprint of a chain of layers and what leaves it, or None after adding all that is wrong to `problems`."""
-    return _Reader(problems, "").read({"layers": layers}, path, incoming)
+    node, leaving = _Reader(problems, "").read({"layers": layers}, path, incoming)
+    return None if node is None else divide_branches(node), leaving
 
 
 def read_activation(config: Any, problems: Problems, path: str = "activation") -> None:
@@ -226,27 +228,7 @@ class _Reader:
         self, config: Mapping[str, Any], path: str, incoming: Incoming, ending: tuple[Incoming, list[Node]], shortcut: Incoming
     ) -> tuple[dict[str, Any], Incoming]:
         branch, nodes = ending
-        options: dict[str, Any] = {}
-        scale = config.get("scale")
-        where = join(path, "scale")
-        if isinstance(scale, Mapping):
-            for name in set(scale) - {"learn", "per"}:
-                self.problems.add(join(where, name), f"not a key of scale{did_you_mean(str(name), ('learn', 'per'))}")
-            if scale.get("learn") is None:
-                self.problems.add(join(where, "learn"), "missing; give the number that the scale starts at, such as 0.0")
-            else:
-                options["learn_scale"] = check_value(scale["learn"], float, join(where, "learn"), self.problems)
-            per = check_value(scale.get("per", "all"), str, join(where, "per"), self.problems, {"choices": ("all", "channel")})
-            shape = shape_of(branch)
-            if per == "channel" and shape is not None:
-                dim = channel_dim(nodes, len(shape))
-                options.update(channels=shape[dim], channel_dim=dim)
-            elif per == "channel" and branch is UNKNOWN:
-                self.problems.add(
-                    join(where, "per"), "channel needs the shape of the branch, which is not known; give data.input_shape"
-                )
-        elif scale is not None:
-            options["scale"] = check_value(scale, float, where, self.problems)
+        options = read_scale(config.get("scale"), join(path, "scale"), branch, nodes, self.problems)
         for name, out in (("branch", branch), ("shortcut", shortcut)):
             if isinstance(out, tuple) and out is not incoming:
                 self._add_tuple(path, name, out)

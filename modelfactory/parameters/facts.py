@@ -6,9 +6,8 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
@@ -17,7 +16,7 @@ from modelfactory.config.schema import join
 from modelfactory.parameters.declared import BLOCKS, FANS, ROLES_OF, declared_axes, declared_blocks, globs_of, is_called
 from modelfactory.parameters.info import ParamFacts, block_role
 from modelfactory.parameters.known_layers import decides, known_blocks, known_roles
-from modelfactory.parameters.parametrized import Computed
+from modelfactory.parameters.parts import Owned, declared_parts, equal_parts, parts_of_bias
 from modelfactory.parameters.residual import MATRICES, Branch, walk_modules
 from modelfactory.parameters.written import Written
 from modelfactory.tracing.packed import Part
@@ -25,22 +24,6 @@ from modelfactory.tracing.read import Reading, read, read_by_trying
 
 _KINDS = {"norm_bias": ("norm", "bias")}
 _OF_BIASES = frozenset({"query", "key", "value", "gate", "up", "down", "router", "modulation", "head", "stem"})
-
-
-class Owned(NamedTuple):
-    """A parameter with where it stands.
-
-    Attributes:
-        names: all of its names, and that of a weight that is computed from it.
-        attr: its name in the module, or the computed weight's.
-    """
-
-    names: tuple[str, ...]
-    parameter: nn.Parameter
-    module: nn.Module
-    module_name: str
-    attr: str
-    computed: Computed | None
 
 
 class Facts:
@@ -76,14 +59,14 @@ class Facts:
     def branches(self) -> list[Branch]:
         """The residual branches: those that the run shows, and those that are declared."""
         found: list[Branch] = []
+        containers = {name: module for name, module in walk_modules(self._model) if getattr(type(module), "is_residual", False)}
         if self.is_read:
             for traced in self.reading.branches:
-                names = (*traced.weights, *traced.ends)
-                found.append(
-                    Branch(_around(names), traced.weights, traced.ends, traced.norm, traced.layers, traced.in_decoder, traced.width, found)
-                )
+                name, more = _around((*traced.weights, *traced.ends)), (traced.layers, traced.in_decoder, traced.width, found)
+                found.append(Branch(name, traced.weights, traced.inside, traced.ends, traced.norm, *more))
         for name, module in self._declared_branches:
             self._declare_branch(name, module, found)
+        found[:] = [replace(branch, base_branches=_divided_from(branch, containers)) for branch in found]
         return found
 
     @cached_property
@@ -125,7 +108,8 @@ class Facts:
         after = [] if last is None else own[own.index(last) + 1 :]
         norm = next((item.names[0] for item in after if known_roles(type(item.module), item.attr, 1) == ("norm",)), None)
         width = 0 if last is None else last.parameter.shape[0]
-        found.append(Branch(name, tuple(weights), tuple(ends), norm, len(weights), False, width, found))
+        inner = frozenset(item.names[0] for item in own)
+        found.append(Branch(name, tuple(weights), inner, tuple(ends), norm, len(weights), False, width, found))
 
     def _last_in(self, inside: str) -> set[str]:
         """The weights inside of a module that no other weights inside of it come after."""
@@ -173,7 +157,7 @@ class Facts:
                 roles = known_roles(type(item.module), item.attr, item.parameter.ndim) or roles
             if not parts:
                 named_parts = known_blocks(item.module, item.attr)
-                parts = _equal_parts(item, named_parts)
+                parts = equal_parts(item, named_parts)
             of_parts = [role for name in named_parts if (role := block_role(name))]
             further = dict.fromkeys([*of_parts, *(role for role in more if role not in ("head", "stem"))])
             roles += tuple(role for role in further if role not in roles)
@@ -230,7 +214,7 @@ class Facts:
             more += [role for role in traced.roles(source) if role in _OF_BIASES]
         names, parts = traced.of_parts.get(source, []), self.reading.parts.get(source, [])
         if source != name and parts:
-            parts = _of_bias(item.parameter, self.reading.graph.parameters[source].shape, parts)
+            parts = parts_of_bias(item.parameter, self.reading.graph.parameters[source].shape, parts)
         labelled = tuple(role or str(place) for place, role in enumerate(names)) if parts else ()
         roles = _KINDS.get(kind, (kind,))
         if kind == "recurrent":
@@ -272,7 +256,7 @@ class Facts:
             parts, packed = facts.parts, facts.packed
             if blocks is not None:
                 along = axes[1][0] if axes is not None and axes[1] else facts.fans[0].coming_out[0] if facts.fans else 0
-                parts, packed = _declared_parts(item, blocks, along), tuple(blocks)
+                parts, packed = declared_parts(item, blocks, along), tuple(blocks)
                 roles += [role for name in packed if (role := block_role(name)) and role not in roles]
             if axes is not None and "weight" not in roles and "embedding" not in roles:
                 roles = ["weight", "hidden", *(role for role in roles if role != "other")]
@@ -295,6 +279,12 @@ def _around(names: Sequence[str]) -> str:
             break
         shared.append(level[0])
     return ".".join(shared)
+
+
+def _divided_from(branch: Branch, containers: Mapping[str, nn.Module]) -> float | None:
+    """The base of the innermost container of a branch, where that divides it."""
+    around = [name for name in containers if branch.ends and all(not name or end.startswith(f"{name}.") for end in branch.ends)]
+    return getattr(containers[max(around, key=len)], "base_branches", None) if around else None
 
 
 def _innermost(branches: Sequence[Branch], biases: Mapping[str, str]) -> dict[str, Branch]:
@@ -331,28 +321,3 @@ def _places(item: Owned, place: int, more: Sequence[str], first: nn.Module | Non
     later = "_l" in item.attr and "_l0" not in item.attr or item.attr.startswith(("weight_hh", "bias_hh"))
     found = ("stem",) if item.module is first and not (decides(type(item.module)) and later) else ()
     return (*found, "head") if item.module is head else found
-
-
-def _equal_parts(item: Owned, names: Sequence[str]) -> tuple[Part, ...]:
-    if not names:
-        return ()
-    rows = item.parameter.shape[0] // len(names)
-    return tuple(Part(0, place * rows, ((rows, 1),)) for place in range(len(names)))
-
-
-def _declared_parts(item: Owned, blocks: Mapping[str, int | None], axis: int) -> tuple[Part, ...]:
-    """Parts of declared names, along an axis: of the sizes given, else all alike."""
-    axis = min(axis, item.parameter.ndim - 1)
-    whole, begin, found = item.parameter.shape[axis], 0, []
-    for size in blocks.values():
-        size = whole // len(blocks) if size is None else size
-        found.append(Part(axis, begin, ((size, 1),)))
-        begin += size
-    return tuple(found)
-
-
-def _of_bias(bias: torch.Tensor, shape: Sequence[int], parts: Sequence[Part]) -> list[Part]:
-    """The parts of a bias, along its axis of the size that its weight has along theirs; none where it has no such axis."""
-    size = shape[parts[0].axis]
-    axes = [axis for axis, own in enumerate(bias.shape) if own == size]
-    return [Part(axes[-1], part.start, part.atoms, part.values) for part in parts] if axes else []

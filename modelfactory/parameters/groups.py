@@ -1,25 +1,27 @@
 """Which group of the optimizer each parameter is in, and by how much its learning rate is scaled.
 
-Three things say it: the named `groups` (with `lr_scale`, or `base_width` for a scale by each parameter's width), `layer_decay` and
-`no_decay`. Factors multiply; parameters of the same group and factors are one group of the optimizer.
+Four things say it: the named `groups` (with `lr_scale`, or `base_width` for a scale by each parameter's width), `completep`, `layer_decay`
+and `no_decay`. Factors multiply; parameters of the same group and factors are one group of the optimizer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from modelfactory.config.errors import Problems, did_you_mean
-from modelfactory.config.schema import check_value, join
+from modelfactory.config.schema import check_value, join, read
+from modelfactory.parameters.completep import CompleteP, Multipliers, multipliers
 from modelfactory.parameters.info import ParamInfo
 from modelfactory.parameters.layer_order import layer_of_each
 from modelfactory.parameters.roles import ROLES
 from modelfactory.parameters.selector import SELECTOR_KEYS, Selector
+from modelfactory.parameters.widths import input_width
 
-GROUPING_KEYS = ("groups", "layer_decay", "no_decay")
+GROUPING_KEYS = ("groups", "layer_decay", "no_decay", "completep")
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,15 @@ class Grouping:
         groups: in the order of the config; a later one wins.
         layer_decay: the factor of the learning rate from one layer to the layer before it; None: 1.
         no_decay: roles whose parameters have a weight decay of 0.
+        completep: the base sizes by which all numbers are scaled; None: by none.
+        turned: what CompleteP's multipliers for Adam are for the optimizer, and a parameter with these options of a group.
     """
 
     groups: tuple[GroupSpec, ...] = ()
     layer_decay: float | None = None
     no_decay: tuple[str, ...] = ()
+    completep: CompleteP | None = None
+    turned: Callable[[Multipliers, Mapping[str, Any]], Multipliers] = lambda adam, options: adam
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class GroupAssignment:
     Attributes:
         group: `body`, or with the layer and what else tells it from others of its group, `body.layer3.no_decay`.
         lr_scale: its learning rate over that of the optimizer, or over the group's own `lr`.
+        decay_scale, eps_scale: the same of its weight decay and its eps.
         options: what differs from the optimizer's options.
         spec: the named group, None for the default one.
     """
@@ -67,6 +74,8 @@ class GroupAssignment:
     lr_scale: float
     options: Mapping[str, Any]
     spec: GroupSpec | None
+    decay_scale: float = 1.0
+    eps_scale: float = 1.0
 
 
 def read_grouping(mapping: Mapping[str, Any], path: str, problems: Problems) -> Grouping:
@@ -89,7 +98,13 @@ def read_grouping(mapping: Mapping[str, Any], path: str, problems: Problems) -> 
         if role not in ROLES:
             problems.add(join(path, "no_decay"), f"{role!r} is not a role{did_you_mean(role, ROLES, limit=20)}")
     groups = _read_groups(mapping.get("groups"), join(path, "groups"), problems)
-    return Grouping(groups, decay if isinstance(decay, float) and 0 < decay <= 1 else None, roles if isinstance(roles, tuple) else ())
+    decay = decay if isinstance(decay, float) and 0 < decay <= 1 else None
+    given, where = mapping.get("completep"), join(path, "completep")
+    completep = None if given is None else read(CompleteP, given, where, problems)
+    for group in groups if given is not None else ():
+        if group.base_width is not None:
+            problems.add(f"{path}.groups.{group.name}.base_width", f"{group.base_width:g} and {where} are both given; give one")
+    return Grouping(groups, decay, roles if isinstance(roles, tuple) else (), completep)
 
 
 def _read_groups(groups: Any, path: str, problems: Problems) -> tuple[GroupSpec, ...]:
@@ -148,36 +163,27 @@ def place_parameters(
     """
     layers = {} if grouping.layer_decay is None else layer_of_each(model)
     last = max(layers.values(), default=0)
+    scales = [None] * len(infos) if grouping.completep is None else multipliers(infos, grouping.completep)
     places = []
-    for info in infos:
+    for info, scaled in zip(infos, scales, strict=True):
         spec = next((group for group in reversed(grouping.groups) if group.selector.picks(info)), None)
         name, scale, options = ("default", 1.0, {}) if spec is None else (spec.name, spec.lr_scale, dict(spec.options))
         if spec is not None and spec.base_width is not None:
             width = input_width(info)
             wider = 1.0 if width is None else width / spec.base_width
             name, scale = name if wider == 1.0 else f"{name}.width{width}", scale / wider
+        decay_scale = eps_scale = 1.0
+        if scaled is not None:
+            scaled = grouping.turned(scaled, options)
+            name, scale = f"{name}.{scaled.place}" if scaled.place else name, scale * scaled.lr
+            decay_scale, eps_scale = scaled.weight_decay, scaled.eps
         if grouping.layer_decay is not None:
             layer = layers[info.name]
             name, scale = f"{name}.layer{layer}", scale * grouping.layer_decay ** (last - layer)
-        if set(grouping.no_decay).intersection(info.roles):
+        if grouping.no_decay and set(grouping.no_decay).intersection(info.roles):  # roles cost a run of the model
             name, options = f"{name}.no_decay", options | {"weight_decay": 0.0}
         thawed = None if thaws is None else next((thaws[own] for own in info.names if own in thaws), None)
         if thawed is not None:
             name = f"{name}.epoch{thawed}"
-        places.append(GroupAssignment(name, scale, options, spec))
+        places.append(GroupAssignment(name, scale, options, spec, decay_scale, eps_scale))
     return places
-
-
-def input_width(info: ParamInfo) -> int | None:
-    """How many features or channels a matrix mixes; None for vectors and depthwise kernels, which mix none.
-
-    Example:
-        >>> from modelfactory.parameters.roles import describe
-        >>> [input_width(info) for info in describe(nn.Sequential(nn.Linear(4, 3), nn.Conv2d(6, 6, 3, groups=6)))]
-        [4, None, None, None]
-    """
-    shape = info.parameter.shape
-    if len(shape) < 2:
-        return None
-    width: int = shape[0] // info.module.groups if getattr(info.module, "transposed", False) else shape[1]  # pyright: ignore
-    return width if width > 1 or getattr(info.module, "groups", 1) == 1 else None

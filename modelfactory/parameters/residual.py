@@ -19,22 +19,31 @@ class Branch:
     Attributes:
         name: of the module that its weights lie in.
         weights: the names of its matrices, in the order of the run.
+        inside: the names of all of its parameters, those of gates, norms and biases too.
         ends: those whose outputs are added to the signal.
         norm: the name of the scale of the norm between the ends and the sum, None without one.
         layers: how many matrices follow each other in it.
         in_decoder: whether it is one of a decoder that attends to an encoder.
         width: of the residual stream.
         all: every branch of the model.
+        base_branches: where its container multiplies it by this over the number of branches; None where nothing does.
     """
 
     name: str
     weights: tuple[str, ...]
+    inside: frozenset[str]
     ends: tuple[str, ...]
     norm: str | None
     layers: int
     in_decoder: bool
     width: int
     all: list[Branch] = field(repr=False)
+    base_branches: float | None = None
+
+    @property
+    def undivided(self) -> float:
+        """How many branches the weights have to divide by: all, or where the container does it, those at which it divides by 1."""
+        return len(self.all) if self.base_branches is None else self.base_branches
 
     @property
     def silenced_by(self) -> tuple[str, ...]:

@@ -18,9 +18,10 @@ from torch import nn
 from modelfactory.config.errors import Problems, did_you_mean
 from modelfactory.config.schema import join
 from modelfactory.parameters.declared import BLOCKS, FANS, ROLES_OF, is_called
-from modelfactory.parameters.facts import Facts, Owned
+from modelfactory.parameters.facts import Facts
 from modelfactory.parameters.info import ParamInfo
 from modelfactory.parameters.parametrized import computed_by, is_computing
+from modelfactory.parameters.parts import Owned
 from modelfactory.parameters.residual import Outline, walk_modules
 from modelfactory.parameters.written import Written
 

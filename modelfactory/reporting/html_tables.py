@@ -9,7 +9,7 @@ from pathlib import Path
 from modelfactory.reporting.html_tags import address, table, tag
 from modelfactory.reporting.palette import NUM_COLOURS
 from modelfactory.reporting.schemes import Metric
-from modelfactory.reporting.summary_csv import SCORES
+from modelfactory.reporting.summary_csv import SCORES, TEST_SCORES
 from modelfactory.reporting.text import (
     ENDED_BADLY,
     Figures,
@@ -94,7 +94,7 @@ def _ranking_row(index: int, row: RankedScheme, written: Figures) -> list[str]:
 
 def jobs_section(sweep: Sweep, metric: Metric) -> str:
     """The table of all runs, with what sorts and filters it."""
-    scores = [score for score in SCORES if any(job.best.get(score) is not None for job in sweep.jobs)]
+    scores = [score for score in (*SCORES, *TEST_SCORES) if any(job.best.get(score) is not None for job in sweep.jobs)]
     heads = [*((text, "") for text in ("run", "status", *sweep.axes)), *((text, "number") for text in (*scores, "seconds"))]
     head = [tag("th", tag("button", escape(text), type="button"), scope="col", class_=kind) for text, kind in heads]
     rows = [_job(sweep, job, scores, metric) for job in sweep.jobs]

@@ -116,7 +116,7 @@ def report(
 
     Args:
         folder: the sweep's, or the run's; summary.csv, curves.png and report.html go there.
-        metric: val_loss, train_loss or val_accuracy; None: what the trainer monitored.
+        metric: val_loss, train_loss or val_accuracy, test_loss or test_accuracy; None: what the trainer monitored.
         epoch: whose score counts, the "best" by the monitored value or the "final".
         by: the swept keys that make a scheme, such as ["init"]; all others are paired like seeds. None: all but the seeds.
         write: whether the files are written.

@@ -13,7 +13,7 @@ from modelfactory.config.errors import ConfigError, Problem, did_you_mean
 from modelfactory.reporting.stats import Sample
 from modelfactory.sweeping.records import Job, Sweep
 
-HIGHER_IS_BETTER = {"val_loss": False, "train_loss": False, "val_accuracy": True}
+HIGHER_IS_BETTER = {"val_loss": False, "train_loss": False, "val_accuracy": True, "test_loss": False, "test_accuracy": True}
 EPOCHS = ("best", "final")
 SEEDS = ("seed", "data.seed", "data.split_seed")
 Block = tuple[str, ...]

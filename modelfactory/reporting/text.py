@@ -145,6 +145,7 @@ def sentences(ranking: Ranking) -> tuple[list[str], list[str]]:
     ]
     if not said:
         said = [f"{best.scheme.label} has the best value, of one seed."]
+    said.extend(_on_test(best, ranking.metric))
     return said, _what_seeds_tell(others, ranking)
 
 
@@ -159,6 +160,17 @@ def _alone(best: RankedScheme, ranking: Ranking) -> str:
         return f"One of {len(best.scheme.jobs)} seeds has a value, which has no spread to judge it by."
     half = written(sample.half_width(ranking.alpha))
     return f"The mean over {sample.n} seeds is {written(sample.mean)} ±{half} ({confidence}% t interval)."
+
+
+def _on_test(best: RankedScheme, metric: Metric) -> list[str]:
+    """What the best scheme has on the test split, by which nothing was chosen; nothing where there is none, or it is what is ranked by."""
+    if metric.epoch == "final" or metric.name.startswith("test_"):
+        return []
+    told = []
+    for name in ("test_loss", "test_accuracy"):
+        values = [value for job in best.scheme.jobs if (value := Metric(name).of(job)) is not None]
+        told += [f"{name} {number(sum(values) / len(values))}"] if values else []
+    return [f"On the test split {best.scheme.label} has {', '.join(told)}, the mean of its best epochs."] if told else []
 
 
 _VERDICTS = {

@@ -177,7 +177,9 @@ def job_config(cfg: Any, started_in: str | os.PathLike[str] | None = None) -> di
         >>> job_config({"trainer": {"resume": "runs/a"}}, "/home/me")
         {'trainer': {'resume': '/home/me/runs/a'}}
     """
-    config = to_plain(cfg)
+    from modelfactory.data.count_classes import count_classes  # which imports torch
+
+    config = to_plain(cfg, count_classes)
     config.pop("sweep", None)
     return config if started_in is None else _with_whole_paths(copy.deepcopy(config), Path(started_in))
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -13,6 +15,10 @@ from omegaconf import DictConfig
 from modelfactory.config.errors import Problem, Problems
 from modelfactory.config.hydra_errors import NO_SUCH_KEY
 from modelfactory.sweeping.records import Job
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+SILENT_SECONDS = 3.0  # after which a person wonders whether anything happens
 
 
 class JobProblems:
@@ -102,3 +108,21 @@ def swept_twice(words: Iterable[str]) -> list[Problem]:
             what = f"is given {len(found)} times ({told}), of which a sweep takes the last"
             problems.add(key, f"{what}; give all values at once, as in {key}=A,B,C")
     return list(problems)
+
+
+def now_and_then(items: Sequence[T], told: str, seconds: float = SILENT_SECONDS) -> Iterator[T]:
+    """Give each item, and log how many there were whenever so much time has passed without a word.
+
+    Args:
+        told: a format of two numbers: items so far, and all of them.
+
+    Example:
+        >>> list(now_and_then("abc", "%s of %s jobs are checked"))
+        ['a', 'b', 'c']
+    """
+    since = time.monotonic()
+    for place, item in enumerate(items):
+        if time.monotonic() - since >= seconds:
+            log.info(told, place, len(items))
+            since = time.monotonic()
+        yield item

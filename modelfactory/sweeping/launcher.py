@@ -33,7 +33,7 @@ from modelfactory.sweeping.group import Member, why_alone, why_no_group
 from modelfactory.sweeping.grouping import MOST, plan_groups, side_by_side, tell_groups
 from modelfactory.sweeping.hydra_folder import HydraFolders, folder_override, number_override
 from modelfactory.sweeping.job import STOPPED, JobFailed, SweepJob, job_config
-from modelfactory.sweeping.job_problems import JobProblems, chosen_too_late, swept_twice, without_seeds
+from modelfactory.sweeping.job_problems import JobProblems, chosen_too_late, now_and_then, swept_twice, without_seeds
 from modelfactory.sweeping.process import start_server
 from modelfactory.sweeping.records import FINISHED, REPORTS, SWEEP, Job, Sweep, objective, read_about, read_job, read_sweep, write_sweep
 from modelfactory.sweeping.spec import AUTO, SweepSpec, check_sweep
@@ -196,7 +196,7 @@ class SweepLauncher(Launcher):
                 config = settle_job(error.rest)
             if refused is not None:
                 refused.extend(chosen_too_late(config, self._config))
-            HydraConfig.instance().cfg = config
+            HydraConfig.instance().cfg = config  # pyright: ignore[reportAttributeAccessIssue] (all that `set_config` does but a copy)
             folder = Path(config.hydra.runtime.output_dir)
             plain = job_config(config, Path.cwd() if config.hydra.job.chdir else None)
             job = Job(number, folder, given, config=plain, config_hash=config_hash(plain))
@@ -217,7 +217,7 @@ class SweepLauncher(Launcher):
         wrong = JobProblems()
         checked: dict[str, tuple[Problem, ...]] = {}
         batch = []
-        for place, overrides in enumerate(job_overrides):
+        for place, overrides in enumerate(now_and_then(job_overrides, "%s of %s jobs are checked")):
             job = Job(first + place, Path(), tuple(overrides))
             refused: list[Problem] = []
             try:

@@ -22,6 +22,7 @@ class TracedBranch:
         trunk: the value that the branch begins at.
         term: what is added.
         weights: the parameters of its products of matrices, in the order of the run; gates beside the way left out.
+        inside: every parameter that some call of it takes, those of gates, norms and biases too.
         ends: those whose outputs are added, with nothing of another between.
         norm: the scale of the norm between the ends and the sum, None without one.
         layers: how many products of matrices follow each other in it.
@@ -35,6 +36,7 @@ class TracedBranch:
     trunk: Value
     term: Value
     weights: tuple[str, ...]
+    inside: frozenset[str]
     ends: tuple[str, ...]
     norm: str | None
     layers: int
@@ -214,9 +216,14 @@ class _Branches:
         width = self._width(ends[-1])
         crosses = self._crosses(trunk, region)
         return TracedBranch(
-            node, trunk, terms[0], tuple(dict.fromkeys(weights)), tuple(dict.fromkeys(names)), norm if len(terms) == 1 else None,
-            self._longest(path), crosses, width,
+            node, trunk, terms[0], tuple(dict.fromkeys(weights)), self._inside(region), tuple(dict.fromkeys(names)),
+            norm if len(terms) == 1 else None, self._longest(path), crosses, width,
         )  # fmt: skip
+
+    def _inside(self, region: frozenset[int]) -> frozenset[str]:
+        labels = self.steps.labels
+        taken = (value for index in region for value in self.steps.graph.nodes[index].inputs if labels.pure(value))
+        return frozenset(name for value in taken for name in labels[value].mains)
 
     def _width(self, end: Node) -> int:
         product = self.steps.labels.contractions[end.index]

@@ -19,7 +19,7 @@ def measure_split(model: nn.Module, data: Data, split: str = "val", loss: LossSp
     """Measure a model over a split, on its device: the mean loss, of classes the accuracy, of text bits and perplexity; its modes stay.
 
     Args:
-        split: "val" or "train".
+        split: "val", "train", or "test" where the data have that.
         loss: the `trainer.loss` of a config; None: cross entropy for classes, mean squares for values.
 
     Raises:
@@ -31,15 +31,15 @@ def measure_split(model: nn.Module, data: Data, split: str = "val", loss: LossSp
         >>> sorted(measure_split(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), data))
         ['accuracy', 'loss', 'samples']
     """
-    problems = Problems()
-    if split not in ("val", "train"):
-        problems.add("split", f"{split!r} is not a split; choose one of val, train")
+    problems, parts = Problems(), data.parts
+    if split not in parts:
+        problems.add("split", f"{split!r} is not a split of these data; choose one of {', '.join(parts)}")
     module = make_loss(loss, data.task, problems)
     if module is None or problems:
         raise ConfigError(problems)
     device = device_of(model)
     module = module.to(device)
-    part = data.val if split == "val" else data.train
+    part = parts[split]
     mean = known_mean(module, data)
     losses, correct, kept, unit = LossSum(device, is_sum=mean.is_sum), Correct(mean.ignored), [], data.unit
     with in_evaluation(model), torch.no_grad():

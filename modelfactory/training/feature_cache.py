@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from modelfactory.config.errors import ConfigError, Problem, Problems, TrainingError
 from modelfactory.data.batches import BatchPart, MemoryBatches, make_batches
-from modelfactory.data.dataset import Data, Split
+from modelfactory.data.dataset import PART_NAMES, Data, Split
 from modelfactory.data.determinism import Fixed, draws_at_random
 from modelfactory.model.weights.tensor_file import DamagedFile
 from modelfactory.training.checkpoint import read_state, save_state
@@ -32,6 +32,7 @@ from modelfactory.training.setup import Run
 log = logging.getLogger(__name__)
 FOLDER = "features"
 INDEX = "index.safetensors"
+Kept = Mapping[str, tuple[Tensor, Tensor]]  # features and targets of each part, by its name in a config
 _TRIED, _PROBED = 8, 64  # samples that are tried, and that tell one data set on disk from another
 
 
@@ -47,11 +48,11 @@ def check_features(
     parts = divide(model, thaws, problems)
     if run.spec.cached == "disk" and run_dir is None:
         problems.add(PATH, "'disk' needs a run directory, and this training has none; give memory")
-    for name, split in (("training", data.train), ("validation", data.val)):
+    for part, split in data.parts.items():
         if split.dataset is not None and any(draws_at_random(split.dataset, index) for index in range(min(_TRIED, len(split)))):
             problems.add(
                 PATH,
-                f"the {name} samples are drawn with chance, so their features would differ in each epoch; "
+                f"the {PART_NAMES[part]} samples are drawn with chance, so their features would differ in each epoch; "
                 "take the random transforms away (data.transforms), or give false",
             )
     if parts is not None and not problems:
@@ -72,22 +73,22 @@ def with_features(run: Run, model: nn.Module, parts: Parts, data: Data, run_dir:
     mark = "" if folder is None else _fingerprint(run, parts.body, data)
     kept = None if folder is None else _read_kept(folder, mark, run.device)
     reused = kept is not None
+    held_size = data.val_batch_size or data.batch_size
     if kept is None:
-        train = _compute(run, parts.body, data.train, data.batch_size, len(data.train), data.num_workers, folder, "train")
-        size = data.val_batch_size or data.batch_size
-        wanted = min(len(data.val), run.val_batches * size)
-        val = _compute(run, parts.body, data.val, size, wanted, data.num_workers, folder, "val")
-        kept = (*train, *val)
+        sizes = {"train": data.batch_size, "val": held_size, "test": held_size}
+        wanted = {"train": len(data.train), "val": run.val_batches * held_size, "test": run.test_batches * held_size}
+        kept = {
+            name: _compute(run, parts.body, split, sizes[name], min(len(split), wanted[name]), data.num_workers, folder, name)
+            for name, split in data.parts.items()
+        }
         if folder is not None:
             _write_kept(folder, mark, kept)
-    x, y, val_x, val_y = kept
-    size = (x.numel() * x.element_size() + val_x.numel() * val_x.element_size()) / 2**20
+    x, y = kept["train"]
     log.info(
-        "features: %s of %d + %d samples, %.1f MiB %s, %s in %.1f s",
+        "features: %s of %s samples, %.1f MiB %s, %s in %.1f s",
         list(x.shape[1:]),
-        len(x),
-        len(val_x),
-        size,
+        " + ".join(str(len(features)) for features, _ in kept.values()),
+        sum(features.numel() * features.element_size() for features, _ in kept.values()) / 2**20,
         "in memory" if folder is None else f"in {folder}",
         "found again" if reused else "computed",
         time.perf_counter() - began,
@@ -96,7 +97,8 @@ def with_features(run: Run, model: nn.Module, parts: Parts, data: Data, run_dir:
     return replace(
         run,
         train=MemoryBatches(x, y, data.batch_size, seed=data.seed, drop_last=data.drop_last, **batches),
-        val=MemoryBatches(val_x, val_y, data.val_batch_size or data.batch_size, **batches),
+        val=MemoryBatches(*kept["val"], held_size, **batches),
+        test=MemoryBatches(*kept["test"], held_size, **batches) if "test" in kept else None,
         forward=torch.compile(parts.head) if run.spec.compile else parts.head,
         trained=parts.head,
     )
@@ -146,15 +148,19 @@ def _mapped(file: Path, shape: tuple[int, ...], dtype: torch.dtype, fresh: bool)
     return torch.from_file(str(file), shared=True, size=size, dtype=dtype).view(shape)
 
 
-def _write_kept(folder: Path, mark: str, kept: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+def _write_kept(folder: Path, mark: str, kept: Kept) -> None:
     """Writes what the mapped files hold and their checksums, last, so that it speaks of whole files only."""
-    x, y, val_x, val_y = kept
-    about = {"mark": mark, "dtype": str(x.dtype).removeprefix("torch."), "x": list(x.shape), "val_x": list(val_x.shape)}
-    checksums = {"train": _checksum(x), "val": _checksum(val_x)}
-    save_state(folder / INDEX, {**about, "y": y, "val_y": val_y, "sha256": checksums})
+    state = {
+        "mark": mark,
+        "dtype": str(kept["train"][0].dtype).removeprefix("torch."),
+        "shapes": {name: list(x.shape) for name, (x, _) in kept.items()},
+        "targets": {name: y for name, (_, y) in kept.items()},
+        "sha256": {name: _checksum(x) for name, (x, _) in kept.items()},
+    }
+    save_state(folder / INDEX, state)
 
 
-def _read_kept(folder: Path, mark: str, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+def _read_kept(folder: Path, mark: str, device: torch.device) -> Kept | None:
     """Features that a start of this run before left, if they are of the same layers, data and settings."""
     if not (folder / INDEX).is_file():
         return None
@@ -162,11 +168,11 @@ def _read_kept(folder: Path, mark: str, device: torch.device) -> tuple[Tensor, T
         state = read_state(folder / INDEX)
         if state["mark"] != mark:
             return None
-        x, val_x = (_read_mapped(folder, name, state[key], state) for name, key in (("train", "x"), ("val", "val_x")))
+        xs = {name: _read_mapped(folder, name, shape, state) for name, shape in state["shapes"].items()}
+        return {name: (x, state["targets"][name].to(device)) for name, x in xs.items()}
     except (ConfigError, KeyError) as error:
         log.warning("the features in %s are computed again: %s", folder, error)
         return None
-    return x, state["y"].to(device), val_x, state["val_y"].to(device)
 
 
 def _read_mapped(folder: Path, name: str, shape: list[int], index: Mapping[str, Any]) -> Tensor:
@@ -192,12 +198,12 @@ def _checksum(features: Tensor) -> str:
 def _fingerprint(run: Run, body: nn.Module, data: Data) -> str:
     """A hash of the frozen layers, the settings that numbers depend on, and the data: all of it where it is in memory, its
     length and evenly spaced samples where it is on disk."""
-    sizes = [data.batch_size, data.val_batch_size, len(data.train), len(data.val), run.val_batches]
+    sizes = [data.batch_size, data.val_batch_size, *map(len, data.parts.values()), run.val_batches, run.test_batches]
     digest = hashlib.sha256(repr([str(body), sizes, run.device.type, run.spec.precision, torch.__version__]).encode())
     for name, tensor in body.state_dict().items():
         digest.update(name.encode())
         digest.update(_bytes(tensor))
-    for split in (data.train, data.val):
+    for split in data.parts.values():
         if split.x is not None and split.y is not None:
             pairs = [(split.x, split.y)]
         else:

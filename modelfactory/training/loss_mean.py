@@ -130,8 +130,8 @@ def _over_classes(loss: nn.Module, data: Data) -> LossMean:
         return y is not None and not y.is_floating_point() and bool((counted(y, weight, ignored).reshape(len(y), -1) == 0).all(1).any())
 
     may_be_empty = has_zero or some_ignored is not False
-    if data.train.y is not None and data.val.y is not None:
-        may_be_empty = may_be_empty and any(map(counts_nothing, (data.train, data.val)))
+    if all(split.y is not None for split in data.parts.values()):
+        may_be_empty = may_be_empty and any(map(counts_nothing, data.parts.values()))
     return LossMean(denominator, ignored=None if some_ignored is False else ignored, may_be_empty=may_be_empty)
 
 
@@ -143,7 +143,7 @@ def has_ignored(data: Data, ignored: int | None) -> bool | None:
         >>> has_ignored(Data(split, split, "classification", 1, (1,)), -100)
         True
     """
-    targets = [known_targets(split.dataset) if split.y is None else split.y for split in (data.train, data.val)]
+    targets = [known_targets(split.dataset) if split.y is None else split.y for split in data.parts.values()]
     found = [None if y is None else bool((y == ignored).any()) for y in targets]
     return None if None in found else any(found)
 

@@ -7,12 +7,13 @@ optimizer:
     body: {match: "backbone.*", lr_scale: 0.1}
   layer_decay: 0.75        # each layer has 0.75 of the learning rate of the one after it
   no_decay: [norm, bias]   # roles without weight decay
+  completep: {base_width: 64, base_branches: 4}
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,10 +24,12 @@ from torch.optim import Optimizer
 from modelfactory.config import target
 from modelfactory.config.errors import ConfigError, Problem, Problems
 from modelfactory.config.schema import check_value, join
-from modelfactory.parameters.groups import GROUPING_KEYS, Grouping, GroupSpec, place_parameters, read_grouping
+from modelfactory.parameters.completep import Multipliers, of_muon, of_sgd
+from modelfactory.parameters.groups import GROUPING_KEYS, GroupAssignment, Grouping, GroupSpec, place_parameters, read_grouping
 from modelfactory.parameters.info import ParamInfo
 from modelfactory.parameters.roles import describe
 from modelfactory.parameters.selector import SELECTOR_KEYS, nothing_picked
+from modelfactory.training.muon import Muon
 from modelfactory.training.no_dynamo import without_dynamo
 
 DEFAULT = {"_target_": "torch.optim.AdamW", "lr": 1e-3}
@@ -71,9 +74,35 @@ def read_optimizer(mapping: Any, problems: Problems, path: str = "optimizer") ->
     grouping = replace(grouping, groups=tuple(_check_group(kind, group, join(path, "groups"), problems) for group in grouping.groups))
     if grouping.no_decay and "weight_decay" not in inspect.signature(kind).parameters:
         problems.add(join(path, "no_decay"), f"{list(grouping.no_decay)} is of weight decay, which {kind.__name__} has not; give []")
+    if grouping.completep is not None:
+        grouping = replace(grouping, turned=_turned(kind, checked, grouping, join(path, "completep"), problems))
     if len(problems) == found:
         _try(kind, checked, grouping.groups, path, problems)
     return OptimizerSpec(kind, checked, grouping) if len(problems) == found else None
+
+
+def _turned(
+    kind: type[Optimizer], arguments: Mapping[str, Any], grouping: Grouping, path: str, problems: Problems
+) -> Callable[[Multipliers, Mapping[str, Any]], Multipliers]:
+    """How CompleteP's multipliers for Adam become this optimizer's; one that it is not known of is a problem."""
+
+    def unchanged(adam: Multipliers, options: Mapping[str, Any]) -> Multipliers:
+        return adam
+
+    def sgd(adam: Multipliers, options: Mapping[str, Any]) -> Multipliers:
+        return of_sgd(adam)
+
+    def muon(adam: Multipliers, options: Mapping[str, Any]) -> Multipliers:
+        given = {**arguments, **options}
+        return of_muon(adam, given.get("adjust_lr", "match_rms_adamw") == "match_rms_adamw") if given.get("muon") else adam
+
+    known = {torch.optim.AdamW: unchanged, torch.optim.Adam: unchanged, torch.optim.SGD: sgd, Muon: muon}
+    if kind not in known:
+        problems.add(path, f"is not known of {kind.__name__}; give AdamW, Adam, SGD or modelfactory.Muon, or completep: null")
+    every = [arguments, *({**arguments, **group.options} for group in grouping.groups)]
+    if kind is torch.optim.Adam and any(each.get("weight_decay") and not each.get("decoupled_weight_decay") for each in every):
+        problems.add(path, "has no rule for the weight decay of Adam, which is a part of the gradient; give torch.optim.AdamW")
+    return known.get(kind, unchanged)
 
 
 def _check_options(
@@ -132,7 +161,7 @@ def build_optimizer(
     """A torch optimizer over the trainable parameters of `model`, with the groups of the config.
 
     A parameter is in one group: the last that picks it, else the default one, which has the optimizer's own options;
-    `layer_decay`, `no_decay` and `base_width` divide groups further. Frozen parameters are in none, but for those of
+    `layer_decay`, `no_decay`, `base_width` and `completep` divide groups further. Frozen parameters are in none, but for those of
     `thawed_later`, which have no gradient and so are passed over until then: no step, no weight decay, no state.
     Each group carries its `name`, `lr_scale` and `unscaled_lr`. Where neither `fused` nor `foreach` is given, the fused
     kernel is used where the optimizer has one for the device, and the one of lists of tensors elsewhere.
@@ -159,14 +188,16 @@ def build_optimizer(
     if not any(info.parameter.requires_grad for info in trainable):
         raise ConfigError([Problem(path, "there is nothing to train at first: every parameter is frozen until a later epoch")])
     _check_picked(spec.grouping, infos, trainable, path)
-    lr_argument = inspect.signature(spec.kind).parameters.get("lr")
-    base_lr = spec.arguments.get("lr", None if lr_argument is None else lr_argument.default)
+    if spec.grouping.completep is not None:
+        _check_untied(trainable, join(path, "completep"))
     groups: dict[tuple[int, str], dict[str, Any]] = {}
     places = place_parameters(model, trainable, spec.grouping, thawed_later)
     for info, place in zip(trainable, places, strict=True):
-        lr = place.options.get("lr", base_lr)
-        lrs = {"lr": lr * place.lr_scale, "unscaled_lr": lr} if isinstance(lr, (int, float)) else {}
-        own = {**place.options, **lrs}
+        lr = _given(spec, place, "lr")
+        own = {**place.options, **({"lr": lr * place.lr_scale, "unscaled_lr": lr} if isinstance(lr, (int, float)) else {})}
+        for name, scale in (("weight_decay", place.decay_scale), ("eps", place.eps_scale)):
+            if scale != 1 and isinstance(value := _given(spec, place, name), (int, float)):
+                own[name] = value * scale
         rank = -1 if place.spec is None else spec.grouping.groups.index(place.spec)
         group = groups.setdefault((rank, place.group), {"params": [], "name": place.group, **own, "lr_scale": place.lr_scale})
         group["params"].append(info.parameter)
@@ -177,6 +208,19 @@ def build_optimizer(
             return spec.kind(param_groups, **arguments)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError([Problem(path, f"{spec.kind.__name__} refuses this model: {error}")]) from error
+
+
+def _given(spec: OptimizerSpec, place: GroupAssignment, name: str) -> Any:
+    """An option as a group, or the optimizer, has it; None of one that it does not take."""
+    takes = inspect.signature(spec.kind).parameters.get(name)
+    return None if takes is None else place.options.get(name, spec.arguments.get(name, takes.default))
+
+
+def _check_untied(infos: Sequence[ParamInfo], path: str) -> None:
+    tied = next((info for info in infos if "tied" in info.roles and "embedding" in info.roles), None)
+    if tied is not None:
+        what = f"the head is the embedding {tied.name}, and one matrix cannot have the learning rates of both"
+        raise ConfigError([Problem(path, f"{what}; give the head its own, by tie: null beside it (model.layers.head.tie=null)")])
 
 
 def _check_picked(grouping: Grouping, infos: Sequence[ParamInfo], trainable: Sequence[ParamInfo], path: str) -> None:

@@ -37,7 +37,8 @@ class Result:
     Attributes:
         status: running, completed, diverged, failed, killed or out_of_memory.
         final, best: epoch, step, train_loss, val_loss and val_accuracy (None in regression) of the last epoch, and of
-            the best by the monitored value; empty before the first epoch ends.
+            the best by the monitored value; empty before the first epoch ends. Of data with a test split `best` has test_loss and
+            test_accuracy too.
         seconds: wall time of the training, resumed parts included.
         history: one row of METRICS an epoch, with fp16 `skipped_steps` too, of text `val_bits_per_byte` and `val_perplexity`.
         run_dir: where the files are; None: nothing was written.
@@ -79,9 +80,11 @@ class Result:
         """
         if not self.best:
             return "no epoch"
-        accuracy = self.best["val_accuracy"]
-        told = "" if accuracy is None else f", val_accuracy {accuracy:.4f}"
-        return f"best epoch {self.best['epoch']}, val_loss {self.best['val_loss']:.4g}{told}"
+        told = [f"best epoch {self.best['epoch']}"]
+        for name in ("val_loss", "val_accuracy", "test_loss", "test_accuracy"):
+            value = self.best.get(name)
+            told += [] if value is None else [f"{name} {value:{'.4g' if name.endswith('loss') else '.4f'}}"]
+        return ", ".join(told)
 
     def _repr_html_(self) -> str:
         """Give what a notebook shows: how it ended, what was said, and a row an epoch."""

@@ -209,7 +209,7 @@ class RunFiles:
         same = not any(change.policy.rule is ResumeRule.TAKES_EFFECT for change in changes)
         if not result.best:
             return None
-        if result.best == result.final and self.within is None:
+        if result.best["epoch"] == result.final["epoch"] and self.within is None:
             return pack_weights(model.state_dict(), self.config if same else self._saved_config, _scores(result))
         if "best_weights" in self._state:
             return pack_weights(self._state["best_weights"], self.config if same else self._state["best_config"], _scores(result))

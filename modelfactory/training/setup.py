@@ -47,8 +47,10 @@ class Run:
     autocast: Any
     train: Any
     val: Any
+    test: Any  # None: there is no test split
     train_batches: int
     val_batches: int
+    test_batches: int
     max_steps: int
     num_samples: int  # for training
     world: World
@@ -84,10 +86,14 @@ def set_up(model: nn.Module, data: Data, settings: TrainingSpec, thawed_later: M
     train = make_batches(
         data.train, data.batch_size, device, seed=data.seed, num_workers=data.num_workers, drop_last=data.drop_last, part=part
     )
-    val = make_batches(data.val, data.val_batch_size or data.batch_size, device, num_workers=data.num_workers, part=part)
-    train_batches, val_batches = len(train), len(val)
-    if spec.limit_batches is not None:
-        train_batches, val_batches = min(train_batches, spec.limit_batches), min(val_batches, spec.limit_batches)
+    held_out = {name: split for name, split in data.parts.items() if name != "train"}
+    measured = {
+        name: make_batches(split, data.val_batch_size or data.batch_size, device, num_workers=data.num_workers, part=part)
+        for name, split in held_out.items()
+    }
+    sizes = {"train": len(train), **{name: len(batches) for name, batches in measured.items()}}
+    counts = {name: size if spec.limit_batches is None else min(size, spec.limit_batches) for name, size in sizes.items()}
+    train_batches = counts["train"]
     steps_per_epoch = -(-train_batches // spec.accumulate)
     max_steps = min(spec.max_epochs * steps_per_epoch, spec.max_steps or spec.max_epochs * steps_per_epoch)
     optimizer = build_optimizer(settings.optimizer, model, thawed_later=thawed_later)
@@ -108,9 +114,11 @@ def set_up(model: nn.Module, data: Data, settings: TrainingSpec, thawed_later: M
         scaler=make_scaler(device, spec.precision),
         autocast=autocast(device, spec.precision),
         train=train,
-        val=val,
+        val=measured["val"],
+        test=measured.get("test"),
         train_batches=train_batches,
-        val_batches=val_batches,
+        val_batches=counts["val"],
+        test_batches=counts.get("test", 0),
         max_steps=max_steps,
         num_samples=len(data.train),
         world=world,

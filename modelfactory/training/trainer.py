@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from modelfactory.config.errors import TrainingError
-from modelfactory.data.dataset import Data
+from modelfactory.data.dataset import PART_NAMES, Data
 from modelfactory.training.device import deterministic, kept_random_state, scaled_step
 from modelfactory.training.distributed import ALONE, World
 from modelfactory.training.feature_cache import check_features, with_features
@@ -210,26 +210,26 @@ def training(
                 scores = None
                 if not stop.agreed:
                     world.copy_from_first(model.buffers())  # each process has the statistics of its parts of the batches
-                    scores = yield from _validate(run, model, steps, epoch, stop)
+                    at = {"epoch": epoch, "step": steps, "train_loss": losses.mean(world)}
+                    scores = yield from _score_epoch(run, model, at, result.best, stop)
                 if scores is None:
                     place = Place(epoch, steps, updates - updates_before, skipped, lr)
                     files.save_within(state_within(place, run, seen, losses, watch), run, model, result, stale)
                     raise Terminated(stop.agreed, files.told(place))
-                val_loss, val_accuracy = scores
+                row, best = scores
                 seen["samples"] = int(world.sum_numbers(seen["samples"])[0])
                 result.warnings.extend(watch.tell())
-                row = {"epoch": epoch, "step": steps, "train_loss": losses.mean(world), "val_loss": val_loss}
-                row |= {"val_accuracy": val_accuracy, "lr": lr, "seconds": round(time.perf_counter() - began, 3)}
-                row |= scores_of_tokens(val_loss, run.unit)
+                row |= {"lr": lr, "seconds": round(time.perf_counter() - began, 3)}
+                row |= scores_of_tokens(row["val_loss"], run.unit)
                 if scaler is not None:
                     row[SKIPPED] = skipped
                 if updates > updates_before:
                     schedule.epoch_done(updates, row[spec.monitor])
-                is_best = _is_better(row, result.best, spec.monitor)
+                is_best = best is not result.best
                 stale = 0 if is_best else stale + 1
                 result.history.append(row)
                 result.final = {name: row[name] for name in SCORES}
-                result.best = result.final if is_best else result.best
+                result.best = best
                 result.seconds = row["seconds"]
                 files.save_epoch(run, model, result, stale, is_best, seen)
                 progress.epoch_done(row, is_best)
@@ -286,16 +286,35 @@ def _all_targets(batches: Any, y: Tensor | None) -> Tensor | None:
     return getattr(batches, "y", y)
 
 
-def _validate(
-    run: Run, model: nn.Module, steps: int, epoch: int, stop: Stop
-) -> Generator[Request, Any, tuple[float, float | None] | None]:
-    """Mean loss and, for classes, accuracy over the validation batches; leaves the model in eval mode. None where it was asked to end."""
+def _score_epoch(
+    run: Run, model: nn.Module, at: dict[str, Any], best: dict[str, Any], stop: Stop
+) -> Generator[Request, Any, tuple[dict[str, Any], dict[str, Any]] | None]:
+    """The scores of an epoch after those in `at`, and those of the best epoch so far, which alone is measured on the test split too.
+
+    Leaves the model in eval mode. None where it was asked to end.
+    """
+    measured = yield from _measure(run, model, "val", at, stop)
+    if measured is None:
+        return None
+    scores = {**at, **measured}
+    if not _is_better(scores, best, run.spec.monitor):
+        return scores, best
+    tested = {} if run.test is None else (yield from _measure(run, model, "test", at, stop))
+    return None if tested is None else (scores, {**scores, **tested})
+
+
+def _measure(
+    run: Run, model: nn.Module, part: str, at: Mapping[str, Any], stop: Stop
+) -> Generator[Request, Any, dict[str, float | None] | None]:
+    """Mean loss and, for classes, accuracy over the batches of a held out part, "val" or "test". None where it was asked to end."""
+    batches, count = (run.val, run.val_batches) if part == "val" else (run.test, run.test_batches)
+    told = {"step": at["step"], "epoch": at["epoch"], "what": f"{PART_NAMES[part]} loss"}
     model.eval()
     losses, correct = LossSum(run.device, is_sum=run.mean.is_sum), Correct(run.mean.ignored, run.class_dim)
     x: Any = None
     y: Any = None
     kept: list[tuple[Tensor, Tensor]] = []
-    for index, (x, y) in enumerate(islice(run.val.epoch(epoch), run.val_batches)):
+    for index, (x, y) in enumerate(islice(batches.epoch(at["epoch"]), count)):
         if stop.asked(index):
             return None
         if not len(y):
@@ -304,7 +323,7 @@ def _validate(
         if loss is None:
             kept.append((output, y))
         elif not losses.add(loss, run.mean.weight(y)):
-            raise not_finite(run.trained, x, loss, step=steps, epoch=epoch, what="validation loss", y=y, autocast=run.autocast)
+            raise not_finite(run.trained, x, loss, **told, y=y, autocast=run.autocast)
         if run.task == "classification":
             correct.add(output, y)
     if kept:
@@ -312,12 +331,12 @@ def _validate(
         with torch.no_grad(), run.autocast:
             loss = run.loss(outputs, y)
         if not losses.add(loss, len(y)):
-            raise not_finite(run.trained, x, loss, step=steps, epoch=epoch, what="validation loss", y=y, autocast=run.autocast)
+            raise not_finite(run.trained, x, loss, **told, y=y, autocast=run.autocast)
     bad = losses.read()
     if bad is not None and x is not None:
-        targets = _all_targets(run.val, y)
-        raise not_finite(run.trained, x, bad[1], step=steps, epoch=epoch, what="validation loss", y=targets, autocast=run.autocast)
-    return losses.mean(run.world), correct.share(run.world) if run.task == "classification" else None
+        raise not_finite(run.trained, x, bad[1], **told, y=_all_targets(batches, y), autocast=run.autocast)
+    accuracy = correct.share(run.world) if run.task == "classification" else None
+    return {f"{part}_loss": losses.mean(run.world), f"{part}_accuracy": accuracy}
 
 
 def _is_better(row: Mapping[str, Any], best: Mapping[str, Any], monitor: str) -> bool:

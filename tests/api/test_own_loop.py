@@ -115,3 +115,20 @@ def test_a_run_is_evaluated_and_predicts(tmp_path: Path):
     assert torch.allclose(outputs, mf.load(tmp_path)(x), atol=1e-6)
     (tmp_path / "rows.csv").write_text("\n".join(",".join(map(repr, row)) for row in x.flatten(1).tolist()))
     assert torch.allclose(mf.predict(tmp_path, tmp_path / "rows.csv"), outputs, atol=1e-5)
+
+
+def test_a_run_with_a_test_split_is_evaluated_on_it(tmp_path: Path):
+    result = mf.train(mf.compose(*QUICK, "+data.test_fraction=0.2"), run_dir=tmp_path)
+    assert mf.evaluate(tmp_path)["loss"] == pytest.approx(result.best["test_loss"], rel=1e-5)
+    assert mf.evaluate(tmp_path, split="val")["loss"] == pytest.approx(result.best["val_loss"], rel=1e-5)
+    data = mf.build_data(mf.compose(*QUICK, "+data.test_fraction=0.2"))
+    model = mf.load(tmp_path)
+    assert mf.evaluate(model, data)["loss"] == pytest.approx(result.best["val_loss"], rel=1e-5)  # nothing is chosen by what is for testing
+    assert mf.evaluate(model, data, split="test")["loss"] == pytest.approx(result.best["test_loss"], rel=1e-5)
+
+
+def test_a_model_is_measured_on_the_test_samples_that_a_program_has():
+    result = mf.train(nn.Linear(4, 2), SETTINGS, train=points(), val=points(32), test=points(16))
+    assert result.best["test_accuracy"] is not None
+    with pytest.raises(mf.ConfigError, match="test: given without train= and val="):
+        mf.train(nn.Linear(4, 2), SETTINGS, test=points(16))

@@ -27,9 +27,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_eval_prints_what_the_run_measured(run: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["eval", str(run), "--json"]) == 0
     measured, best = json.loads(capsys.readouterr().out), json.loads((run / "result.json").read_text())["best"]
+    assert measured["split"] == "val"
     assert measured["loss"] == pytest.approx(best["val_loss"], rel=1e-5) and measured["accuracy"] == pytest.approx(best["val_accuracy"])
     assert main(["eval", str(run), "--split", "train"]) == 0
-    assert capsys.readouterr().out.split()[::2] == ["loss", "samples", "accuracy"]
+    assert capsys.readouterr().out.split()[::2] == ["split", "loss", "samples", "accuracy"]
+    assert main(["eval", str(run), "--split", "test"]) == 2
+    assert "split: 'test' is not a split of these data; choose one of train, val" in capsys.readouterr().err
 
 
 def test_predict_prints_a_class_a_row(run: Path, capsys: pytest.CaptureFixture[str]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import math
 from functools import cache
 from pathlib import Path
@@ -13,6 +15,11 @@ import yaml
 from omegaconf import OmegaConf
 
 import modelfactory as mf
+import modelfactory.data
+from modelfactory.data.spec import DataSpec
+from modelfactory.model.backbone.spec import BackboneSpec
+from modelfactory.training.scheduler import CommonSpec
+from modelfactory.training.spec import TrainerSpec
 from tests.data.test_vision import small as small
 from tests.data.test_vision import write_cifar, write_idx, write_images
 
@@ -211,3 +218,40 @@ def test_no_config_is_left_out():
     tested = {"data", "activation", "backbone", "model", "init", "freeze", "optimizer", "scheduler", "trainer", "experiment", "hydra"}
     assert {folder.name for folder in CONF.iterdir() if folder.is_dir() and not folder.name.startswith("_")} == tested
     assert [file.name for file in CONF.glob("*.yaml")] == ["config.yaml"]
+
+
+SPECS = {"data": DataSpec, "trainer": TrainerSpec, "scheduler": CommonSpec, "backbone": BackboneSpec}
+NOT_THEIRS = {  # keys that mean nothing to them
+    **dict.fromkeys(("bytes", "diabetes", "linear_map"), {"classes", "per_class"}),
+    "none": {field.name for field in dataclasses.fields(BackboneSpec)},
+    "cnn": {"output", "in_channels", "stem", "arguments"},
+}
+
+
+@pytest.mark.parametrize("group", SPECS)
+def test_every_key_of_a_group_can_be_overridden_as_it_is(group: str):
+    missing = {}
+    for name in ("none", "cnn", "timm", "resnet18") if group == "backbone" else names(group):  # the others have the keys of timm
+        node = mf.compose(f"{group}={name}")[group]
+        wanted = {field.name for field in dataclasses.fields(SPECS[group])}
+        if group == "data":
+            wanted |= set(inspect.signature(getattr(modelfactory.data, node["_target_"].rpartition(".")[2])).parameters)
+        if left_out := wanted - set(node) - NOT_THEIRS.get(name, set()):
+            missing[name] = left_out
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["optimizer.amsgrad=true"], "optimizer.amsgrad: there is no such key in the config; [+]optimizer.amsgrad=... adds it"),
+        (["scheduler=onecycle", "scheduler.three_phase=true"], "[+]scheduler.three_phase=... adds it"),
+        (["activation.inplace=true"], "[+]activation.inplace=... adds it"),
+        (["data._target_=modelfactory.data.fake", "data.noise=2"], "[+]data.noise=... adds it"),
+        (["optimizer.params=3"], "optimizer.params: there is no such key; choose one of _target_, lr"),
+        (["backbone.stem=sum"], "backbone.stem: .* without a backbone; choose one, such as backbone=resnet18"),
+    ],
+)
+def test_an_argument_that_a_config_leaves_out_is_told_with_the_word_that_adds_it(words: list[str], message: str):
+    with pytest.raises(mf.ConfigError, match=message):
+        mf.compose(*words)

@@ -142,6 +142,10 @@ LAWS: dict[str, list[tuple[dict[str, Any], Law]]] = {
         ({"depth": 3, "other_depth": 9, "decoder": True}, lambda i, o: normal(2 / (i + o) / 6)),
     ],
     "mup": [({"base_width": 32}, lambda i, o: normal(32 / i**2)), ({"base_width": 8, "gain": 2.0}, lambda i, o: normal(32 / i**2))],
+    "completep": [
+        ({"base_branches": 4, "undivided": 16}, lambda i, o: normal(1 / i / 16)),
+        ({"base_branches": 6, "undivided": 3, "gain": 0.5}, lambda i, o: normal(1 / i)),
+    ],
     "siren": [
         ({"first": False}, lambda i, o: stats.uniform(-math.sqrt(6 / i) / 30, math.sqrt(6 / i) / 15)),
         ({"first": True}, lambda i, o: stats.uniform(-1 / i, 2 / i)),
@@ -369,7 +373,8 @@ def test_every_scheme_has_a_row():
 
 
 NEEDED = {"constant": {"val": 1.0}, "sparse": {"sparsity": 0.5}, "t_fixup_embedding": {"depth": 4}} | {
-    name: LAWS[name][0][0] for name in ("gpt2", "fixup", "t_fixup", "deepnorm", "small_init", "depth_trunc_normal", "mup", "siren")
+    name: LAWS[name][0][0]
+    for name in ("gpt2", "fixup", "t_fixup", "deepnorm", "small_init", "completep", "depth_trunc_normal", "mup", "siren")
 }  # arguments that a scheme cannot do without
 
 

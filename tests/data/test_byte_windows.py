@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import modelfactory as mf
+from modelfactory.config.errors import ConfigError
 from modelfactory.data.batches import make_batches
 from modelfactory.data.byte_windows import byte_windows
 from modelfactory.data.first_batch import class_shares
@@ -104,3 +105,25 @@ def test_the_shares_of_bytes_are_counted(tmp_path):
     text.write_bytes(b"aaab" * 400)
     shares = class_shares(byte_windows(str(text), context=8))
     assert shares[ord("a")] == pytest.approx(0.75, abs=1e-3) and shares[ord("b")] == pytest.approx(0.25, abs=1e-3)
+
+
+def test_the_last_part_of_a_file_is_the_test_part(file):
+    data = byte_windows(str(file), context=15, val_fraction=0.25, test_fraction=0.125)
+    assert data.test is not None
+    assert [bytes(split.dataset.tokens.tolist()) for split in data.parts.values()] == [TEXT[:1280], TEXT[1280:1792], TEXT[1792:]]
+
+
+@pytest.mark.parametrize("fractions", [(0.1, 0.1), (0.3, 0.4), (0.9, 0.9)])
+def test_of_a_folder_whole_files_are_for_testing(tmp_path, fractions):
+    for index, name in enumerate("abcdefgh"):
+        (tmp_path / name).write_bytes(bytes([48 + index]) * 100)
+    data = byte_windows(str(tmp_path), context=9, stride=1, val_fraction=fractions[0], test_fraction=fractions[1])
+    seen = [set(split.dataset.tokens.tolist()) - {0} for split in data.parts.values()]
+    assert len(seen) == 3 and all(seen) and sum(map(len, seen)) == 8 and set.union(*seen) == {48 + index for index in range(8)}
+
+
+def test_a_folder_of_two_files_has_no_test_part(tmp_path):
+    for name in "ab":
+        (tmp_path / name).write_bytes(b"x" * 100)
+    with pytest.raises(ConfigError, match="data.path: .* has two files with bytes in them; a folder needs three, a training, a validation"):
+        byte_windows(str(tmp_path), context=9, test_fraction=0.1)

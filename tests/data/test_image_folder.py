@@ -123,3 +123,46 @@ def test_sixteen_bits_pass_the_declared_transforms(root):
     x, y = build_data(config(root, **keys)).train.sample(6)
     assert type(x) is torch.Tensor
     torch.testing.assert_close(x.mean((1, 2, 3)), (3000 * y + 1000) / 65535)
+
+
+def test_a_folder_test_with_the_same_classes_is_the_test_split(root):
+    for number, name in enumerate(("cat", "dog")):
+        draw(root / "test" / name / "0.png", 100 * number)
+    data = build_data(config(root))
+    assert {name: len(split) for name, split in data.parts.items()} == {"train": 6, "val": 6, "test": 2} and data.warnings == ()
+    assert torch.equal(data.test.dataset[1][0], data.val.dataset[3][0]) and data.test.dataset.targets == [0, 1]
+
+
+def test_a_folder_test_without_classes_is_left_out_and_told(root):
+    draw(root / "test" / "0.png")
+    draw(root / "test" / "more" / "1.png")
+    data = build_data(config(root))
+    assert data.test is None and data.warnings == ("data.root: 1 file is left out, no visible images of a class: test",)
+
+
+def test_a_folder_test_with_other_classes_is_refused(root):
+    draw(root / "test" / "cat" / "0.png")
+    with pytest.raises(ConfigError, match="data.root: the classes of .*train and .*test differ: dog"):
+        build_data(config(root))
+
+
+@pytest.mark.parametrize(
+    ("keys", "sizes"),
+    [
+        ({"val_fraction": 1 / 3, "test_fraction": 1 / 3}, {"train": 2, "val": 2, "test": 2}),
+        ({"val_fraction": 1 / 3}, {"train": 4, "val": 2}),
+    ],
+)
+def test_parts_are_held_out_of_the_training_images(root, keys, sizes):
+    data = build_data(config(root / "train", **keys))
+    assert {name: len(split) for name, split in data.parts.items()} == sizes
+    indices = sorted(index for split in data.parts.values() for index in split.dataset.indices)
+    assert indices == list(range(6))
+
+
+def test_a_test_part_is_held_out_beside_a_folder_val(root):
+    data = build_data(config(root, test_fraction=1 / 3))
+    assert {name: len(split) for name, split in data.parts.items()} == {"train": 4, "val": 6, "test": 2}
+    draw(root / "test" / "cat" / "0.png")
+    with pytest.raises(ConfigError, match="data.test_fraction: .* is not used, for there is .*test; give null"):
+        build_data(config(root, test_fraction=1 / 3))

@@ -222,3 +222,14 @@ def test_classes_that_differ_are_named(tmp_path):
     write_images(tmp_path, parts=["val/"], classes=("cat", "fox"))
     with pytest.raises(ConfigError, match="differ: dog, fox"):
         build_data(folder_config(tmp_path))
+
+
+def test_with_a_val_fraction_the_official_test_part_is_the_test_split(tmp_path, small):
+    write_idx(tmp_path / "MNIST" / "raw", 20)
+    mnist = {"_target_": "modelfactory.data.mnist", "root": str(tmp_path)}
+    whole, held = build_data(mnist), build_data({**mnist, "val_fraction": 0.5})
+    assert whole.test is None and held.test is not None
+    assert [len(split) for split in held.parts.values()] == [10, 10, 10]  # 2 images of each class
+    assert torch.equal(held.test.y, whole.val.y) and held.val.y.bincount().tolist() == [1] * 10
+    raw = held.train.x
+    torch.testing.assert_close(raw.square().mean(), torch.ones(()))

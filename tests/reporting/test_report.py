@@ -300,3 +300,26 @@ def test_a_schemes_signal_is_the_median_of_its_runs(tmp_path: Path):
     mf.report(tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert 'id="fig-signal"' in page and "<strong>a</strong>: exploding at fc2</li>" in page
+
+
+def test_scores_of_a_test_split_are_told_and_can_be_ranked_by(tmp_path: Path):
+    make_sweep(tmp_path, {"a": 0.1, "b": 0.3})
+    for number in range(6):
+        result = tmp_path / str(number) / "result.json"
+        record = json.loads(result.read_text())
+        scores = {"test_loss": 1.5 - number / 10, "test_accuracy": 0.5}
+        result.write_text(json.dumps({**record, "best": {**record["best"], **scores}}))
+    made = mf.report(tmp_path)
+    assert "On the test split a has test_loss 1.4, test_accuracy 0.5, the mean of its best epochs." in " ".join(str(made).split())
+    assert [row["best_test_loss"] for row in rows_of(tmp_path)] == ["1.5", "1.4", "1.3", "1.2", "1.1", "1"]
+    assert "test_accuracy" in (tmp_path / "report.html").read_text()
+    ranked = mf.report(tmp_path, metric="test_loss", write=False)
+    assert ranked.ranking.rows[0].scheme.label == "b"
+    assert str(ranked.ranking.metric) == "test_loss of the best epoch by val_loss, lower is better"
+
+
+def test_without_a_test_split_nothing_of_one_is_told(tmp_path: Path):
+    make_sweep(tmp_path, {"a": 0.1, "b": 0.3})
+    assert "test" not in str(mf.report(tmp_path)) and "best_test_loss" not in rows_of(tmp_path)[0]
+    with pytest.raises(ConfigError, match="metric: no run has a test_loss"):
+        mf.report(tmp_path, metric="test_loss")

@@ -89,7 +89,10 @@ def test_a_crash_that_comes_again_is_that_of_each_job(sweep):
     ("words", "told"),
     [
         (("sweep.batch=off",), ""),
-        (("+hydra.callbacks.x._target_=hydra.experimental.callbacks.LogJobReturnCallback",), "alone: hydra.callbacks: LogJobReturnCallback is"),
+        (
+            ("+hydra.callbacks.x._target_=hydra.experimental.callbacks.PickleJobInfoCallback",),
+            "jobs 0-1 are trained alone: hydra.callbacks: PickleJobInfoCallback is called as each job begins and ends",
+        ),
         (("sweep.on_error=stop",), "jobs 0-1 are trained alone: sweep.on_error is stop"),
         (("trainer.precision=bf16",), "jobs 0-1 are trained alone: trainer.precision is bf16"),
         (("model=cnn", "~model.layers.head"), "jobs 0-1 are trained alone: no layer with parameters is one that stacks: conv1 (Conv2d)"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import re
 import signal
 import subprocess
@@ -164,3 +166,46 @@ def test_a_server_that_dies_takes_its_job_with_it_and_harms_no_other(start, tmp_
         ("killed", "its process was killed by SIGKILL"),
         ("completed", None),
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
+def test_a_group_of_which_any_process_is_killed_at_any_moment_ends_with_the_bits_of_one_that_was_left_alone(start, tmp_path: Path):
+    """The command, its server, a group's process or that of a core; MODELFACTORY_KILLS says how many sweeps, of up to 3 kills each."""
+    words = ("-m", "seed=range(6)", "model.width=16", "trainer.max_epochs=40", "trainer.progress=none", "trainer.signal=none")
+    begun = time.monotonic()
+    start(*words, "hydra.sweep.dir=whole").communicate(timeout=300)
+    took, choices = time.monotonic() - begun, random.Random(0)
+    for index in range(int(os.environ.get("MODELFACTORY_KILLS", "2"))):
+        place, status = f"hydra.sweep.dir=killed{index}", 1
+        for kills in range(5):
+            parent = start(*words, place)
+            if kills < 3:
+                with contextlib.suppress(ProcessLookupError):
+                    time.sleep(choices.uniform(2, took))
+                    os.kill(choices.choice(descendants(parent.pid)), choices.choice((signal.SIGKILL, signal.SIGTERM)))
+            parent.communicate(timeout=300)
+            status = parent.returncode
+            if status == 0:
+                break
+            if (tmp_path / f"killed{index}" / "sweep.json").is_file():
+                place = f"sweep.resume=killed{index}"
+        assert status == 0
+        for number in range(6):
+            ours, own = (tmp_path / sweep / str(number) for sweep in (f"killed{index}", "whole"))
+            for name in ("model.safetensors", "ledger.csv", "config.yaml"):
+                assert (ours / name).read_bytes() == (own / name).read_bytes()
+            rows = [[line.rpartition(",")[0] for line in (folder / "metrics.csv").read_text().splitlines()] for folder in (ours, own)]
+            assert rows[0] == rows[1]  # without their seconds
+
+
+def descendants(pid: int) -> list[int]:
+    """A process and all that come from it."""
+    parents: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    found = [pid]
+    for parent in found:
+        found.extend(child for child, own in parents.items() if own == parent)
+    return found

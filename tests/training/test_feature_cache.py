@@ -309,3 +309,14 @@ def test_nothing_of_it_is_in_a_model_that_is_trained_with_it(digits):
     keys = list(model.state_dict())
     train_model(model, digits, training_spec(trainer={**QUIET, "max_epochs": 1, "cache_features": True}))
     assert list(model.state_dict()) == keys and model(digits.val.x[:2]).shape == (2, 10)
+
+
+@pytest.mark.parametrize("kept", ["memory", "disk"])
+def test_the_test_split_is_measured_by_its_features(tmp_path, kept):
+    settings = [config("+data.test_fraction=0.1", f"trainer.cache_features={how}", "trainer.max_epochs=2") for how in (False, kept)]
+    plain, cached = (mf.train(cfg, run_dir=tmp_path / str(index)) for index, cfg in enumerate(settings))
+    assert cached.best["test_loss"] == pytest.approx(plain.best["test_loss"], rel=1e-6)
+    assert (tmp_path / "1" / "features" / "test.bin").is_file() is (kept == "disk")
+    if kept == "disk":
+        again = config("+data.test_fraction=0.1", "trainer.cache_features=disk", "trainer.max_epochs=3")
+        assert mf.train(again, run_dir=tmp_path / "1", resume=tmp_path / "1").final["epoch"] == 3

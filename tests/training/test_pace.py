@@ -69,15 +69,15 @@ def test_what_is_left_at_the_end_is_what_is_left_epoch_by_epoch(tmp_path, saved,
 def test_a_training_that_fails_leaves_the_epochs_that_it_did(tmp_path, monkeypatch):
     """With the weights of then, and not those of the epoch that failed."""
     settings = config(3, optimizer=SGD | {"lr": 0.01})
-    validate, seen = trainer._validate, []
+    score, seen = trainer._score_epoch, []
 
-    def fails(run, model, steps, epoch, stop):
-        if epoch == 3:
+    def fails(run, model, at, best, stop):
+        if at["epoch"] == 3:
             raise TrainingError("the loss is nan")
         seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-        return (yield from validate(run, model, steps, epoch, stop))
+        return (yield from score(run, model, at, best, stop))
 
-    monkeypatch.setattr(trainer, "_validate", fails)
+    monkeypatch.setattr(trainer, "_score_epoch", fails)
     with pytest.raises(TrainingError):
         alone(training_of)(settings, tmp_path / "seldom", pace=Never(members=2))
     state = read_state(tmp_path / "seldom" / CHECKPOINT)

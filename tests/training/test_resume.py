@@ -455,3 +455,13 @@ def test_relative_sources_are_found(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mf.train(config(1), run_dir="run")
     assert resumed(config(2), "run", Path("next")).final["epoch"] == 2
+
+
+@pytest.mark.parametrize(("optimizer", "best"), [(SGD, 4), (ADAMW | {"lr": 0.3}, 1)])
+def test_the_scores_of_the_test_split_are_resumed(tmp_path, optimizer, best):
+    settings = [config(epochs, data={"test_fraction": 0.2}, optimizer=optimizer) for epochs in (2, 4)]
+    whole = mf.train(settings[1], run_dir=tmp_path / "whole")
+    mf.train(settings[0], run_dir=tmp_path / "run")
+    done = resumed(settings[1], tmp_path / "run", tmp_path / "run")
+    assert done.best == whole.best and done.best["epoch"] == best and done.best["test_loss"] is not None
+    assert done.weights_checksum == whole.weights_checksum

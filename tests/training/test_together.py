@@ -15,7 +15,7 @@ from torch import nn
 import modelfactory as mf
 from modelfactory.config.compose import to_plain
 from modelfactory.config.errors import TrainingError
-from modelfactory.data.dataset import Data
+from modelfactory.data.dataset import Data, Split
 from modelfactory.training.result import Result
 from modelfactory.training.together import CannotStack, train_together
 from modelfactory.training.trainer import train_model, training
@@ -186,3 +186,17 @@ def test_each_piece_of_work_is_done_in_the_turn_of_its_training(digits: Data):
 
     train_together([job(MODELS["mlp"], seed, digits, max_epochs=1) for seed in range(2)], turn)
     assert turns[:4] == [0, 1, 0, 1] and set(turns) == {0, 1}
+
+
+def test_the_test_split_is_measured_of_each_alike(digits: Data):
+    x, y = digits.train.x, digits.train.y
+    assert x is not None and y is not None
+    data, words = replace(digits, test=Split(x[:100], y[:100])), MODELS["mlp"]
+    optimizers = [{"_target_": "torch.optim.SGD", "lr": lr} for lr in (0.1, 30.0)]  # the second is not best in each epoch
+
+    def one(seed: int) -> Generator[Any, Any, Result]:
+        return training(built(words, seed), data, settings(seed, optimizers[seed], max_epochs=4), seed=seed)
+
+    both = together([one(0), one(1)])
+    assert [result.best for result in both] == [together([one(seed)])[0].best for seed in (0, 1)]
+    assert both[1].best["epoch"] < 4 and both[1].best["test_loss"] is not None

@@ -15,6 +15,7 @@ import modelfactory.training.trainer
 from modelfactory.config.errors import ConfigError, Problems, TrainingError
 from modelfactory.data import Data, Split, build_data, make_batches
 from modelfactory.training.checkpoint import read_weights
+from modelfactory.training.evaluate import measure_split
 from modelfactory.training.result import METRICS
 from modelfactory.training.trainer import train_model
 from modelfactory.training.training_spec import read_training, training_spec
@@ -613,3 +614,39 @@ def test_a_gpu_trains_and_leaves_its_random_state(digits, precision):
     before = torch.cuda.get_rng_state()
     result = train(net(), digits, trainer={"max_epochs": 4, "device": "cuda", "precision": precision}, optimizer=SGD)
     assert result.best["val_accuracy"] > 0.9 and torch.equal(torch.cuda.get_rng_state(), before)
+
+
+def with_test(data):
+    x, y = data.train.x, data.train.y
+    return replace(data, train=Split(x[200:], y[200:]), test=Split(x[:200].clone(), y[:200]))
+
+
+def test_the_best_epoch_alone_is_measured_on_the_test_split_and_nothing_else_changes(digits, tmp_path):
+    data = with_test(digits)
+    keys = {"trainer": {"max_epochs": 4}, "optimizer": {"_target_": "torch.optim.SGD", "lr": 3.0}}  # of which the last is not the best
+    result = train(net(), data, run_dir=tmp_path, **keys)
+    without = train(net(), replace(data, test=None), **keys)
+    assert numbers(result) == numbers(without) and result.final == without.final and same(result.model, without.model)
+    best = {name: value for name, value in result.best.items() if not name.startswith("test_")}
+    assert best == without.best != without.final
+    kept = net()
+    kept.load_state_dict(read_weights(tmp_path / "model.safetensors").tensors)
+    measured = measure_split(kept, data, "test")
+    assert result.best["test_loss"] == pytest.approx(measured["loss"], rel=1e-6)
+    assert result.best["test_accuracy"] == pytest.approx(measured["accuracy"])
+    assert json.loads((tmp_path / "result.json").read_text())["best"] == result.best
+    assert result.outcome.endswith(f", test_loss {result.best['test_loss']:.4g}, test_accuracy {result.best['test_accuracy']:.4f}")
+
+
+def test_a_test_loss_that_is_not_finite_is_said(digits):
+    data = with_test(digits)
+    data.test.x[3] = torch.nan
+    with pytest.raises(TrainingError, match="test loss"):
+        train(linear(), data, trainer={"max_epochs": 1})
+
+
+def test_limit_batches_limits_the_test_split_too(digits):
+    data = replace(with_test(digits), batch_size=50)
+    result = train(linear(), data, trainer={"max_epochs": 1, "limit_batches": 1})
+    first = replace(data, test=Split(data.test.x[:50], data.test.y[:50]))
+    assert result.best["test_loss"] == train(linear(), first, trainer={"max_epochs": 1, "limit_batches": 1}).best["test_loss"]

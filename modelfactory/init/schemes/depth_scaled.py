@@ -1,7 +1,7 @@
 """Schemes whose scale follows from how deep a residual net is: as many branches as are added up, as many layers as each has.
 
-`branches`, `branch_layers`, `depth` and `width` are plain numbers here; a rule of a config may leave them out, and has them
-from the model's own structure. Every mean is 0; the `*_std` functions are the exact standard deviation of an entry.
+`branches`, `branch_layers`, `depth`, `width` and `undivided` are plain numbers here; a rule of a config may leave them out, and has them
+from the model's own structure. Means are 0 where nothing else is said; the `*_std` functions are the exact standard deviation of an entry.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modelfactory.config.errors import SchemeError
 from modelfactory.init.fans import Fans
 from modelfactory.init.schemes.structured import _check_dims
-from modelfactory.init.schemes.variance import _fill_normal, _fill_uniform, kaiming_std, xavier_std
+from modelfactory.init.schemes.variance import _fill_normal, _fill_uniform, kaiming_std, lecun_std, xavier_std
 
 _SQRT2 = math.sqrt(2.0)
 
@@ -224,6 +224,49 @@ def small_init_(tensor: Tensor, width: int, *, generator: torch.Generator | None
 def small_init_std(shape: Sequence[int], fans: Fans | None, width: int) -> float:
     _check_dims("small_init", shape, 2)
     return math.sqrt(2 / (5 * _counted("small_init", "width", width)))
+
+
+def completep_(
+    tensor: Tensor,
+    base_branches: float,
+    undivided: float,
+    gain: float = 1.0,
+    *,
+    fans: Fans | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """What ends a residual branch, as much smaller as there are more branches than at the base: their sum learns alike at any depth.
+
+    Formula: N(0, g^2 c^2/n_in), c = base_branches/B, B residual branches in the model; g c in the scale of a norm that ends a branch.
+
+    Source: Dey et al. 2025, table 1 with alpha = 1: the multiplier 1/m_L of a branch, taken into the weights before it.
+
+    Use: residual_end, with `lecun_normal` for other weights, `mup` for the head, and learning rates, weight decay and eps by
+    `optimizer=adamw_completep`; `init=completep` has the rules. In a `modelfactory.Residual` with `base_branches`, which has the
+    multiplier itself, c is 1.
+
+    Args:
+        tensor: [out, in, ...], or a norm's scale [features].
+        base_branches: at how many branches c is 1: those of the model whose learning rate is used.
+        undivided: B, or base_branches where the branch's container divides.
+        gain: g.
+        fans: used in place of the shape's.
+        generator: where the draws come from.
+
+    Example:
+        >>> completep_(torch.empty(64, 256), base_branches=4, undivided=16).std().item() < 0.017
+        True
+    """
+    mean, std = completep_moments(tensor.shape, fans, base_branches, undivided, gain)
+    return _fill_normal(tensor, std, generator) if tensor.ndim > 1 else nn.init.constant_(tensor, mean)
+
+
+def completep_moments(
+    shape: Sequence[int], fans: Fans | None, base_branches: float, undivided: float, gain: float = 1.0
+) -> tuple[float, float]:
+    _check_dims("completep", shape, 1)
+    part = _counted("completep", "base_branches", base_branches) / _counted("completep", "undivided", undivided)
+    return (gain * part, 0.0) if len(shape) == 1 else (0.0, lecun_std(shape, fans, gain * part))
 
 
 def _counted(scheme: str, name: str, value: float) -> float:

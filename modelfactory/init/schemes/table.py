@@ -42,6 +42,8 @@ LIMITS: dict[str, dict[str, float]] = {
     "q": {"above": 0},
     "sigma_b": {"min": 0},
     "branches": {"min": 1},
+    "base_branches": {"above": 0},
+    "undivided": {"above": 0},
     "branch_layers": {"min": 1},
     "depth": {"above": 0},
     "layer": {"min": 0},
@@ -52,7 +54,10 @@ LIMITS: dict[str, dict[str, float]] = {
     "w0": {"above": 0},
     "max_steps": {"min": 3},
 }
-STRUCTURAL = ("branches", "branch_layers", "depth", "other_depth", "decoder", "layer", "width", "first", "second", "priors", "groups")
+STRUCTURAL = (
+    *("branches", "branch_layers", "undivided", "depth", "other_depth", "decoder", "layer", "width"),
+    *("first", "second", "priors", "groups"),
+)
 """Arguments that a rule may leave out (or give as `auto`): the model's own structure, or its data, says them."""
 
 
@@ -264,6 +269,7 @@ _TABLE = (
     _variance(depth_scaled.t_fixup_embedding_, depth_scaled.t_fixup_embedding_std),
     _variance(depth_scaled.deepnorm_, depth_scaled.deepnorm_std),
     _variance(depth_scaled.small_init_, depth_scaled.small_init_std),
+    _scheme(depth_scaled.completep_, depth_scaled.completep_moments, min_dims=1, elementwise=True),
     _variance(language_models.depth_trunc_normal_, language_models.depth_trunc_normal_std),
     _variance(language_models.fan_in_trunc_normal_, language_models.fan_in_trunc_normal_std),
     _variance(language_models.spectral_, language_models.spectral_std),

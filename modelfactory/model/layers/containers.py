@@ -20,11 +20,14 @@ class Residual(nn.Sequential):
         channels: with `learn_scale`, one scale for each of so many channels instead of one for all.
         channel_dim: the dimension of the output the channels lie in, counted from the end: -1 for (N, ..., C),
             -3 for images (N, C, H, W).
+        base_branches: says that `scale` is this over the number of branches of the model: the multiplier 1/m_L of CompleteP (Dey et al.
+            2025), which `init=completep` and `optimizer.completep` then leave out of the weights.
 
-    In a config `scale` takes all forms: `scale: 0.5`, `scale: {learn: 0.0}`, `scale: {learn: 1e-4, per: channel}`.
+    In a config `scale` takes all forms: `scale: 0.5`, `scale: {learn: 0.0}`, `scale: {learn: 1e-4, per: channel}`, and
+    `scale: {base_branches: 4}`, which counts the branches of the model.
 
     Raises:
-        ValueError: both scales are given, or an empty branch.
+        ValueError: both scales are given, base_branches without `scale`, or an empty branch.
 
     Example:
         >>> block = Residual({"fc": nn.Linear(4, 4), "act": nn.ReLU()}, learn_scale=0.0)
@@ -51,12 +54,16 @@ class Residual(nn.Sequential):
         learn_scale: float | None = None,
         channels: int | None = None,
         channel_dim: int = -1,
+        base_branches: float | None = None,
     ):
         if scale is not None and learn_scale is not None:
             raise ValueError("give scale (fixed) or learn_scale (learned), not both")
+        if base_branches is not None and (scale is None or not base_branches > 0):
+            raise ValueError("base_branches > 0 goes with a fixed scale, which is base_branches over the number of branches")
         if not any(name != "shortcut" for name in layers):
             raise ValueError("the branch has no layer")
         super().__init__(OrderedDict(layers))
+        self.base_branches = base_branches
         if learn_scale is None:
             self.scale = scale
         else:
