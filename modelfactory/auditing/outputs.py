@@ -7,20 +7,19 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from modelfactory.auditing.finding import Finding
 from modelfactory.auditing.subject import AuditedParameter, Subject
 from modelfactory.model.modes import kept_modes
-from modelfactory.signal_propagation.graph import call_of
-from modelfactory.signal_propagation.probe import probe
-from modelfactory.signal_propagation.verdict import FATAL, summary
-from modelfactory.tracing.graph import tensors_of
+from modelfactory.signal_propagation.probe import look
+from modelfactory.signal_propagation.table import SignalTable
+from modelfactory.signal_propagation.verdict import FATAL, GRADIENT_VANISHES, summary
 
 _LOGITS = 4.0
 _ABOVE = 1.5
 _MOST_INPUTS = 32
+_SMALL_SCALE, _HELD = 0.1, 1e-3
 
 
 def find_tied_scales(subject: Subject) -> Iterator[Finding]:
@@ -50,6 +49,7 @@ def split_batch(model: nn.Module, batch: Any) -> tuple[Any, Tensor | None]:
     """The inputs and the targets of a batch; None where it has no targets.
 
     Example:
+        >>> import torch
         >>> inputs, targets = split_batch(nn.Linear(2, 3), (torch.zeros(4, 2), torch.zeros(4, dtype=torch.long)))
         >>> inputs.shape, targets.shape
         (torch.Size([4, 2]), torch.Size([4]))
@@ -79,25 +79,48 @@ def _takes_two(model: nn.Module) -> bool:
 
 def find_signal(subject: Subject, targets: Tensor | None) -> Iterator[Finding]:
     """What one batch shows: a signal or a gradient that vanishes or explodes, dead units, a first loss far above a guess."""
+    example, targets = _first_inputs(subject.example, targets)
     with kept_modes(subject.model):
         subject.model.train()
-        table = probe(subject.model, subject.example).table
+        found = look(subject.model, example)
+    table = found.table
     subject.notes += table.failures
     said = summary(table)
     fatal = next((row for verdict in FATAL for row in table if row.verdict == verdict), None)
-    if fatal is not None and said:
+    if fatal is not None and said and not (said.startswith(GRADIENT_VANISHES) and _is_held_back(subject, table)):
         name = fatal.layer or fatal.label
         fix = "print(mf.signal(model, batch)), or mf.initialize(model, 'auto', example=batch)"
         yield Finding(name, "signal", "error" if fatal.verdict in ("vanishing", "exploding") else "warn", said, fix)
-    loss = _first_loss(subject, targets)
+    loss = None if found.found.logits is None else _first_loss(subject, *found.found.logits, targets)
     if loss is not None:
         yield loss
 
 
-def _first_loss(subject: Subject, targets: Tensor | None) -> Finding | None:
-    logits, place = _output(subject)
+def _is_held_back(subject: Subject, table: SignalTable) -> bool:
+    """Whether the least gradient is what a scale of a layer that starts next to 0 leaves of one, as those of CaiT do: it is meant."""
+    scales = [abs(item.low) for item in subject.items if item.trains and item.is_constant and item.has("scale")]
+    small = [scale for scale in scales if 0 < scale <= _SMALL_SCALE]
+    least = min((row.measured.gradient for row in table if row.verdict == "vanishing"), default=0.0)
+    return bool(small) and least > _HELD * min(small)
+
+
+def _first_inputs(example: Any, targets: Tensor | None) -> tuple[Any, Tensor | None]:
+    """As many inputs of a batch as it takes to see a signal; all of it where its tensors do not have the inputs first."""
+    parts = list(example.values()) if isinstance(example, dict) else list(example) if isinstance(example, tuple) else [example]
+    if not all(isinstance(part, Tensor) and part.ndim and len(part) == len(parts[0]) > _MOST_INPUTS for part in parts):
+        return example, targets
+    if targets is not None and (not targets.ndim or len(targets) != len(parts[0])):
+        return example, targets
+    first = [part[:_MOST_INPUTS] for part in parts]
+    targets = None if targets is None else targets[:_MOST_INPUTS]
+    if isinstance(example, dict):
+        return dict(zip(example, first, strict=True)), targets
+    return tuple(first) if isinstance(example, tuple) else first[0], targets
+
+
+def _first_loss(subject: Subject, logits: Tensor, place: int, targets: Tensor | None) -> Finding | None:
     head = _head(subject, place)
-    if head is None or head.fans is None or logits is None or logits.ndim < 2:
+    if head is None or head.fans is None or logits.ndim < 2:
         return None
     node = head.info.facts.fans[-1].node
     classes = 1 if logits.ndim > 2 and targets is not None and targets.shape == (logits.shape[0], *logits.shape[2:]) else logits.ndim - 1
@@ -130,21 +153,3 @@ def _head(subject: Subject, place: int) -> AuditedParameter | None:
     made = steps.carried(outputs[place]).node if place < len(outputs) else None
     by = [item for item in heads if any(fans.node is made for fans in item.info.facts.fans)]
     return by[0] if by else heads[-1]
-
-
-def _output(subject: Subject) -> tuple[Tensor | None, int]:
-    """The logits of the model in training, for the batch, and their place among its outputs; its buffers stay as they are."""
-    args, kwargs = call_of(subject.example)
-    statistics = {name: buffer.clone() for name, buffer in subject.model.named_buffers()}
-    try:
-        with kept_modes(subject.model), torch.no_grad(), torch.random.fork_rng():
-            output = subject.model.train()(*args, **kwargs)
-    finally:
-        for name, buffer in subject.model.named_buffers():
-            if name in statistics and buffer.shape == statistics[name].shape:
-                buffer.copy_(statistics[name])
-    every = tensors_of(output)
-    found = [tensor for tensor in every if tensor.is_floating_point()]
-    named = getattr(output, "logits", None)
-    logits = named if isinstance(named, Tensor) else found[0] if len(found) == 1 or isinstance(output, tuple) and found else None
-    return logits, next((place for place, tensor in enumerate(every) if tensor is logits), 0)

@@ -45,6 +45,7 @@ class Measured:
         stopped: what a gradient does not go back through: detached, or computed without gradients.
         samples: some outputs and gradients, where histograms were asked for.
         output: what the model returned, without its graph; None where it is more than one tensor.
+        logits: of what it returned the tensor that a loss is of, and its place among all; None where that cannot be told.
         failures: what could not be looked at, each with its place and the reason.
     """
 
@@ -63,6 +64,7 @@ class Measured:
     stopped: set[int] = field(default_factory=set)
     samples: dict[int, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
     output: Any = None
+    logits: tuple[Tensor, int] | None = None
     failures: list[str] = field(default_factory=list)
 
 
@@ -99,7 +101,15 @@ def measure(model: nn.Module, example: Any, seed: int = 0, histograms: bool = Fa
             collector.go_back(graph, results(output), leaves)
         found = collector.result(graph, leaves)
     found.output = output.detach() if isinstance(output, Tensor) else None
+    found.logits = _logits(output)
     return found
+
+
+def _logits(output: Any) -> tuple[Tensor, int] | None:
+    every, made = tensors(output), [tensor for tensor in results(output) if tensor.is_floating_point()]
+    if len(made) != 1 and not (made and isinstance(output, tuple)):
+        return None
+    return made[0].detach(), next((place for place, tensor in enumerate(every) if tensor is made[0]), 0)
 
 
 def _leaf(tensor: Tensor) -> Tensor:

@@ -120,6 +120,20 @@ def _on_meta(value: Any) -> Any:
     return torch.empty(value.shape, dtype=value.dtype, device="meta") if isinstance(value, Tensor) else value
 
 
+def take_measured(context: Context, known: Known) -> Predicted:
+    """What was measured in place of a prediction: states alone, no gradients, and no rule is asked."""
+    found = Predicted([], [None] * len(context.graph))
+    for node in context.graph:
+        dims = max(len(node.shape), 1)
+        first = node.inputs[0] if node.inputs else None
+        unit = unit_of_input(context.graph, node.index) if first is None else found.states[first].unit
+        measured = known.states.get(node.index, ())
+        state = next((one for one in measured if one.unit == unit), measured[0] if measured else Input().state(dims))
+        found.states.append(replace(state, unit=min(unit if first is None else state.unit, dims - 1)))
+        found.notes[node.index] = "measured, and not predicted"
+    return found
+
+
 def follow(context: Context, data: Input | None = None, known: Known | None = None) -> Predicted:
     """Goes through the graph, forward and back.
 

@@ -16,14 +16,14 @@ from modelfactory.signal_propagation.draws import with_band
 from modelfactory.signal_propagation.graph import SignalNode, tensors
 from modelfactory.signal_propagation.jacobian import predict_spectrum
 from modelfactory.signal_propagation.measure import Measured, measure
-from modelfactory.signal_propagation.predict import Known, Predicted, follow, place_of, tabulate
+from modelfactory.signal_propagation.predict import Known, Predicted, follow, place_of, tabulate, take_measured
 from modelfactory.signal_propagation.row import Numbers, SignalRow
 from modelfactory.signal_propagation.rules.activations import response_of
 from modelfactory.signal_propagation.rules.base import Context
 from modelfactory.signal_propagation.spectrum import measure_spectrum
 from modelfactory.signal_propagation.state import Gradient, State, WeightMoments, flat
 from modelfactory.signal_propagation.table import SignalTable
-from modelfactory.signal_propagation.verdict import INITS, find_fix, is_fatal, judged, summary
+from modelfactory.signal_propagation.verdict import INITS, find_fix, hangs_on_prediction, is_fatal, judged, summary
 
 
 def signal(
@@ -142,9 +142,32 @@ def probe(
     found = measure(model, example, seed, histograms)
     context = Context(found.graph, WeightMoments(moments, model), found.batch)
     with torch.no_grad():
-        predicted = follow(context, known=_known(found))
+        return _joined(context, follow(context, known=_known(found)), found, model)
+
+
+def look(model: nn.Module, example: Any, seed: int = 0) -> Probe:
+    """As `probe` for what a batch shows; what theory expects is asked for only where a verdict hangs on it: dead units, inputs alike.
+
+    Example:
+        >>> found = look(nn.Sequential(nn.Linear(64, 64), nn.ReLU()), torch.randn(32, 64))
+        >>> [(row.layer, row.verdict, row.predicted.forward) for row in found.table]
+        [('0', 'ok', nan), ('1', 'ok', nan)]
+    """
+    found = measure(model, example, seed)
+    context = Context(found.graph, WeightMoments(None, model), found.batch)
+    with torch.no_grad():
+        known = _known(found)
+        seen = _joined(context, take_measured(context, known), found, model)
+        if not hangs_on_prediction(seen.table):
+            return seen
+        return _joined(context, follow(context, known=known), found, model)
+
+
+def _joined(context: Context, predicted: Predicted, found: Measured, model: nn.Module) -> Probe:
+    """The table of what was predicted and measured, with its verdicts."""
+    with torch.no_grad():
         table = tabulate(context, predicted)
-        failures = [*found.failures, *table.failures]
+        failures = list(dict.fromkeys([*found.failures, *table.failures]))
         rows = [_measured(row, context.graph.nodes[row.node], predicted, found, failures) for row in table]
         samples = {_name(found.graph.nodes[index]): _flat(pair) for index, pair in sorted(found.samples.items())}
         table = SignalTable(rows, table.input_scale, table.input_cosine, (), samples, failures, table.remarks)

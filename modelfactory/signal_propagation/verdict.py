@@ -27,6 +27,7 @@ T = TypeVar("T")
 INITS = ("auto", "kaiming_normal", "xavier_normal", "lecun_normal", "orthogonal")
 """What is tried as a mend, in this order."""
 FATAL = ("vanishing", "exploding", "dead", "correlated")
+GRADIENT_VANISHES = "the gradient vanishes"
 _FORWARD = 1e-3
 _GRADIENT = 1e-6
 _WEAK_FORWARD, _WEAK_GRADIENT = 1e-1, 1e-3
@@ -181,6 +182,18 @@ def _other_verdict(row: SignalRow, place: _Place, start: float) -> str:
     return "unexpected" if _is_unexpected(row, place) else "ok"
 
 
+def hangs_on_prediction(table: SignalTable) -> bool:
+    """Whether a verdict on what was measured may be another once it is known what to expect: of dead units, and of inputs alike.
+
+    Example:
+        >>> hangs_on_prediction(SignalTable([]))
+        False
+    """
+    start = table.input_cosine
+    alike = start < 1 and any(row.kind == "weights" and 1 - row.measured.cosine < _INDISTINCT * (1 - start) for row in table)
+    return alike or any(row.verdict == "dead" for row in table)
+
+
 def _is_indistinct(row: SignalRow, start: float) -> bool:
     """Whether what tells two inputs apart is 1% of what it was, and much less than this architecture is predicted to leave."""
     apart = 1 - row.measured.cosine
@@ -242,7 +255,7 @@ def _vanishing(rows: Sequence[SignalRow], table: SignalTable) -> str:
     if share < _FORWARD:
         return f"the signal vanishes: its scale is {share:.1e} of the input's at {_place(weakest)}"
     lowest = min(rows, key=_effect)
-    return f"the gradient vanishes: its scale is {_now(lowest).gradient:.1e} of the output's at {_place(lowest)}"
+    return f"{GRADIENT_VANISHES}: its scale is {_now(lowest).gradient:.1e} of the output's at {_place(lowest)}"
 
 
 def _exploding(rows: Sequence[SignalRow], table: SignalTable) -> str:

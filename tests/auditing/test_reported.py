@@ -254,3 +254,32 @@ def test_the_head_of_a_first_loss_is_the_one_whose_output_it_is():
 
     found = [finding.name for finding in mf.audit(Auxiliary(), NARROW) if finding.kind == "first_loss"]
     assert found == ["head.weight"]
+
+
+class HeldBack(nn.Module):
+    """Tokens that reach the class token through scales of layers that start next to 0, as in CaiT."""
+
+    def __init__(self, start: float):
+        super().__init__()
+        self.embed, self.norm, self.out, self.head = nn.Linear(16, 16), nn.LayerNorm(16), nn.Linear(16, 16), nn.Linear(16, 4)
+        self.token, self.scale = nn.Parameter(torch.randn(1, 16) * 0.02), nn.Parameter(torch.full((16,), start))
+        self.middle = nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.middle(torch.relu(self.embed(x))))
+        return self.head(self.norm(self.token + self.scale * self.out(x)))
+
+
+@pytest.mark.parametrize("start", [1e-5, 1e-6, 0.1])
+def test_a_gradient_that_a_scale_of_a_layer_holds_back_is_meant(start: float):
+    found = mf.audit(HeldBack(start), torch.randn(32, 16))
+    assert not [finding for finding in found if "the gradient vanishes" in finding.message], str(found)
+
+
+def test_of_a_large_batch_as_many_inputs_are_looked_at_as_it_takes():
+    seen: list[int] = []
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+    model.register_forward_hook(lambda module, args, output: None if output.is_meta else seen.append(len(output)))
+    for batch in (torch.randn(256, 16), (torch.randn(256, 16), torch.randint(0, 4, (256,)))):
+        assert mf.audit(model, batch)
+    assert set(seen) == {32}

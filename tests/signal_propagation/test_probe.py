@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 
 import modelfactory as mf
 from modelfactory.signal_propagation.measure import measure
+from modelfactory.signal_propagation.probe import look, probe
+from modelfactory.signal_propagation.verdict import summary
 
 
 class Functional(nn.Module):
@@ -150,3 +153,20 @@ def test_a_model_of_doubles_is_measured():
     table = mf.signal(model, torch.randn(64, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
     expected = model[0].weight.square().sum(1).add(model[0].bias.square()).mean().sqrt().item()
     assert table["0"].measured.forward == pytest.approx(expected, rel=0.3)
+
+
+def test_a_look_gives_the_verdicts_of_a_probe_and_predicts_where_they_hang_on_it():
+    torch.manual_seed(0)
+    well = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+    shut = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+    nn.init.constant_(shut[0].bias, -3.0)
+    alike = nn.Sequential(*(layer for _ in range(40) for layer in (nn.Linear(32, 32), nn.ReLU())))
+    for layer in alike[::2]:
+        nn.init.kaiming_normal_(layer.weight)
+        nn.init.normal_(layer.bias)
+    for model, predicts in ((well, False), (shut, True), (alike, True)):
+        x = torch.randn(32, 32)
+        seen, whole = look(model, x).table, probe(model, x).table
+        assert [repr(row.measured) for row in seen] == [repr(row.measured) for row in whole]
+        assert summary(seen) == summary(whole)
+        assert any(math.isfinite(row.predicted.forward) for row in seen) is predicts
