@@ -120,7 +120,8 @@ def read_data(mapping: Any, problems: Problems, path: str = "data", backbone: Kn
     if factory is None:
         return None
     takes = inspect.signature(factory).parameters
-    arguments = {name: value for name, value in given.items() if name not in _COMMON or name in takes}
+    unasked = {name for name in RANGES if given.get(name) is None}  # null asks for nothing, which a function of one's own need not know
+    arguments = {name: value for name, value in given.items() if name in takes or name not in _COMMON | unasked}
     limits = RANGES if _is_ours(factory) else {}
     checked = target.check_arguments(factory, arguments, path, problems, limits=limits, also=sorted(_COMMON))
     if checked is not None:

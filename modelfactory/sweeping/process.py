@@ -19,7 +19,12 @@ from modelfactory.training.status import process_is_alive
 
 POSSIBLE = os.name == "posix"
 _FORKS = sys.platform == "linux"  # elsewhere a fork of a process with this many libraries is not safe, and each job gets a new one
-_BOOT = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from modelfactory.sweeping.fork_server import serve; serve({}, {}, {})"
+# it ends without the second that Python takes to take apart what it imported
+_BOOT = """import os, sys, json
+sys.path[:] = json.loads(sys.argv[1])
+from modelfactory.sweeping.fork_server import serve
+serve({}, {}, {})
+os._exit(0)"""
 
 
 class Server:

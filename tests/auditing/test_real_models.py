@@ -72,6 +72,7 @@ def test_more_models_of_transformers_are_clean_with_a_batch(name: str):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")  # of MobileBert, by itself
 @pytest.mark.parametrize("name", [*OF_TEXT, *OF_TWO_TEXTS, *OF_IMAGES])
 def test_every_model_of_transformers_that_is_known_is_clean(name: str):
     pytest.importorskip("transformers")
@@ -79,6 +80,7 @@ def test_every_model_of_transformers_that_is_known_is_clean(name: str):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The default weight initialization")  # of GoogLeNet and Inception, by torchvision
 @pytest.mark.parametrize("name", OF_TORCHVISION)
 def test_every_model_of_torchvision_that_is_known_is_clean(name: str):
     hold_clean(*of_torchvision(name))

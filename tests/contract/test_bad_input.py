@@ -939,7 +939,7 @@ WRONG: list[tuple[str, str, dict[str, Any], str]] = [
         "rule: no scheme",
         "mlp",
         {"init.rules.mine": {"match": "fc1.*"}},
-        "init.rules.mine.scheme: missing; give default, or one of bilinear, centred_normal, chrono, constant, ...",
+        "init.rules.mine.scheme: missing; give default, or one of bilinear, centred_normal, chrono, completep, constant, ...",
     ),
     (
         "rule: a residual role without a branch",

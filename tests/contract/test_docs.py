@@ -53,7 +53,7 @@ def test_every_command_is_right(arguments, monkeypatch):
         at = arguments.index("--against")
         test_every_command_is_right(arguments[at + 1 :], monkeypatch)
         arguments = arguments[:at]
-    overrides = [argument for argument in arguments if argument != "-m"]
+    overrides = [argument for argument in arguments if argument not in ("-m", "--short")]
     for job in itertools.product(*([f"{key}={value}" for value in values] for key, values in map(swept, overrides))):
         check(mf.compose(*job))
 

@@ -146,3 +146,12 @@ print([name for name in ("sklearn", "torchvision", "hydra", "omegaconf", "matplo
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_part_that_nobody_asks_for_is_no_argument_of_a_function_of_ones_own(trusted):
+    """As where the function stands in the place of one of ours: data._target_=mine, of a config with test_fraction: null."""
+    given = {"_target_": f"{NAME}.make_data", "num_classes": 3, "test_fraction": None, "num_test_samples": None}
+    assert check_data(given, problems := Problems()) and not problems
+    for key, value, told in (("test_fraction", 0.1, ""), ("sise", None, "; did you mean 'size'?")):
+        check_data({**given, key: value}, problems := Problems())
+        assert f"data.{key}: not an argument of make_data{told}" in str(list(problems)[0])

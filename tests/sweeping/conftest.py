@@ -17,7 +17,7 @@ from modelfactory.cli import main as cli
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 QUICK = ("trainer=debug", "trainer.progress=none", "model.width=8", "hydra.sweep.dir=sweep")
-TROUBLE = ("data._target_=trouble.trouble", "~data.val_fraction", "~data.test_fraction", "~data.split_seed")
+TROUBLE = ("data._target_=trouble.trouble", "~data.val_fraction", "~data.split_seed")
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def stop_after(monkeypatch):
     """Has a signal come as the n-th step is made, or as the n-th epoch is validated."""
 
     def set_up(step=None, validation=None, number=signal.SIGTERM):
-        asked, validate, counts = Stop.asked, loop._validate, {"steps": 0, "validations": 0}
+        asked, validate, counts = Stop.asked, loop._score_epoch, {"steps": 0, "validations": 0}
 
         def counted(self, index):
             counts["steps"] += not counts.get("validating")
@@ -47,7 +47,7 @@ def stop_after(monkeypatch):
             return scores
 
         monkeypatch.setattr(Stop, "asked", counted)
-        monkeypatch.setattr(loop, "_validate", validated)
+        monkeypatch.setattr(loop, "_score_epoch", validated)
 
     return set_up
 
