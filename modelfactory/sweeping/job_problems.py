@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -120,9 +121,10 @@ def now_and_then(items: Sequence[T], told: str, seconds: float = SILENT_SECONDS)
         >>> list(now_and_then("abc", "%s of %s jobs are checked"))
         ['a', 'b', 'c']
     """
-    since = time.monotonic()
+    since = math.inf  # what the first one takes is imports
     for place, item in enumerate(items):
         if time.monotonic() - since >= seconds:
             log.info(told, place, len(items))
             since = time.monotonic()
         yield item
+        since = time.monotonic() if place == 0 else since
