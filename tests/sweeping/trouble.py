@@ -12,9 +12,10 @@ def trouble(how: str = "none", once: str | None = None, note: str | None = None,
         with open(note, "a") as file:
             print(os.environ.get("CUDA_VISIBLE_DEVICES"), file=file)
     if once is not None:
-        if os.path.exists(once):
+        try:
+            open(once, "x").close()  # for one of the processes side by side
+        except FileExistsError:
             return digits()
-        open(once, "w").close()
     if how == "raise":
         raise OSError("the disk is on fire")
     if how == "kill":
