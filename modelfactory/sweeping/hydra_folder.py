@@ -45,6 +45,10 @@ class HydraFolders:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_text(text, encoding="utf-8")
 
+    def forget(self) -> None:
+        """Let go of the files of jobs for which the launcher is called: Hydra writes those itself."""
+        self._kept.clear()
+
 
 def folder_override(folder: Path, root: Path) -> str:
     """The override by which a job is told its folder, so that it is the one that is recorded."""

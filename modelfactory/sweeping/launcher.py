@@ -143,6 +143,7 @@ class SweepLauncher(Launcher):
         for _, *others in (group.jobs for group in groups):
             for job in others:
                 self._folders.leave(job, self._words(job))
+        self._folders.forget()
         self._task.groups.update((group.jobs[0].number, tuple(map(Member.of, group.jobs))) for group in groups if group.why_alone is None)
         return [group.jobs[0] for group in groups]
 
